@@ -1,0 +1,1 @@
+"""Vertebral bodies and proximal femora in a CT volume: by our own chain, or by outside masks."""
