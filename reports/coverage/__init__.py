@@ -1,0 +1,25 @@
+"""Payer coverage of the services that a study may support: knowledge base, engine and wording."""
+
+from reports.coverage.engine import ChecklistItem, Coverage, evaluate
+from reports.coverage.knowledge import (
+    CoverageStatus,
+    Knowledge,
+    KnowledgeError,
+    PlanDocument,
+    PriorAuthorization,
+    load_knowledge,
+    load_plan,
+)
+
+__all__ = [
+    "ChecklistItem",
+    "Coverage",
+    "CoverageStatus",
+    "Knowledge",
+    "KnowledgeError",
+    "PlanDocument",
+    "PriorAuthorization",
+    "evaluate",
+    "load_knowledge",
+    "load_plan",
+]
