@@ -1,0 +1,109 @@
+"""The study record: what it refuses, what survives the file, and that the shipped schema is current."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+import reports
+from reports.quantity import Quantity
+from reports.record import (
+    SCHEMA_VERSION,
+    Assessment,
+    Calibration,
+    Finding,
+    RecordUnreadable,
+    Software,
+    Study,
+    StudyRecord,
+    Vertebra,
+    load_record,
+    save_record,
+    schema_text,
+)
+
+CONTRACT_KEYS = {
+    "schema_version", "software", "study", "series", "calibration", "vertebrae", "femora", "assessment", "services",
+    "quality", "timings_s",
+}  # fmt: skip
+METAL = Finding(code="metal_in_body", severity="failure", text="Metal inside the body (max 3071 HU).")
+DENSITY = Quantity(value=118.2, unit="mg/cm3 K2HPO4", uncertainty=6.0, method="mean")
+
+
+def small_record(**parts: object) -> StudyRecord:
+    given = {
+        "software": Software(version="0.1.0"),
+        "study": Study(key="P0007", report_date="2026-11-21"),
+        "assessment": Assessment(classification="not_determined", statement="Nothing was measured."),
+    }
+    return StudyRecord.model_validate(given | parts)
+
+
+def test_top_level_keys_are_those_of_the_contract() -> None:
+    assert set(json.loads(small_record().model_dump_json())) == CONTRACT_KEYS
+
+
+def test_shipped_schema_is_current() -> None:
+    shipped = Path(reports.__file__).parent / "schema" / f"record-{SCHEMA_VERSION}.json"
+    assert shipped.read_text(encoding="utf-8") == schema_text(), "run: python -m reports.record"
+
+
+def test_failed_vertebra_needs_no_further_reason_and_may_hold_no_number() -> None:
+    failed = Vertebra(name="vertebra_L1", level="L1", status="failed", findings=(METAL,))
+    assert failed.reason_for("strength_n") == METAL
+    with pytest.raises(ValidationError, match="there are numbers"):
+        Vertebra(name="vertebra_L1", status="failed", findings=(METAL,), vbmd_mg_cm3=DENSITY)
+
+
+def test_absent_number_without_reason_is_refused() -> None:
+    with pytest.raises(ValidationError, match="is absent and no finding says why"):
+        Vertebra(name="vertebra_L1", status="ok", vbmd_mg_cm3=DENSITY)
+
+
+def test_density_without_calibration_is_refused() -> None:
+    keys = ("trabecular_hu", "heights_mm", "fracture", "strength_n", "stiffness_n_mm")
+    dense = Vertebra(
+        name="vertebra_L1", status="ok", vbmd_mg_cm3=DENSITY, not_measured=dict.fromkeys(keys, METAL), level="L1"
+    )
+    with pytest.raises(ValidationError, match="no calibration"):
+        small_record(vertebrae=(dense,))
+    line = Calibration(method="test", mineral="K2HPO4", slope_mg_cm3_per_hu=0.8, intercept_mg_cm3=3.0)
+    assert small_record(vertebrae=(dense,), calibration=line).vertebrae == (dense,)
+
+
+def test_record_survives_its_file(tmp_path: Path) -> None:
+    record = small_record(vertebrae=(Vertebra(name="vertebra_u1", status="failed", findings=(METAL,)),))
+    path = save_record(record, tmp_path / "päth with space" / "record.json")
+    assert load_record(path) == record
+    assert [p.name for p in path.parent.iterdir()] == ["record.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not_json"),
+        ("[]", "not_a_record"),
+        ('{"schema_version": "9.0"}', "schema_too_new"),
+        ('{"schema_version": "1.0", "study": {}}', "schema_invalid"),
+    ],
+)
+def test_foreign_files_are_refused_with_a_reason(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(RecordUnreadable) as refused:
+        load_record(tmp_path / "record.json")
+    assert refused.value.reason == reason
+
+
+def test_newer_minor_version_is_read_without_its_new_keys(tmp_path: Path) -> None:
+    content = json.loads(small_record().model_dump_json())
+    content |= {"schema_version": "1.9", "tomorrow": 1}
+    content["study"]["moon_phase"] = "full"
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    assert load_record(tmp_path / "record.json").study.key == "P0007"
+    content["schema_version"] = SCHEMA_VERSION
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    with pytest.raises(RecordUnreadable, match=r"moon_phase|tomorrow"):
+        load_record(tmp_path / "record.json")
