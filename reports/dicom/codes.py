@@ -1,0 +1,122 @@
+"""Coded concepts for DICOM objects: standard codes where they exist, the private scheme ``99OPENBCT`` otherwise."""
+
+from __future__ import annotations
+
+from pydicom.sr.coding import Code
+
+OWN_SCHEME = "99OPENBCT"
+
+ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
+BONE = Code("3138006", "SCT", "Bone")
+COMPRESSION_FRACTURE = Code("42942008", "SCT", "Compression fracture of vertebral column")
+LATERALITY = Code("272741003", "SCT", "Laterality")
+SIDES = {"left": Code("7771000", "SCT", "Left"), "right": Code("24028007", "SCT", "Right")}
+PROXIMAL_FEMUR = Code("310651003", "SCT", "Proximal femur")
+SACRUM = Code("54735007", "SCT", "Sacrum")
+VERTEBRA = Code("51282000", "SCT", "Vertebra")
+
+_VERTEBRA_CODES = {
+    "C7": "87391001",
+    "T1": "64864005",
+    "T2": "53733008",
+    "T3": "1626008",
+    "T4": "73071006",
+    "T5": "56401006",
+    "T6": "45296009",
+    "T7": "62487009",
+    "T8": "11068009",
+    "T9": "82687006",
+    "T10": "7610001",
+    "T11": "12989004",
+    "T12": "23215003",
+    "L1": "66794005",
+    "L2": "14293000",
+    "L3": "36470004",
+    "L4": "11994002",
+    "L5": "49668003",
+}
+
+
+def own(value: str, meaning: str) -> Code:
+    """A concept of the private scheme; at most 16 characters of value and 64 of meaning, as DICOM allows."""
+    if len(value) > 16 or len(meaning) > 64:
+        raise ValueError(f"{value}: code values have at most 16 characters, meanings 64")
+    return Code(value, OWN_SCHEME, meaning)
+
+
+VBMD = own("VBMD", "Volumetric bone mineral density")
+ABMD_CT = own("ABMD_CT", "Areal bone mineral density from CT")
+TSCORE_CT = own("TSCORE_CT", "T-score from CT")
+ZSCORE_CT = own("ZSCORE_CT", "Z-score from CT")
+HEIGHTS = {
+    "anterior": own("VB_HT_ANT", "Anterior height of vertebral body"),
+    "middle": own("VB_HT_MID", "Middle height of vertebral body"),
+    "posterior": own("VB_HT_POST", "Posterior height of vertebral body"),
+}
+HEIGHT_LOSS = own("VB_HT_LOSS", "Height loss of vertebral body")
+STRENGTH_FE = own("STRENGTH_FE", "Bone strength by finite elements")
+STIFFNESS_FE = own("STIFFNESS_FE", "Bone stiffness by finite elements")
+STANDARD_UNCERTAINTY = own("STD_UNC", "Standard uncertainty")
+GENANT = own("GENANT", "Genant grade")
+GENANT_GRADES = {grade: own(f"GENANT_{grade}", f"Genant grade {grade}") for grade in range(4)}
+DEFORMITY = own("DEFORMITY", "Deformity of vertebral body")
+DEFORMITIES = {
+    "none": own("DEF_NONE", "No deformity"),
+    "wedge": own("DEF_WEDGE", "Wedge deformity"),
+    "biconcave": own("DEF_BICONCAVE", "Biconcave deformity"),
+    "crush": own("DEF_CRUSH", "Crush deformity"),
+}
+QUALITY = own("QUALITY", "Quality of the measurement")
+QUALITY_VALUES = {
+    "ok": own("QUALITY_OK", "Passed quality control"),
+    "warning": own("QUALITY_WARN", "Passed quality control with warnings"),
+    "failed": own("QUALITY_FAILED", "Failed quality control"),
+    "absent": own("QUALITY_ABSENT", "Not in view"),
+}
+DENSITY_REGIONS = {
+    "total_hip": own("REG_TOTAL_HIP", "Total hip region"),
+    "femoral_neck": own("REG_FEM_NECK", "Femoral neck region"),
+    "trochanter": own("REG_TROCH", "Trochanteric region"),
+    "intertrochanter": own("REG_INTERTROCH", "Intertrochanteric region"),
+}
+
+
+def vertebra_code(level: str | None) -> Code:
+    """The vertebra of a level; the unspecific concept for a body without a named level or a transitional one."""
+    if level in _VERTEBRA_CODES:
+        return Code(_VERTEBRA_CODES[level], "SCT", f"{level} vertebra")
+    if level is not None:
+        return own(f"VERT_{level}", f"{level} vertebra (transitional)")
+    return VERTEBRA
+
+
+def structure_code(name: str) -> tuple[Code, Code | None]:
+    """Property type and laterality of a structure name of the contract, such as ``vertebra_L1`` or ``femur_left``."""
+    if name.startswith("femur_"):
+        return PROXIMAL_FEMUR, SIDES[name.removeprefix("femur_")]
+    if name == "sacrum":
+        return SACRUM, None
+    level = name.removeprefix("vertebra_")
+    return vertebra_code(None if level.startswith("u") else level), None
+
+
+def unit_code(unit: str) -> Code:
+    """UCUM code of a unit of the record; the mineral basis of a density goes into the text, not into the unit."""
+    if unit == "HU":
+        return Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+    plain = {
+        "mg/cm3": "mg/cm3",
+        "g/cm2": "g/cm2",
+        "N/mm": "N/mm",
+        "N": "N",
+        "mm": "mm",
+        "%": "%",
+        "g": "g",
+        "cm2": "cm2",
+    }
+    first = unit.split(" ", 1)[0] if unit else ""
+    if first in plain:
+        return Code(plain[first], "UCUM", unit if len(unit) <= 64 else first)
+    if unit in ("SD", "T", "T-score", "Z", "Z-score", "1", ""):
+        return Code("1", "UCUM", "no units")
+    raise ValueError(f"no UCUM code for the unit {unit!r}")

@@ -1,0 +1,214 @@
+"""DICOM Structured Report (TID 1500): one measurement group per vertebra and femur, with the numbers of the record."""
+
+from __future__ import annotations
+
+import highdicom as hd
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    Comprehensive3DSR,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    QualitativeEvaluation,
+    ReferencedSegment,
+    SourceImageForMeasurementGroup,
+    SourceSeriesForSegmentation,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from reports.dicom import codes as concepts
+from reports.dicom.common import MANUFACTURER, SERIES_NUMBERS, Provenance, completed_headers
+from reports.dicom.segmentation import segment_numbers
+from reports.quantity import Quantity
+from reports.record import Femur, Status, StudyRecord, Vertebra
+
+
+def structured_report(
+    record: StudyRecord, headers: list[Dataset], provenance: Provenance, segmentation: Dataset | None
+) -> Dataset:
+    """A Comprehensive 3D SR object with every number of the record, unverified and preliminary.
+
+    Structures that were refused keep their group, with the reason and without a number. The coverage sentences stand in a
+    group of their own as comments: they are not findings.
+
+    Parameters
+    ----------
+    record : StudyRecord
+    headers : list of Dataset
+        Headers of the source images of one stack.
+    provenance : Provenance
+    segmentation : Dataset or None
+        The Segmentation object that the groups refer to.
+    """
+    sources = completed_headers(headers)
+    series_uid = str(headers[0].SeriesInstanceUID)
+    segments = segment_numbers(segmentation) if segmentation is not None else {}
+    algorithm = AlgorithmIdentification(name="openbct", version=provenance.version)
+    groups = []
+    structures: tuple[Vertebra | Femur, ...] = (*record.vertebrae, *record.femora)
+    for structure in structures:
+        kind, side = concepts.structure_code(structure.name)
+        site = FindingSite(_concept(kind), laterality=_concept(side) if side is not None else None)
+        common = {
+            "tracking_identifier": TrackingIdentifier(
+                uid=provenance.uid(series_uid, f"track-{structure.name}"), identifier=structure.name
+            ),
+            "finding_type": _concept(concepts.BONE),
+            "finding_sites": [site],
+            "algorithm_id": algorithm,
+            "measurements": _measurements(structure),
+            "qualitative_evaluations": _evaluations(structure),
+        }
+        if segmentation is not None and structure.name in segments:
+            groups.append(
+                VolumetricROIMeasurementsAndQualitativeEvaluations(
+                    referenced_segment=ReferencedSegment(
+                        segmentation.SOPClassUID,
+                        segmentation.SOPInstanceUID,
+                        segment_number=segments[structure.name],
+                        source_series=SourceSeriesForSegmentation(hd.UID(series_uid)),
+                    ),
+                    **common,
+                )
+            )
+        else:
+            groups.append(
+                MeasurementsAndQualitativeEvaluations(
+                    source_images=[SourceImageForMeasurementGroup(sources[0].SOPClassUID, sources[0].SOPInstanceUID)],
+                    **common,
+                )
+            )
+    observer = ObserverContext(
+        codes.DCM.Device,
+        DeviceObserverIdentifyingAttributes(
+            uid=provenance.uid(series_uid, "device"),
+            name="openbct",
+            manufacturer_name=MANUFACTURER,
+            model_name=MANUFACTURER,
+            serial_number="0",
+        ),
+    )
+    content = MeasurementReport(
+        ObservationContext(observer_device_context=observer),
+        procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
+        imaging_measurements=groups or None,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    report = Comprehensive3DSR(
+        evidence=[*sources, *([segmentation] if segmentation is not None else [])],
+        content=content,
+        series_instance_uid=provenance.uid(series_uid, "SR-series"),
+        series_number=SERIES_NUMBERS["SR"],
+        sop_instance_uid=provenance.uid(series_uid, "SR"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        series_description="openbct measurements (research use only)",
+    )
+    report.ManufacturerModelName = MANUFACTURER
+    report.SoftwareVersions = provenance.version
+    identification = Dataset()
+    identification.CodingSchemeDesignator = concepts.OWN_SCHEME
+    identification.CodingSchemeName = "openbct quantities"
+    identification.CodingSchemeResponsibleOrganization = "openbct"
+    identification.CodingSchemeUID = provenance.uid("", "coding-scheme")
+    report.CodingSchemeIdentificationSequence = [identification]
+    _add_comments(report, [s.coverage.text for s in record.services if s.coverage is not None])
+    return report
+
+
+def _concept(code: Code) -> CodedConcept:
+    return CodedConcept(code.value, code.scheme_designator, code.meaning)
+
+
+def _measurement(
+    name: Code, quantity: Quantity, *, derivation: Code | None = None, region: Code | None = None
+) -> Measurement:
+    return Measurement(
+        name=_concept(name),
+        value=_decimal(quantity.value),
+        unit=_concept(concepts.unit_code(quantity.unit)),
+        derivation=_concept(derivation) if derivation is not None else None,
+        finding_sites=[FindingSite(_concept(region))] if region is not None else None,
+    )
+
+
+def _decimal(value: float) -> float:
+    """A value whose decimal string fits the 16 characters of a DICOM decimal string without losing what was measured."""
+    return float(f"{value:.9g}")
+
+
+def _with_uncertainty(name: Code, quantity: Quantity, **options: Code | None) -> list[Measurement]:
+    rows = [_measurement(name, quantity, **options)]
+    if quantity.uncertainty is not None:
+        spread = quantity.model_copy(update={"value": quantity.uncertainty})
+        meaning = f"Standard uncertainty: {name.meaning}"[:64]
+        rows.append(_measurement(concepts.own(f"U_{name.value}"[:16], meaning), spread, region=options.get("region")))
+    return rows
+
+
+def _measurements(structure: Vertebra | Femur) -> list[Measurement] | None:
+    rows: list[Measurement] = []
+    if isinstance(structure, Vertebra):
+        if structure.trabecular_hu is not None:
+            mean = Code("373098007", "SCT", "Mean")
+            attenuation = Code("112031", "DCM", "Attenuation Coefficient")
+            rows += _with_uncertainty(attenuation, structure.trabecular_hu, derivation=mean)
+        if structure.vbmd_mg_cm3 is not None:
+            rows += _with_uncertainty(concepts.VBMD, structure.vbmd_mg_cm3)
+        if structure.heights_mm is not None:
+            for part, code in concepts.HEIGHTS.items():
+                rows += _with_uncertainty(code, getattr(structure.heights_mm, part))
+        if structure.fracture is not None:
+            rows += _with_uncertainty(concepts.HEIGHT_LOSS, structure.fracture.height_loss)
+    else:
+        if structure.abmd_g_cm2 is not None:
+            for region, code in concepts.DENSITY_REGIONS.items():
+                quantity = getattr(structure.abmd_g_cm2, region)
+                if quantity is not None:
+                    rows += _with_uncertainty(concepts.ABMD_CT, quantity, region=code)
+        for region, score in structure.t_scores.items():
+            rows += _with_uncertainty(concepts.TSCORE_CT, score, region=concepts.DENSITY_REGIONS[region])
+        for region, score in structure.z_scores.items():
+            rows += _with_uncertainty(concepts.ZSCORE_CT, score, region=concepts.DENSITY_REGIONS[region])
+    if structure.strength_n is not None:
+        rows += _with_uncertainty(concepts.STRENGTH_FE, structure.strength_n)
+    if structure.stiffness_n_mm is not None:
+        rows += _with_uncertainty(concepts.STIFFNESS_FE, structure.stiffness_n_mm)
+    return rows or None
+
+
+def _evaluations(structure: Vertebra | Femur) -> list[QualitativeEvaluation]:
+    rows = [_evaluation(concepts.QUALITY, concepts.QUALITY_VALUES[Status(structure.status).value])]
+    if isinstance(structure, Vertebra) and structure.fracture is not None:
+        rows.append(_evaluation(concepts.GENANT, concepts.GENANT_GRADES[structure.fracture.genant_grade]))
+        rows.append(_evaluation(concepts.DEFORMITY, concepts.DEFORMITIES[structure.fracture.deformity]))
+    return rows
+
+
+def _evaluation(name: Code, value: Code) -> QualitativeEvaluation:
+    return QualitativeEvaluation(_concept(name), _concept(value))
+
+
+def _add_comments(report: Dataset, texts: list[str]) -> None:
+    """Comment items below the root: coverage is said in words, beside the measurements and not among them."""
+    for text in texts:
+        item = Dataset()
+        item.RelationshipType = "CONTAINS"
+        item.ValueType = "TEXT"
+        name = Dataset()
+        name.CodeValue, name.CodingSchemeDesignator, name.CodeMeaning = "121106", "DCM", "Comment"
+        item.ConceptNameCodeSequence = [name]
+        item.TextValue = text
+        report.ContentSequence.append(item)

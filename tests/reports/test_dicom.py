@@ -1,0 +1,239 @@
+"""DICOM objects: the same voxels and the same numbers must come back out, whatever the orientation of the source."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from reports.dicom import Provenance, encapsulated_pdf, segmentation_object, structured_report
+from reports.dicom.frames import labels_on_planes, source_planes
+from reports.quantity import Quantity
+from reports.record import (
+    Assessment,
+    Calibration,
+    Femur,
+    Finding,
+    Severity,
+    Software,
+    Status,
+    Study,
+    StudyRecord,
+    Vertebra,
+)
+
+PROVENANCE = Provenance(version="0.1.0", digest="abc")
+NAMES = {20: "vertebra_L1", 31: "femur_left", 41: "vertebra_u1"}
+ORIENTATIONS = {
+    "head first supine": ([1, 0, 0], [0, 1, 0]),
+    "feet first supine": ([-1, 0, 0], [0, 1, 0]),
+    "head first prone": ([-1, 0, 0], [0, -1, 0]),
+    "oblique": ([0.9848, 0.1736, 0], [-0.1710, 0.9698, -0.1736]),
+}
+
+
+def ct_headers(row: list[float], column: list[float], slices: int = 6) -> list[Dataset]:
+    """Headers of a classic CT series with the given image orientation, sorted along its normal."""
+    along_row, down_column = np.array(row, float), np.array(column, float)
+    along_row /= np.linalg.norm(along_row)
+    down_column -= along_row * (along_row @ down_column)
+    down_column /= np.linalg.norm(down_column)
+    normal = np.cross(along_row, down_column)
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    headers = []
+    for number in range(slices):
+        header = Dataset()
+        header.file_meta = FileMetaDataset()
+        header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, generate_uid()
+        header.StudyInstanceUID, header.SeriesInstanceUID, header.FrameOfReferenceUID = study, series, frame
+        header.PatientName, header.PatientID, header.PatientBirthDate, header.PatientSex = (
+            "Doe^Jane",
+            "77",
+            "19500101",
+            "F",
+        )
+        header.StudyDate, header.StudyTime, header.StudyID, header.AccessionNumber = "20250601", "120000", "1", "A1"
+        header.ReferringPhysicianName = ""
+        header.Modality, header.Rows, header.Columns = "CT", 10, 12
+        header.ImagePositionPatient = [float(v) for v in np.array([-20.0, 5.0, 30.0]) + normal * 2.5 * number]
+        header.ImageOrientationPatient = [float(v) for v in (*along_row, *down_column)]
+        header.PixelSpacing, header.SliceThickness = [0.9, 0.8], 2.5
+        header.InstanceNumber = number + 1
+        header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 1
+        header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+        headers.append(header)
+    return headers
+
+
+def grid_of(headers: list[Dataset]) -> NDArray[np.float64]:
+    """The index-to-LPS matrix of an array stacked in the order of the headers."""
+    first, last = headers[0], headers[-1]
+    row, column = np.array(first.ImageOrientationPatient[:3], float), np.array(first.ImageOrientationPatient[3:], float)
+    step = (np.array(last.ImagePositionPatient) - np.array(first.ImagePositionPatient)) / (len(headers) - 1)
+    matrix = np.eye(4)
+    matrix[:3, 0], matrix[:3, 1], matrix[:3, 2] = step, column * first.PixelSpacing[0], row * first.PixelSpacing[1]
+    matrix[:3, 3] = first.ImagePositionPatient
+    return matrix
+
+
+def random_labels(shape: tuple[int, int, int], seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).choice([0, 0, 20, 31, 41], shape).astype(np.uint8)
+
+
+@given(
+    orientation=st.sampled_from(sorted(ORIENTATIONS)), seed=st.integers(0, 99), flips=st.tuples(*[st.booleans()] * 3)
+)
+@settings(max_examples=25, deadline=None)
+def test_labels_come_back_on_the_source_frames_from_any_flipped_grid(
+    orientation: str, seed: int, flips: tuple[bool, bool, bool]
+) -> None:
+    headers = ct_headers(*ORIENTATIONS[orientation])
+    labels, matrix = random_labels((6, 10, 12), seed), grid_of(headers)
+    flipped, flipped_matrix = labels, matrix.copy()
+    for axis, flip in enumerate(flips):
+        if flip:
+            flipped_matrix[:3, 3] += flipped_matrix[:3, axis] * (labels.shape[axis] - 1)
+            flipped_matrix[:3, axis] *= -1
+            flipped = np.flip(flipped, axis)
+    assert np.array_equal(
+        labels_on_planes(np.ascontiguousarray(flipped), flipped_matrix, source_planes(headers)), labels
+    )
+
+
+@pytest.mark.parametrize("orientation", sorted(ORIENTATIONS))
+def test_a_segmentation_read_back_covers_the_same_points_of_the_patient(orientation: str, tmp_path: Path) -> None:
+    headers = ct_headers(*ORIENTATIONS[orientation])
+    labels, matrix = random_labels((6, 10, 12), 3), grid_of(headers)
+    written = segmentation_object(labels, matrix, NAMES, headers, PROVENANCE)
+    assert written is not None
+    written.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    read = hd.seg.segread(tmp_path / "seg.dcm")
+    assert read.PatientID == "77" and read.StudyInstanceUID == headers[0].StudyInstanceUID
+    assert read.FrameOfReferenceUID == headers[0].FrameOfReferenceUID
+    for number, name in NAMES.items():
+        segment = next(s for s in read.SegmentSequence if s.TrackingID == name)
+        volume = read.get_volume(segment_numbers=[int(segment.SegmentNumber)], combine_segments=True, relabel=True)
+        there = np.argwhere(np.asarray(volume.array) > 0)
+        points_read = volume.map_indices_to_reference(there)
+        expected = np.argwhere(labels == number) @ matrix[:3, :3].T + matrix[:3, 3]
+        assert len(points_read) == len(expected)
+        assert np.allclose(np.sort(points_read.round(3), axis=0), np.sort(expected.round(3), axis=0), atol=1e-2)
+
+
+def quantity(value: float, unit: str) -> Quantity:
+    return Quantity(value=value, unit=unit, uncertainty=abs(value) * 0.05, method="test")
+
+
+def example_record() -> StudyRecord:
+    missing = Finding(code="not_in_view", severity=Severity.FAILURE, text="The level is outside the scan.")
+    l1 = Vertebra(
+        name="vertebra_L1",
+        level="L1",
+        status=Status.OK,
+        trabecular_hu=quantity(118.25, "HU"),
+        vbmd_mg_cm3=quantity(96.123456789, "mg/cm3 K2HPO4"),
+        not_measured=dict.fromkeys(("heights_mm", "fracture", "strength_n", "stiffness_n_mm"), missing),
+    )
+    u1 = Vertebra(name="vertebra_u1", status=Status.FAILED, findings=(missing,))
+    femur = Femur(name="femur_left", side="left", status=Status.FAILED, findings=(missing,))
+    return StudyRecord(
+        software=Software(version="0.1.0"),
+        study=Study(key="s1", report_date="2026-11-21"),
+        calibration=Calibration(method="test", mineral="K2HPO4", slope_mg_cm3_per_hu=0.8, intercept_mg_cm3=0.0),
+        vertebrae=(l1, u1),
+        femora=(femur,),
+        assessment=Assessment(classification="not_determined", statement="Not determined."),
+    )
+
+
+def numeric_values(dataset: Dataset) -> list[float]:
+    return [
+        float(item.MeasuredValueSequence[0].NumericValue)
+        for item in walk(dataset)
+        if item.get("ValueType") == "NUM" and item.MeasuredValueSequence
+    ]
+
+
+def walk(item: Dataset) -> list[Dataset]:
+    children = list(item.get("ContentSequence", []))
+    return [item, *[below for child in children for below in walk(child)]]
+
+
+def test_the_structured_report_carries_the_numbers_of_the_record_and_refused_structures_without_one(
+    tmp_path: Path,
+) -> None:
+    headers = ct_headers(*ORIENTATIONS["head first supine"])
+    labels, matrix = random_labels((6, 10, 12), 1), grid_of(headers)
+    segmentation = segmentation_object(labels, matrix, NAMES, headers, PROVENANCE)
+    report = structured_report(example_record(), headers, PROVENANCE, segmentation)
+    report.save_as(tmp_path / "sr.dcm", enforce_file_format=True)
+    read = hd.sr.srread(tmp_path / "sr.dcm")
+    values = numeric_values(read)
+    assert 118.25 in values
+    assert any(abs(v - 96.123456789) < 1e-6 for v in values)
+    groups = read.content.get_volumetric_roi_measurement_groups()
+    tracked = {group.tracking_identifier: group for group in groups}
+    assert set(tracked) == {"vertebra_L1", "vertebra_u1", "femur_left"}
+    assert not tracked["femur_left"].get_measurements()
+    assert read.VerificationFlag == "UNVERIFIED"
+
+
+def test_equal_results_have_equal_uids_and_other_results_do_not() -> None:
+    headers = ct_headers(*ORIENTATIONS["head first supine"])
+    series = str(headers[0].SeriesInstanceUID)
+    assert PROVENANCE.uid(series, "SEG") == Provenance("0.1.0", "abc").uid(series, "SEG")
+    assert PROVENANCE.uid(series, "SEG") != Provenance("0.1.0", "abd").uid(series, "SEG")
+    assert PROVENANCE.uid(series, "SEG") != PROVENANCE.uid(series, "SR")
+
+
+def test_the_pdf_comes_out_as_it_went_in() -> None:
+    headers = ct_headers(*ORIENTATIONS["head first supine"])
+    pdf = b"%PDF-1.7\nodd\n"
+    document = encapsulated_pdf(pdf, headers, PROVENANCE, created=dt.datetime(2026, 11, 21, 12))
+    buffer = io.BytesIO()
+    document.save_as(buffer, enforce_file_format=True)
+    buffer.seek(0)
+    read = pydicom.dcmread(buffer)
+    assert read.EncapsulatedDocument[: read.EncapsulatedDocumentLength] == pdf
+    with pytest.raises(ValueError, match="not a PDF"):
+        encapsulated_pdf(b"hello", headers, PROVENANCE, created=dt.datetime(2026, 11, 21))
+
+
+def test_nothing_to_segment_gives_no_object() -> None:
+    headers = ct_headers(*ORIENTATIONS["head first supine"])
+    assert segmentation_object(np.zeros((6, 10, 12), np.uint8), grid_of(headers), NAMES, headers, PROVENANCE) is None
+
+
+@pytest.mark.peer
+def test_dciodvfy_finds_no_error(tmp_path: Path) -> None:
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (dicom3tools) is not installed")
+    headers = ct_headers(*ORIENTATIONS["oblique"])
+    labels, matrix = random_labels((6, 10, 12), 1), grid_of(headers)
+    segmentation = segmentation_object(labels, matrix, NAMES, headers, PROVENANCE)
+    assert segmentation is not None
+    objects = {
+        "seg": segmentation,
+        "sr": structured_report(example_record(), headers, PROVENANCE, segmentation),
+        "pdf": encapsulated_pdf(b"%PDF-1.7\n", headers, PROVENANCE, created=dt.datetime(2026, 11, 21)),
+    }
+    for name, dataset in objects.items():
+        dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+        checked = subprocess.run(
+            ["dciodvfy", str(tmp_path / f"{name}.dcm")], capture_output=True, text=True, check=False
+        )
+        errors = [line for line in (checked.stdout + checked.stderr).splitlines() if line.startswith("Error")]
+        assert not errors, f"{name}: {errors}"
