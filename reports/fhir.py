@@ -1,0 +1,225 @@
+"""FHIR R4 bundle of a study record: ImagingStudy, Device, one Observation per quantity, DiagnosticReport.
+
+The JSON is written directly: the resources are few and small, and the tests validate them with ``fhir.resources`` (R4B, whose
+content is the same for these resources). Nothing here says that a payer decided anything: coverage is text in an extension.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID, uuid5
+
+from reports.quantity import Quantity
+from reports.record import Femur, Score, Status, StudyRecord, Vertebra
+
+CODE_SYSTEM = "urn:openbct:fhir:code-system:quantities"
+COVERAGE_EXTENSION = "urn:openbct:fhir:extension:coverage-status"
+UNCERTAINTY_EXTENSION = "urn:openbct:fhir:extension:standard-uncertainty"
+
+_NAMESPACE = UUID("0d9f7a52-53a5-4b0c-9c0f-1d5f0a5e3b11")
+
+QUANTITIES = {
+    "trabecular_hu": "Mean trabecular attenuation",
+    "vbmd": "Volumetric bone mineral density",
+    "height_anterior": "Anterior height of vertebral body",
+    "height_middle": "Middle height of vertebral body",
+    "height_posterior": "Posterior height of vertebral body",
+    "height_loss": "Height loss of vertebral body",
+    "genant_grade": "Genant grade",
+    "abmd": "Areal bone mineral density from CT",
+    "t_score": "T-score from CT",
+    "z_score": "Z-score from CT",
+    "strength": "Bone strength by finite elements",
+    "stiffness": "Bone stiffness by finite elements",
+}
+"""Codes of the project's own code system. DXA codes of LOINC are not used: a receiver would file the values as DXA."""
+
+_UCUM = {"HU": "[hnsf'U]", "N": "N", "N/mm": "N/mm", "mm": "mm", "%": "%", "g/cm2": "g/cm2", "mg/cm3": "mg/cm3"}
+
+
+def fhir_bundle(record: StudyRecord, *, pdf_url: str | None = "report.pdf") -> dict[str, Any]:
+    """The record as a FHIR R4 ``collection`` bundle, ready for ``json.dumps``.
+
+    Parameters
+    ----------
+    record : StudyRecord
+    pdf_url : str, optional
+        Relative location of the PDF report, None to leave it out.
+    """
+    study_url = _url(record, "imaging-study")
+    device_url = _url(record, "device")
+    structures: tuple[Vertebra | Femur, ...] = (*record.vertebrae, *record.femora)
+    observations = [
+        _observation(record, structure, study_url, device_url, **row)
+        for structure in structures
+        for row in _rows(structure)
+    ]
+    report: dict[str, Any] = {
+        "resourceType": "DiagnosticReport",
+        "status": "preliminary",
+        "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0074", "code": "RAD"}]}],
+        "code": {"coding": [{"system": "http://loinc.org", "code": "18748-4", "display": "Diagnostic imaging study"}]},
+        "subject": _subject(record),
+        "effectiveDateTime": record.study.report_date,
+        "imagingStudy": [{"reference": study_url}],
+        "conclusion": f"{record.assessment.statement} Research use only; unsigned.",
+    }
+    if observations:
+        report["result"] = [{"reference": _url(record, o["id"])} for o in observations]
+    if pdf_url:
+        report["presentedForm"] = [{"contentType": "application/pdf", "url": pdf_url}]
+    coverage = [s.coverage for s in record.services if s.coverage is not None]
+    if coverage:
+        report["extension"] = [{"url": COVERAGE_EXTENSION, "valueMarkdown": c.text} for c in coverage]
+    resources = [_imaging_study(record), _device(record), *observations, report]
+    ids = ["imaging-study", "device", *[o["id"] for o in observations], "report"]
+    return {
+        "resourceType": "Bundle",
+        "type": "collection",
+        "identifier": {"system": "urn:ietf:rfc:3986", "value": _url(record, "bundle")},
+        "entry": [
+            {"fullUrl": _url(record, name), "resource": {**resource, "id": name}}
+            for name, resource in zip(ids, resources, strict=True)
+        ],
+    }
+
+
+def fhir_text(record: StudyRecord) -> str:
+    """The bundle as JSON text."""
+    return json.dumps(fhir_bundle(record), indent=1, ensure_ascii=False) + "\n"
+
+
+def _url(record: StudyRecord, name: str) -> str:
+    return f"urn:uuid:{uuid5(_NAMESPACE, f'{record.study.key}/{name}')}"
+
+
+def _subject(record: StudyRecord) -> dict[str, Any]:
+    """A logical reference by pseudonym; the receiving system knows the patient by the study, not by us."""
+    return {"type": "Patient", "identifier": {"value": record.study.patient_reference or record.study.key}}
+
+
+def _imaging_study(record: StudyRecord) -> dict[str, Any]:
+    study: dict[str, Any] = {
+        "resourceType": "ImagingStudy",
+        "status": "available",
+        "subject": _subject(record),
+        "modality": [{"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "CT"}],
+    }
+    if record.study.study_uid:
+        study["identifier"] = [{"system": "urn:dicom:uid", "value": f"urn:oid:{record.study.study_uid}"}]
+    if record.study.study_date:
+        study["started"] = record.study.study_date
+    series = [
+        {
+            "uid": used.series_uid,
+            "modality": {"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "CT"},
+            "numberOfInstances": len(used.sop_instance_uids),
+        }
+        for used in record.series.used
+        if used.series_uid
+    ]
+    if series:
+        study["series"] = series
+    return study
+
+
+def _device(record: StudyRecord) -> dict[str, Any]:
+    return {
+        "resourceType": "Device",
+        "deviceName": [{"name": "openbct (research software, not a medical device)", "type": "manufacturer-name"}],
+        "version": [{"value": record.software.version}],
+    }
+
+
+def _rows(structure: Vertebra | Femur) -> list[dict[str, Any]]:
+    """What there is to say about a structure: code, optional part of the bone, and a quantity or the reason for its absence."""
+    rows: list[dict[str, Any]] = []
+
+    def add(code: str, key: str, quantity: Quantity | None, part: str | None = None) -> None:
+        rows.append({"code": code, "key": key, "quantity": quantity, "part": part})
+
+    if isinstance(structure, Vertebra):
+        add("trabecular_hu", "trabecular_hu", structure.trabecular_hu)
+        add("vbmd", "vbmd_mg_cm3", structure.vbmd_mg_cm3)
+        heights = structure.heights_mm
+        for part in ("anterior", "middle", "posterior"):
+            add(f"height_{part}", "heights_mm", getattr(heights, part) if heights else None)
+        fracture = structure.fracture
+        add("height_loss", "fracture", fracture.height_loss if fracture else None)
+        if fracture is not None:
+            rows.append({"code": "genant_grade", "key": "fracture", "quantity": None, "part": None, "grade": fracture})
+    else:
+        density = structure.abmd_g_cm2
+        for region in ("total_hip", "femoral_neck", "trochanter", "intertrochanter"):
+            add("abmd", "abmd_g_cm2", getattr(density, region) if density else None, region)
+        for code, scores in (("t_score", structure.t_scores), ("z_score", structure.z_scores)):
+            for region, score in scores.items():
+                add(code, code, score, region)
+    add("strength", "strength_n", structure.strength_n)
+    add("stiffness", "stiffness_n_mm", structure.stiffness_n_mm)
+    return rows
+
+
+def _observation(
+    record: StudyRecord,
+    structure: Vertebra | Femur,
+    study_url: str,
+    device_url: str,
+    *,
+    code: str,
+    key: str,
+    quantity: Quantity | None,
+    part: str | None,
+    grade: Any = None,
+) -> dict[str, Any]:
+    site = structure.name + (f" {part}" if part else "")
+    observation: dict[str, Any] = {
+        "resourceType": "Observation",
+        "id": "-".join(x for x in (structure.name, code, part) if x).replace("_", "-"),
+        "status": "preliminary",
+        "category": [
+            {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "imaging"}]}
+        ],
+        "code": {
+            "coding": [{"system": CODE_SYSTEM, "code": code, "display": QUANTITIES[code]}],
+            "text": QUANTITIES[code],
+        },
+        "subject": _subject(record),
+        "effectiveDateTime": record.study.report_date,
+        "bodySite": {"text": site.replace("_", " ")},
+        "device": {"reference": device_url},
+        "derivedFrom": [{"reference": study_url}],
+    }
+    if grade is not None:
+        observation["valueCodeableConcept"] = {
+            "coding": [{"system": CODE_SYSTEM, "code": f"genant-{grade.genant_grade}"}],
+            "text": f"Genant grade {grade.genant_grade}, deformity {grade.deformity}",
+        }
+    elif quantity is not None:
+        observation["valueQuantity"] = _value(quantity)
+        observation["method"] = {"text": quantity.method}
+    else:
+        reason = structure.reason_for(key)
+        failed = structure.status is Status.FAILED
+        observation["dataAbsentReason"] = {
+            "coding": [
+                {
+                    "system": "http://terminology.hl7.org/CodeSystem/data-absent-reason",
+                    "code": "error" if failed else "not-performed",
+                }
+            ],
+            "text": reason.text if reason else "not measured",
+        }
+    return observation
+
+
+def _value(quantity: Quantity) -> dict[str, Any]:
+    value: dict[str, Any] = {"value": quantity.value, "unit": quantity.unit}
+    first = quantity.unit.split(" ", 1)[0] if quantity.unit else ""
+    ucum = "1" if isinstance(quantity, Score) else _UCUM.get(first)
+    if ucum:
+        value |= {"system": "http://unitsofmeasure.org", "code": ucum}
+    if quantity.uncertainty is not None:
+        value["extension"] = [{"url": UNCERTAINTY_EXTENSION, "valueDecimal": quantity.uncertainty}]
+    return value
