@@ -1,0 +1,21 @@
+"""Voxel finite elements: linear and nonlinear solution on the grid of an image."""
+
+from fea.errors import Reason, SolveError
+from fea.model import NodalForce, Prescribed, VoxelModel, load_model, save_model
+from fea.nodes import face_nodes, nodes_of
+from fea.solve import Solution, Solver, solve
+
+__all__ = [
+    "NodalForce",
+    "Prescribed",
+    "Reason",
+    "Solution",
+    "SolveError",
+    "Solver",
+    "VoxelModel",
+    "face_nodes",
+    "load_model",
+    "nodes_of",
+    "save_model",
+    "solve",
+]

@@ -1,0 +1,277 @@
+"""What is solved: moduli on a voxel grid, prescribed displacements and forces at nodes, and their file format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fea.errors import Reason, SolveError
+
+FloatOrArray = float | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelModel:
+    """Isotropic linear elastic voxels, each one trilinear 8-node hexahedron.
+
+    Node (k, j, i) is the voxel corner at (k, j, i) * `spacing_mm`; a model of shape (Z, Y, X) has (Z+1, Y+1, X+1) nodes.
+
+    Parameters
+    ----------
+    modulus_mpa : float ndarray of shape (Z, Y, X)
+        Young's modulus; 0 = void, no element. Kept in float32 (a relative rounding of 6e-8 that is part of the model).
+    spacing_mm : sequence of 3 floats
+        Voxel edges along (z, y, x).
+    poisson : float or ndarray of shape (Z, Y, X)
+        Poisson's ratio, one for all voxels or one per voxel, in (-1, 0.5). Values in void voxels are ignored.
+
+    Raises
+    ------
+    SolveError
+        ``bad_shape``, ``bad_modulus``, ``bad_poisson``, ``bad_spacing`` or ``no_material``.
+    """
+
+    modulus_mpa: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    poisson: FloatOrArray = 0.3
+    solid: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        given = np.asarray(self.modulus_mpa)
+        if given.ndim != 3 or min(given.shape) < 1:
+            raise SolveError(Reason.BAD_SHAPE, f"the modulus array has shape {given.shape}, not (nz, ny, nx).")
+        if not np.issubdtype(given.dtype, np.number) or np.issubdtype(given.dtype, np.complexfloating):
+            raise SolveError(Reason.BAD_MODULUS, f"the modulus array is of type {given.dtype}.")
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            modulus = np.ascontiguousarray(given, dtype=np.float32)
+        finite = np.isfinite(modulus)
+        if not finite.all():
+            where = tuple(int(n) for n in np.argwhere(~finite)[0])
+            raise SolveError(
+                Reason.BAD_MODULUS,
+                f"{int((~finite).sum())} voxels have a modulus that is not finite, the first {where}.",
+            )
+        if modulus.min() < 0:
+            where = tuple(int(n) for n in np.unravel_index(int(modulus.argmin()), modulus.shape))
+            raise SolveError(Reason.BAD_MODULUS, f"voxel {where} has the negative modulus {modulus.min()} MPa.")
+        solid = modulus > 0
+        if not solid.any():
+            raise SolveError(Reason.NO_MATERIAL, "every voxel is void.")
+        if modulus[solid].min() < 1e-30 * modulus.max():
+            raise SolveError(
+                Reason.BAD_MODULUS,
+                f"moduli span from {modulus[solid].min():.3g} to {modulus.max():.3g} MPa.",
+                remedy="Set negligible moduli to zero.",
+            )
+        spacing = tuple(float(edge) for edge in np.asarray(self.spacing_mm, dtype=np.float64).ravel())
+        if len(spacing) != 3 or not all(np.isfinite(edge) and edge > 0 for edge in spacing):
+            raise SolveError(Reason.BAD_SPACING, f"spacing {spacing} mm is not three positive lengths.")
+        poisson: FloatOrArray
+        ratio = np.asarray(self.poisson, dtype=np.float64)
+        if ratio.ndim and ratio.shape != modulus.shape:
+            raise SolveError(Reason.BAD_POISSON, f"the Poisson array has shape {ratio.shape}, not {modulus.shape}.")
+        used = ratio[solid] if ratio.ndim else ratio.reshape(1)
+        if not ((used > -1) & (used < 0.5)).all():
+            raise SolveError(
+                Reason.BAD_POISSON,
+                f"Poisson's ratio ranges from {used.min()} to {used.max()}; it must lie in (-1, 0.5).",
+            )
+        if ratio.ndim and used.max() > used.min():
+            poisson = np.ascontiguousarray(ratio)
+        else:
+            poisson = float(used.flat[0])
+        object.__setattr__(self, "modulus_mpa", modulus)
+        object.__setattr__(self, "spacing_mm", spacing)
+        object.__setattr__(self, "poisson", poisson)
+        object.__setattr__(self, "solid", solid)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along (z, y, x)."""
+        nz, ny, nx = self.modulus_mpa.shape
+        return nz, ny, nx
+
+    @property
+    def node_shape(self) -> tuple[int, int, int]:
+        """Number of nodes along (z, y, x)."""
+        nz, ny, nx = self.shape
+        return nz + 1, ny + 1, nx + 1
+
+
+def _checked_nodes(name: str, nodes: np.ndarray) -> np.ndarray:
+    index = np.asarray(nodes)
+    if index.size == 0:
+        index = index.reshape(0, 3)
+    if index.ndim != 2 or index.shape[1] != 3 or not (index.size == 0 or np.issubdtype(index.dtype, np.integer)):
+        raise SolveError(
+            Reason.BAD_CONDITION, f"'{name}': nodes must be integers of shape (n, 3), not {index.dtype} {index.shape}."
+        )
+    return np.ascontiguousarray(index, dtype=np.int64)
+
+
+def _checked_component(name: str, value: FloatOrArray, count: int) -> np.ndarray:
+    array = np.asarray(value, dtype=np.float64)
+    if array.ndim > 1 or (array.ndim == 1 and len(array) != count):
+        raise SolveError(
+            Reason.BAD_CONDITION, f"'{name}': a component has shape {array.shape}; expected a number or ({count},)."
+        )
+    if not np.isfinite(array).all():
+        raise SolveError(Reason.BAD_CONDITION, f"'{name}': a component is not finite.")
+    return np.ascontiguousarray(np.broadcast_to(array, (count,)))
+
+
+@dataclass(frozen=True, eq=False)
+class Prescribed:
+    """Displacements prescribed at a named set of nodes.
+
+    Parameters
+    ----------
+    name : str
+        Under which the reaction is reported.
+    nodes : int ndarray of shape (n, 3)
+        Node indices (k, j, i). Nodes that touch no solid voxel are ignored.
+    z, y, x : float, ndarray of shape (n,), or None
+        Displacement in mm; None leaves the component free.
+    """
+
+    name: str
+    nodes: np.ndarray
+    z: FloatOrArray | None = None
+    y: FloatOrArray | None = None
+    x: FloatOrArray | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", _checked_nodes(self.name, self.nodes))
+        for axis in ("z", "y", "x"):
+            value = getattr(self, axis)
+            if value is not None:
+                object.__setattr__(self, axis, _checked_component(self.name, value, len(self.nodes)))
+
+    def components(self) -> list[tuple[int, np.ndarray]]:
+        """The prescribed components as (0 = z, 1 = y, 2 = x; values in mm of shape (n,))."""
+        return [(c, np.asarray(v)) for c, v in enumerate((self.z, self.y, self.x)) if v is not None]
+
+    def scaled(self, factor: float) -> Prescribed:
+        """The same set with every displacement multiplied by `factor`."""
+        values = {
+            axis: None if getattr(self, axis) is None else getattr(self, axis) * factor for axis in ("z", "y", "x")
+        }
+        return Prescribed(self.name, self.nodes, **values)
+
+
+@dataclass(frozen=True, eq=False)
+class NodalForce:
+    """Forces applied at nodes.
+
+    Parameters
+    ----------
+    nodes : int ndarray of shape (n, 3)
+        Node indices (k, j, i).
+    z, y, x : float or ndarray of shape (n,)
+        Force in N at each node (not shared out over them).
+    name : str
+        Used in error messages.
+    """
+
+    nodes: np.ndarray
+    z: FloatOrArray = 0.0
+    y: FloatOrArray = 0.0
+    x: FloatOrArray = 0.0
+    name: str = "force"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", _checked_nodes(self.name, self.nodes))
+        for axis in ("z", "y", "x"):
+            object.__setattr__(self, axis, _checked_component(self.name, getattr(self, axis), len(self.nodes)))
+
+
+def save_model(
+    path: str | Path, model: VoxelModel, prescribed: Sequence[Prescribed], forces: Sequence[NodalForce] = ()
+) -> None:
+    """Write a model as one ``.npz`` in the exchange format.
+
+    Keys: ``modulus_mpa`` (nz, ny, nx) float32, ``spacing_mm`` (3,), ``poisson`` (scalar or (nz, ny, nx)),
+    ``prescribed_index`` (n, 4) int32 (k, j, i, component with 0 = z, 1 = y, 2 = x), ``prescribed_mm`` (n,),
+    ``prescribed_set`` (n,) int32 into ``prescribed_names``, and, where there are forces, ``force_index``, ``force_n``.
+    """
+    index, value, member = [], [], []
+    for number, condition in enumerate(prescribed):
+        for component, values in condition.components():
+            index.append(np.column_stack([condition.nodes, np.full(len(values), component)]))
+            value.append(values)
+            member.append(np.full(len(values), number))
+    arrays: dict[str, np.ndarray] = {
+        "modulus_mpa": model.modulus_mpa,
+        "spacing_mm": np.asarray(model.spacing_mm),
+        "poisson": np.asarray(model.poisson),
+        "prescribed_index": np.concatenate(index or [np.empty((0, 4))]).astype(np.int32),
+        "prescribed_mm": np.concatenate(value or [np.empty(0)]).astype(np.float64),
+        "prescribed_set": np.concatenate(member or [np.empty(0)]).astype(np.int32),
+        "prescribed_names": np.array([condition.name for condition in prescribed], dtype=np.str_),
+    }
+    if forces:
+        rows, sizes = [], []
+        for force in forces:
+            for component, values in enumerate((force.z, force.y, force.x)):
+                rows.append(np.column_stack([force.nodes, np.full(len(force.nodes), component)]))
+                sizes.append(np.asarray(values))
+        arrays["force_index"] = np.concatenate(rows).astype(np.int32)
+        arrays["force_n"] = np.concatenate(sizes)
+    with Path(path).open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def load_model(path: str | Path) -> tuple[VoxelModel, list[Prescribed], list[NodalForce]]:
+    """Read a model from the exchange format of `save_model`.
+
+    Files without set names get one `Prescribed` per node plane along z and group of components, named ``plane_<k>``,
+    except that the lowest and the highest plane are called ``bottom`` and ``top``.
+
+    Raises
+    ------
+    SolveError
+        ``bad_shape`` if a key is missing or has the wrong shape.
+    """
+    with np.load(path, allow_pickle=False) as data:
+        missing = {"modulus_mpa", "spacing_mm", "poisson", "prescribed_index", "prescribed_mm"} - set(data.files)
+        if missing:
+            raise SolveError(Reason.BAD_SHAPE, f"the model file lacks {', '.join(sorted(missing))}.")
+        poisson = data["poisson"]
+        model = VoxelModel(data["modulus_mpa"], data["spacing_mm"], poisson if poisson.ndim else float(poisson))
+        index, value = data["prescribed_index"].reshape(-1, 4), data["prescribed_mm"].ravel()
+        if len(index) != len(value):
+            raise SolveError(Reason.BAD_SHAPE, f"{len(index)} prescribed indices but {len(value)} values.")
+        if "prescribed_set" in data.files:
+            member, names = data["prescribed_set"], [str(name) for name in data["prescribed_names"]]
+        else:
+            planes, member = np.unique(index[:, 0], return_inverse=True)
+            names = [f"plane_{k}" for k in planes]
+            if len(planes) > 1:
+                names[0], names[-1] = "bottom", "top"
+        forces = []
+        if "force_index" in data.files:
+            rows, sizes = data["force_index"].reshape(-1, 4), data["force_n"].ravel()
+            for component, axis in enumerate("zyx"):
+                chosen = rows[:, 3] == component
+                if chosen.any():
+                    forces.append(NodalForce(rows[chosen, :3], **{axis: sizes[chosen]}))
+    return model, _grouped(index, value, member, names), forces
+
+
+def _grouped(index: np.ndarray, value: np.ndarray, member: np.ndarray, names: list[str]) -> list[Prescribed]:
+    """One or more `Prescribed` per set: nodes with the same prescribed components go together."""
+    conditions = []
+    for number, name in enumerate(names):
+        rows, values = index[member == number], value[member == number]
+        nodes, inverse = np.unique(rows[:, :3], axis=0, return_inverse=True)
+        table = np.full((len(nodes), 3), np.nan)
+        table[inverse.ravel(), rows[:, 3]] = values
+        pattern = np.isfinite(table) @ np.array([1, 2, 4])
+        for bits in np.unique(pattern):
+            chosen = pattern == bits
+            columns = {axis: table[chosen, c] if bits & (1 << c) else None for c, axis in enumerate("zyx")}
+            conditions.append(Prescribed(name, nodes[chosen], **columns))
+    return conditions

@@ -1,0 +1,184 @@
+"""The stiffness of one grid: element coefficients, diagonal, and the operator applied by several threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from fea import kernels
+from fea.grid import padded, row_ranges, zeros_field
+
+_SERIAL_BELOW = 100_000  # nodes; smaller grids are not worth waking a thread for
+
+
+def lame(poisson: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lame's lambda and mu of a material of unit modulus."""
+    nu = np.asarray(poisson, dtype=np.float64)
+    return nu / ((1 + nu) * (1 - 2 * nu)), 1 / (2 * (1 + nu))
+
+
+def modal_numbers(spacing_mm: tuple[float, float, float], lam: float, mu: float) -> np.ndarray:
+    """The constants of the modal element (docs/solver.md): factors of the two coefficient arrays, then edge terms.
+
+    Parameters
+    ----------
+    spacing_mm : tuple of 3 floats
+        Edges along the internal axes, slowest first.
+    lam, mu : float
+        What the first and the second coefficient array are to be multiplied by to give Lame's numbers.
+    """
+    r = 1 / np.asarray(spacing_mm, dtype=np.float64)
+    volume = 1 / r.prod()
+    s = r * r
+    mixed = [r[0] * r[1] / 3, r[0] * r[2] / 3, r[1] * r[2] / 3]
+    return np.concatenate(
+        [[lam * volume / 16, mu * volume / 16], r, r / 3, s / 3, (s.sum() - s) / 3, mixed, s / 9, (s + s.sum()) / 9]
+    )
+
+
+class Workers:
+    """A fixed number of threads that work on slabs of planes."""
+
+    def __init__(self, threads: int | None) -> None:
+        self.count = max(1, threads if threads is not None else (os.cpu_count() or 1))
+        self._pool = ThreadPoolExecutor(self.count) if self.count > 1 else None
+
+    def slabs(self, planes: int, nodes: int, task: Callable[[int, int], None]) -> None:
+        """Call `task(first, stop)` on slabs that together cover `planes` planes."""
+        if self._pool is None or nodes < _SERIAL_BELOW or planes < 4 * self.count:
+            task(0, planes)
+            return
+        parts = min(planes // 2, 3 * self.count)
+        edges = [planes * n // parts for n in range(parts + 1)]
+        for _ in self._pool.map(task, edges[:-1], edges[1:]):
+            pass
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+class Level:
+    """One grid with its stiffness.
+
+    Attributes
+    ----------
+    shape : tuple of 3 ints
+        Voxels along the internal axes.
+    first, second : float32 ndarray of shape (nz, ny+1, stride)
+        Coefficients; the same array twice where Poisson's ratio is uniform.
+    inverse : float32 ndarray of shape (nz+1, ny+1, 3, stride)
+        Inverse of the operator's diagonal, 0 at fixed and at void components.
+    """
+
+    def __init__(
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        factors: tuple[float, float],
+        spacing_mm: tuple[float, float, float],
+        workers: Workers,
+    ) -> None:
+        nz, rows, stride = first.shape
+        self.shape = (nz, rows - 1, stride)
+        self.first, self.second, self.factors, self.spacing_mm, self.workers = (
+            first,
+            second,
+            factors,
+            spacing_mm,
+            workers,
+        )
+        self.numbers = modal_numbers(spacing_mm, *factors)
+        self.numbers32 = self.numbers.astype(np.float32)
+        self.field_shape = (nz + 1, rows, 3, stride)
+        self.nodes = (nz + 1) * rows * stride
+        self.ranges = row_ranges(second[:, :-1] > 0)
+        self.inverse = np.empty(0, np.float32)
+        self._nothing = {
+            np.float32: zeros_field((1, 1, 1, 64), np.float32),
+            np.float64: zeros_field((1, 1, 1, 64), np.float64),
+        }
+
+    def zeros(self, dtype: type = np.float32) -> np.ndarray:
+        """A field of zeros on this grid."""
+        return zeros_field(self.field_shape, dtype)
+
+    def diagonal(self) -> np.ndarray:
+        """Diagonal of the stiffness, float64 field."""
+        nz, rows, stride = self.first.shape
+        nx = stride
+        sums = []
+        for source in (self.first,) if self.first is self.second else (self.first, self.second):
+            total = np.zeros((nz + 1, rows, nx))
+            for dk in (0, 1):
+                for dj in (0, 1):
+                    part = total[dk : dk + nz, dj:]
+                    part += source[:, : rows - dj]
+                    part[:, :, 1:] += source[:, : rows - dj, :-1]
+            sums.append(total)
+        lam, mu = self.factors[0] * sums[0], self.factors[1] * sums[-1]
+        s = 1 / np.asarray(self.spacing_mm) ** 2
+        volume = float(np.prod(self.spacing_mm))
+        field = self.zeros(np.float64)
+        for c in range(3):
+            field[:, :, c] = volume / 9 * (lam * s[c] + mu * (s.sum() + s[c]))
+        return field
+
+    def fix(self, fixed: np.ndarray) -> None:
+        """Set `inverse` from the diagonal and the fixed components (bool field)."""
+        diagonal = self.diagonal()
+        usable = (diagonal > 1e-9 * diagonal.max()) & ~fixed
+        self.inverse = self.zeros()
+        np.divide(1.0, diagonal, out=self.inverse, where=usable, casting="unsafe")
+
+    def _run(self, mode: int, u: np.ndarray, **arrays: np.ndarray | float) -> float:
+        kind = u.dtype.type
+        nothing = self._nothing[kind]
+        sums = np.zeros(self.field_shape[0])
+        numbers = self.numbers32 if kind is np.float32 else self.numbers
+        inverse = self.inverse if self.inverse.size else self._nothing[np.float32]
+
+        def slab(z0: int, z1: int) -> None:
+            kernels.apply_slab(
+                mode, z0, z1, u, self.first, self.second, self.ranges, numbers, inverse,
+                kind(arrays.get("c1", 0.0)), kind(arrays.get("c2", 0.0)),
+                arrays.get("source", nothing), arrays.get("residual", nothing),
+                arrays.get("direction", nothing), arrays.get("x", nothing), sums,
+            )  # fmt: skip
+
+        self.workers.slabs(self.field_shape[0], self.nodes, slab)
+        return float(sums.sum())
+
+    def apply(self, u: np.ndarray, out: np.ndarray) -> None:
+        """out = K u on every component. `out` must be zero where there is no material."""
+        self._run(kernels.RAW, u, residual=out)
+
+    def apply_free(self, u: np.ndarray, out: np.ndarray) -> float:
+        """out = K u on the free components, 0 elsewhere; returns u . out."""
+        return self._run(kernels.MASKED_DOT, u, residual=out)
+
+
+def coefficients(
+    modulus: np.ndarray, poisson: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Coefficient arrays and factors of a grid from moduli and Poisson's ratio in internal axes.
+
+    The moduli are divided by a power of two near the largest, which is exact, so that float32 has room.
+    """
+    nz, ny, nx = modulus.shape
+    shape = (nz, ny + 1, padded(nx + 1))
+    unit = float(2.0 ** np.floor(np.log2(float(modulus.max()))))
+    first = zeros_field(shape, np.float32)
+    if np.ndim(poisson) == 0:
+        first[:, :ny, :nx] = modulus / np.float32(unit)
+        lam, mu = lame(float(poisson))
+        return first, first, (float(lam) * unit, float(mu) * unit)
+    second = zeros_field(shape, np.float32)
+    lam, mu = lame(np.where(modulus > 0, poisson, 0.0))
+    first[:, :ny, :nx] = lam * (modulus / unit)
+    second[:, :ny, :nx] = mu * (modulus / unit)
+    return first, second, (unit, unit)
