@@ -1,0 +1,434 @@
+"""The command ``openbct``.
+
+Only this module prints and exits. Results go to standard output, talk and progress to standard error. Exit status: 0 all
+studies done, 1 some study failed or was refused (the others are complete), 2 the call itself was wrong, 130 interrupted.
+Heavy modules are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline import __version__
+from pipeline.errors import Refusal
+
+if TYPE_CHECKING:
+    from pipeline.cohort import Outcome
+    from pipeline.ingest import Inventory
+
+ALL_DONE, SOME_REFUSED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="openbct",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Open-source biomechanical CT: bone density, vertebral fractures, hip T-score and finite-element bone strength "
+        "from ordinary CT. Research use only; not a medical device. Nothing leaves this machine."
+    ),
+    epilog="Exit status: 0 all done, 1 some study failed or was refused, 2 the call was wrong, 130 interrupted.",
+)
+out_console = Console()
+talk = Console(stderr=True)
+
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Folders, zips, DICOMDIRs, single DICOM files or NIfTI volumes, in any mix.", show_default=False
+    ),
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if absent.")]
+
+
+def main() -> None:
+    """Entry point: turns every refusal and interruption into one line and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a Windows console may not know the sign ±
+    try:
+        app()
+    except Refusal as refusal:
+        talk.print(f"[bold red]error:[/] {_escaped(str(refusal))}", soft_wrap=True)
+        sys.exit(WRONG_CALL)
+    except KeyboardInterrupt:
+        talk.print("interrupted; finished studies are complete. Call the same command again to go on.")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(ALL_DONE)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        out_console.print(f"openbct {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    inputs: Inputs,
+    output: Output,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Outside masks: TotalSegmentator folder or file, nnU-Net file, DICOM SEG, own segmentation."),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Calibration file (JSON), or a method: internal, kvp. Chosen automatically if absent."),
+    ] = None,
+    segmenter: Annotated[
+        str, typer.Option(help="own (no trained weights) or totalsegmentator (if installed).")
+    ] = "own",
+    level: Annotated[
+        list[str] | None, typer.Option(help="Pin a level to a height, LPS z in mm: L1@-220.5. May be repeated.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Use this SeriesInstanceUID instead of the automatic choice.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Strength profile by name, or a profile file.")] = None,
+    strength: Annotated[bool, typer.Option(help="Compute bone strength by finite elements.")] = True,
+    payer: Annotated[str, typer.Option(help="Payer for the coverage status.")] = "cigna",
+    plan: Annotated[
+        Path | None, typer.Option(help="Plan document file (TOML); it supersedes the payer's policy.")
+    ] = None,
+    date_of_service: Annotated[
+        str | None, typer.Option(help="Date of service for the coverage status, YYYY-MM-DD; today if absent.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Studies analysed at the same time.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for each study; all cores if absent.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, for many machines.")] = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Skip studies that are done already.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Analyse everything again.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+) -> None:
+    """Analyse every study in the inputs and leave a report for each.
+
+    Example: openbct run export/ -o results
+    """
+    from pipeline import cohort
+    from pipeline.study import Settings
+
+    settings = Settings(
+        masks=str(masks) if masks is not None else None,
+        calibration=calibration,
+        segmenter=segmenter,
+        pinned_levels=tuple(_pinned(text) for text in level or ()),
+        series_uid=series,
+        profile=profile,
+        strength=strength,
+        payer=payer,
+        plan=str(plan) if plan is not None else None,
+        date_of_service=_date(date_of_service).isoformat() if date_of_service else None,
+        threads=threads,
+    )
+    settings.check()
+    inventory = _index(inputs, quiet=quiet)
+    if not inventory.studies:
+        _print_skipped(inventory)
+        raise Refusal(
+            "no_study", "holds no CT study.", subject="the input", remedy="See the lines above for what was found."
+        )
+    if not quiet:
+        series_count = sum(len(s.stacks) for s in inventory.studies)
+        talk.print(
+            f"found {len(inventory.studies)} studies, {series_count} series; skipped files: {len(inventory.skipped)}"
+        )
+    with _progress(quiet) as bar:
+        task = bar.add_task("studies", total=len(inventory.studies))
+        outcomes = cohort.run(
+            inventory,
+            output,
+            settings,
+            workers=workers,
+            overwrite=overwrite or not resume,
+            scheduler=scheduler,
+            on_stage=lambda study, stage: bar.update(task, description=f"{study}: {stage}"),
+            on_outcome=lambda _outcome: bar.advance(task),
+        )
+    if not quiet:
+        _print_outcomes(outcomes, output)
+        _print_skipped(inventory)
+    raise typer.Exit(ALL_DONE if all(o.status == "done" for o in outcomes) else SOME_REFUSED)
+
+
+@app.command()
+def inspect(
+    inputs: Inputs, as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False
+) -> None:
+    """Show which studies and series are there, which would be used and why, and what is wrong with the others.
+
+    Example: openbct inspect export/
+    """
+    from pipeline.ingest import describe
+
+    inventory = _index(inputs, quiet=as_json)
+    rows = describe(inventory)
+    if as_json:
+        skipped = [{"file": s.name, "reason": s.reason, "text": s.text} for s in inventory.skipped]
+        print(json.dumps({"series": rows, "skipped": skipped}, indent=1, ensure_ascii=False, default=str))
+    else:
+        for study in dict.fromkeys(row["study"] for row in rows):
+            mine = [row for row in rows if row["study"] == study]
+            table = Table(title=f"{study}  {mine[0].get('date') or ''}", title_justify="left", show_lines=False)
+            columns = [c for c in mine[0] if c not in ("study", "date")]
+            for column in columns:
+                table.add_column(column.replace("_", " "), overflow="fold")
+            for row in mine:
+                table.add_row(*(_escaped("" if row[c] is None else str(row[c])) for c in columns))
+            out_console.print(table)
+        _print_skipped(inventory, everything=True)
+    raise typer.Exit(ALL_DONE if inventory.studies else SOME_REFUSED)
+
+
+@app.command()
+def demo(output: Output = Path("openbct-demo")) -> None:
+    """Write a synthetic study as real DICOM files, run the whole analysis on it, and compare with the known truth."""
+    from pipeline.demo import run_demo
+
+    with _progress(False) as bar:
+        task = bar.add_task("demo", total=None)
+        result = run_demo(output, on_stage=lambda stage: bar.update(task, description=stage))
+    table = Table(title="openbct demo: measured against the truth of the phantom", title_justify="left")
+    for column, justify in (("quantity", "left"), ("true", "right"), ("measured", "right"), ("difference", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for row in result.rows:
+        table.add_row(row.quantity, row.true, row.measured, row.difference)
+    out_console.print(table)
+    out_console.print(f"report: {result.report_html}", soft_wrap=True, highlight=False)
+    out_console.print(f"        {result.report_pdf}", soft_wrap=True, highlight=False)
+    out_console.print(f"{result.seconds:.0f} s. Synthetic data. Research use only; not a medical device.")
+    raise typer.Exit(ALL_DONE if result.complete else SOME_REFUSED)
+
+
+@app.command()
+def report(
+    records: Annotated[
+        list[Path], typer.Argument(help="record.json files, or folders that hold them.", show_default=False)
+    ],
+) -> None:
+    """Render the documents again from saved records, beside each record."""
+    from pipeline.documents import render_documents
+    from reports.record import RecordUnreadable, load_record
+
+    files = [f for path in records for f in (sorted(path.rglob("record.json")) if path.is_dir() else [path])]
+    if not files:
+        raise Refusal("no_record", "holds no record.json.", subject="the input")
+    status = ALL_DONE
+    for file in files:
+        try:
+            written = render_documents(load_record(file), file.parent)
+        except (RecordUnreadable, OSError) as error:
+            talk.print(f"[red]{_escaped(str(error))}[/]", soft_wrap=True)
+            status = SOME_REFUSED
+        else:
+            for path in written:
+                out_console.print(str(path), soft_wrap=True, highlight=False)
+    raise typer.Exit(status)
+
+
+@app.command()
+def phantom(
+    kind: Annotated[str, typer.Argument(help="Kind of phantom; an unknown one lists them all.")],
+    output: Output,
+    seed: Annotated[int, typer.Option(help="Random seed of anatomy and noise.")] = 0,
+    kvp: Annotated[float, typer.Option(help="Tube voltage in kV.")] = 120.0,
+    slice_mm: Annotated[float, typer.Option(help="Slice thickness and spacing in mm.")] = 1.25,
+    pixel_mm: Annotated[float, typer.Option(help="Pixel size in mm.")] = 0.9,
+    dose: Annotated[float, typer.Option(help="Dose relative to a usual scan: noise falls with its root.")] = 1.0,
+) -> None:
+    """Write a digital phantom as a DICOM series, with its exact truth beside it.
+
+    Example: openbct phantom torso -o phantom --seed 3 --kvp 100
+    """
+    import phantoms
+
+    if kind not in phantoms.KINDS:
+        raise Refusal(
+            "unknown_phantom", f"is not known; kinds are: {', '.join(phantoms.KINDS)}.", subject=f"phantom '{kind}'"
+        )
+    phantoms.write_study(
+        phantoms.make_phantom(kind, seed=seed), output, kvp=kvp, slice_mm=slice_mm, pixel_mm=pixel_mm, dose=dose
+    )
+    out_console.print(f"written to {output}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def strength(
+    image: Annotated[Path, typer.Argument(help="NIfTI image in HU, or in mg/cm3 with --density.", show_default=False)],
+    mask: Annotated[Path, typer.Option(help="NIfTI mask on the same grid.")],
+    test: Annotated[str, typer.Option(help="spine-compression, hip-sideways-fall or hip-stance.")],
+    output: Output,
+    label: Annotated[int | None, typer.Option(help="Label number in the mask; any non-zero voxel if absent.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Strength profile by name, or a profile file.")] = None,
+    density: Annotated[bool, typer.Option("--density", help="The image is mineral density in mg/cm3 K2HPO4.")] = False,
+) -> None:
+    """One virtual strength test from an image and a mask; writes strength.json and the model.
+
+    Example: openbct strength density.nii.gz --mask labels.nii.gz --label 20 --test spine-compression --density -o out
+    """
+    from pipeline.strength.command import run_strength_command
+
+    result = run_strength_command(image, mask, output, test=test, label=label, profile=profile, is_density=density)
+    out_console.print_json(json.dumps(result, default=str))
+    raise typer.Exit(ALL_DONE if result.get("stiffness_n_mm") is not None else SOME_REFUSED)
+
+
+@app.command()
+def coverage(
+    code: Annotated[str, typer.Argument(help="Service code number, for example 0743T.")],
+    date: Annotated[str, typer.Option(help="Date of service, YYYY-MM-DD.")],
+    payer: Annotated[str, typer.Option(help="Payer.")] = "cigna",
+    plan: Annotated[
+        Path | None, typer.Option(help="Plan document file (TOML); it supersedes the payer's policy.")
+    ] = None,
+    knowledge: Annotated[
+        Path | None, typer.Option(help="Folder with further policy editions or claims (TOML).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Print the coverage status of a service code on a date, with its sources, conflicts and the next step.
+
+    Example: openbct coverage 0743T --date 2026-11-21
+    """
+    from reports.coverage import KnowledgeError, evaluate, load_knowledge, load_plan
+
+    day = _date(date)
+    try:
+        base = load_knowledge(knowledge)
+        answer = evaluate(
+            code, payer=payer, date_of_service=day, knowledge=base, plan=load_plan(plan) if plan is not None else None
+        )
+    except KnowledgeError as error:
+        raise Refusal("knowledge_invalid", str(error), subject="coverage knowledge") from error
+    except KeyError as error:
+        known = ", ".join(c.number for c in base.codes)
+        raise Refusal("unknown_code", f"is not on file; codes on file: {known}.", subject=f"code '{code}'") from error
+    if as_json:
+        print(answer.model_dump_json(indent=1))
+        raise typer.Exit(ALL_DONE)
+    out_console.print(
+        f"[bold]{answer.cpt}[/]  {answer.payer} {answer.policy or ''}  date of service {answer.date_of_service}"
+    )
+    last_known = f" (last known: {answer.last_known_status})" if answer.last_known_status else ""
+    out_console.print(f"status: [bold]{answer.status}[/]{last_known}")
+    out_console.print(f"prior authorization: {answer.prior_authorization}\n")
+    out_console.print(_escaped(answer.text), highlight=False, soft_wrap=True)
+    for title, lines in (
+        ("sources", [f"[rank {s.rank}] {s.document}, effective {s.effective}: “{s.quote}”" for s in answer.sources]),
+        ("conflicts", [f"{c.id} [rank {c.rank}] {c.document}: “{c.claim}” {c.text}" for c in answer.conflicts]),
+        ("warnings", [f"{w.code}: {w.text}" for w in answer.warnings]),
+    ):
+        if lines:
+            out_console.print(f"\n[bold]{title}[/]")
+            for line in lines:
+                out_console.print("- " + _escaped(line), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def cohort(
+    output: Annotated[Path, typer.Argument(help="Folder with study folders below it.", show_default=False)],
+) -> None:
+    """Collect the records below a folder into one table (cohort.csv, cohort.parquet) and one overview page (index.html)."""
+    from pipeline.cohort import collect
+
+    if not output.is_dir():
+        raise Refusal("no_such_folder", "does not exist.", subject=f"folder '{output.name}'")
+    records, problems = collect(output)
+    for problem in problems:
+        talk.print(f"[red]{_escaped(problem)}[/]", soft_wrap=True)
+    if not records:
+        raise Refusal("no_record", "holds no record.json one level below it.", subject=f"folder '{output.name}'")
+    out_console.print(f"{len(records)} records: {output / 'cohort.csv'}", soft_wrap=True, highlight=False)
+    raise typer.Exit(SOME_REFUSED if problems else ALL_DONE)
+
+
+def _index(inputs: list[Path], *, quiet: bool) -> Inventory:
+    from pipeline.ingest import find_studies
+
+    missing = [path for path in inputs if not path.exists()]
+    if missing:
+        raise Refusal("no_such_input", "does not exist.", subject=f"input '{missing[0]}'")
+    with _progress(quiet) as bar:
+        task = bar.add_task("reading headers", total=None)
+        return find_studies(inputs, progress=lambda done, total: bar.update(task, completed=done, total=total))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=talk, transient=True, disable=quiet or not talk.is_terminal) as bar:
+        yield bar
+
+
+def _print_outcomes(outcomes: list[Outcome], output: Path) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("study", "status", "result", "s", "MiB"):
+        table.add_column(column, overflow="fold", justify="right" if column in ("s", "MiB") else "left")
+    for o in outcomes:
+        status = o.status + (" (already)" if o.resumed else "")
+        text = o.text if o.status == "done" else f"{o.text} ({o.reason})"
+        table.add_row(o.study, status, _escaped(text), f"{o.seconds:.0f}", f"{o.peak_mib:.0f}")
+    out_console.print(table)
+    counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "refused", "failed")}
+    words = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    out_console.print(f"{words}. Overview: {output / 'index.html'}", soft_wrap=True, highlight=False)
+
+
+def _print_skipped(inventory: Inventory, *, everything: bool = False) -> None:
+    shown = inventory.skipped if everything else inventory.skipped[:20]
+    for skipped in shown:
+        talk.print(
+            f"skipped {_escaped(skipped.name)}: {_escaped(skipped.text)} ({skipped.reason})",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if len(shown) < len(inventory.skipped):
+        talk.print(f"... and {len(inventory.skipped) - len(shown)} more; `openbct inspect` lists them all")
+
+
+def _pinned(text: str) -> tuple[str, float]:
+    name, _, height = text.partition("@")
+    try:
+        return name.strip().upper(), float(height)
+    except ValueError:
+        raise Refusal(
+            "bad_level", "is not of the form L1@-220.5 (level @ LPS z in mm).", subject=f"--level {text}"
+        ) from None
+
+
+def _date(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise Refusal("bad_date", "is not a date of the form YYYY-MM-DD.", subject=f"date '{text}'") from None
+
+
+def _escaped(text: Any) -> str:
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+if __name__ == "__main__":
+    main()
