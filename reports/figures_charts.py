@@ -1,0 +1,155 @@
+"""Charts of numbers that stand in the record: density by level, calibration line, force-displacement curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.figures import BLUE, INK, ORANGE, PURPLE, SKY, VERMILION, Picture, as_picture, new_figure
+from reports.quantity import format_number, format_quantity, printed_unit, resolution
+from reports.record import Calibration, Strength, Vertebra
+
+CHART_WIDTH_MM = 87.0
+_CHART_HEIGHT_MM = 56.0
+_TEXT_PT = 7.0
+_HALF_95 = 1.96
+
+VBMD_BANDS = (("osteoporosis range", 80.0), ("low", 120.0), ("normal", float("inf")))
+"""Name and upper edge (mg/cm3) of the classes of spinal trabecular density (ACR, ISCD)."""
+_BAND_SHADES = ("#c6d3e0", "#e1e9f0", "#f7f9fb")
+
+
+def draw_density_profile(vertebrae: Sequence[Vertebra]) -> Picture | None:
+    """Trabecular density by level with 95 % intervals over the class bands; None without any density."""
+    named = [v for v in vertebrae if v.level is not None]
+    measured = [(i, v.vbmd_mg_cm3) for i, v in enumerate(named) if v.vbmd_mg_cm3 is not None]
+    if not measured:
+        return None
+    figure, axis = _chart()
+    tops = [q.value + _HALF_95 * (q.uncertainty or 0.0) for _, q in measured]
+    bottoms = [q.value - _HALF_95 * (q.uncertainty or 0.0) for _, q in measured]
+    low, high = min(0.0, *bottoms), max(180.0, max(tops) * 1.08)
+    edge = low
+    for (word, upper), shade in zip(VBMD_BANDS, _BAND_SHADES, strict=True):
+        axis.axhspan(edge, min(upper, high), color=shade, linewidth=0, zorder=0)
+        middle = (max(edge, low) + min(upper, high)) / 2
+        axis.text(len(named) - 0.42, middle, word, fontsize=6.0, color=INK, va="center", ha="right", style="italic")
+        edge = upper
+    for i, quantity in measured:
+        error = _HALF_95 * quantity.uncertainty if quantity.uncertainty is not None else None
+        axis.errorbar(i, quantity.value, yerr=error, fmt="o", color=BLUE, markersize=3.5, linewidth=0.9, capsize=2)
+    for i, vertebra in enumerate(named):
+        if vertebra.vbmd_mg_cm3 is None:
+            axis.text(i, low + 0.03 * (high - low), "not measured", rotation=90, fontsize=5.5, ha="center", color=INK)
+    axis.set_xticks(range(len(named)), [v.level or "" for v in named])
+    axis.set_xlim(-0.6, len(named) - 0.4)
+    axis.set_ylim(low, high)
+    unit = printed_unit(measured[0][1].unit)
+    axis.set_ylabel(f"trabecular vBMD ({unit})", fontsize=_TEXT_PT, color=INK)
+    listed = "; ".join(f"{named[i].level} {format_quantity(q)}" for i, q in measured)
+    return as_picture(
+        figure,
+        "density",
+        caption="Trabecular density by level with 95 % intervals. Bands: 80 and 120 mg/cm³ (ACR, ISCD), meant for the "
+        "mean of L1 and L2.",
+        alt=f"Chart of trabecular density by level: {listed}.",
+    )
+
+
+def draw_calibration(calibration: Calibration) -> Picture:
+    """The line from HU to density with its 95 % band and the materials that it rests on."""
+    figure, axis = _chart()
+    slope, intercept = calibration.slope_mg_cm3_per_hu, calibration.intercept_mg_cm3
+    readings = [sample.hu for sample in calibration.samples] or [0.0]
+    hu = np.linspace(min(-120.0, *readings) - 20, max(300.0, *readings) + 20, 60)
+    density = slope * hu + intercept
+    if calibration.covariance is not None:
+        (ss, si), (_, ii) = calibration.covariance
+        spread = _HALF_95 * np.sqrt(np.maximum(ss * hu**2 + 2 * si * hu + ii, 0.0))
+        axis.fill_between(hu, density - spread, density + spread, color=SKY, alpha=0.35, linewidth=0)
+    axis.plot(hu, density, color=BLUE, linewidth=1.1)
+    for sample in calibration.samples:
+        axis.errorbar(
+            sample.hu, sample.density_mg_cm3, xerr=sample.hu_sd, fmt="s", color=ORANGE, markeredgecolor=INK,
+            markersize=4, markeredgewidth=0.5, linewidth=0.9, capsize=2, ecolor=INK,
+        )  # fmt: skip
+        axis.annotate(
+            sample.name, (sample.hu, sample.density_mg_cm3), (4, -8), textcoords="offset points", fontsize=6.0
+        )
+    axis.set_xlabel("CT number (HU)", fontsize=_TEXT_PT, color=INK)
+    axis.set_ylabel(f"density (mg/cm³ {printed_unit(calibration.mineral)})", fontsize=_TEXT_PT, color=INK)
+    axis.margins(x=0)
+    listed = "; ".join(f"{s.name} {s.hu:.0f} HU at {s.density_mg_cm3:.0f} mg/cm³" for s in calibration.samples)
+    return as_picture(
+        figure,
+        "calibration",
+        caption=f"Calibration: {calibration.method}. Line with 95 % band"
+        + (" and the materials it rests on." if calibration.samples else "; no material measured in this study."),
+        alt=f"Chart of density against CT number, slope {slope:.3f} mg/cm³ per HU, intercept {intercept:.1f} mg/cm³"
+        + (f"; {listed}." if listed else "."),
+    )
+
+
+def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Picture | None:
+    """Force against displacement of the virtual tests that hold a curve; None if none does.
+
+    Parameters
+    ----------
+    strengths : sequence of (str, Strength)
+        Name as printed (``L1``, ``right femur``) and the result.
+    """
+    curves = [(name, strength) for name, strength in strengths if strength.curve]
+    if not curves:
+        return None
+    figure, axis = _chart()
+    styles = ((BLUE, "-"), (VERMILION, "--"), (PURPLE, "-."), (INK, ":"), (ORANGE, "-"), (SKY, "--"))
+    ends = []
+    for number, (_, strength) in enumerate(curves):
+        colour, line = styles[number % len(styles)]
+        curve = np.asarray(strength.curve)
+        axis.plot(curve[:, 0], curve[:, 1], color=colour, linestyle=line, linewidth=1.1)
+        reached = float(curve[int(np.argmin(np.abs(curve[:, 1] - strength.value))), 0])
+        axis.plot(reached, strength.value, "o", color=colour, markersize=3.2)
+        ends.append(float(curve[:, 0].max()))
+    longest, highest = max(ends), max(strength.value for _, strength in curves)
+    places = _spread([strength.value for _, strength in curves], ends, 0.062 * highest)
+    for (name, strength), end, place in zip(curves, ends, places, strict=True):
+        words = f"{name}  {format_number(strength.value, resolution(strength))} N"
+        axis.text(end + 0.025 * longest, place, words, fontsize=6.0, va="center", color=INK)
+    axis.set_xlabel("displacement (mm)", fontsize=_TEXT_PT, color=INK)
+    axis.set_ylabel("force (N)", fontsize=_TEXT_PT, color=INK)
+    axis.set_xlim(0, 1.3 * longest)
+    axis.set_ylim(0, 1.12 * max(highest, *places))
+    listed = "; ".join(f"{name} {format_quantity(strength)}" for name, strength in curves)
+    return as_picture(
+        figure,
+        "curves",
+        caption="Force against displacement in the virtual tests; the dot marks the strength.",
+        alt=f"Chart of force against displacement; strength: {listed}.",
+    )
+
+
+def _spread(heights: Sequence[float], columns: Sequence[float], gap: float) -> list[float]:
+    """`heights` moved apart, so that labels in nearly the same column do not cover one another."""
+    places = list(heights)
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    for later, i in enumerate(order):
+        for j in order[:later]:
+            if abs(columns[i] - columns[j]) < 0.35 * max(columns):
+                places[i] = max(places[i], places[j] + gap)
+    return places
+
+
+def _chart() -> tuple[Figure, Axes]:
+    figure = new_figure(CHART_WIDTH_MM, _CHART_HEIGHT_MM)
+    axis = figure.add_axes((0.145, 0.165, 0.835, 0.8))
+    axis.tick_params(labelsize=_TEXT_PT - 0.5, length=2.5, width=0.6, color=INK, labelcolor=INK)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_linewidth(0.6)
+        axis.spines[side].set_color(INK)
+    return figure, axis
