@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ class Grid:
 
     def to_index(self, point_lps_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Fractional array indices (..., 3) as (k, j, i) of LPS points (..., 3) as (x, y, z) in mm."""
-        inverse = np.linalg.inv(self.index_to_lps)
+        inverse: NDArray[np.float64] = np.linalg.inv(self.index_to_lps)
         return np.asarray(point_lps_mm, float) @ inverse[:3, :3].T + inverse[:3, 3]
 
 
@@ -90,6 +91,34 @@ class AxisOrder:
         return np.ascontiguousarray(array.transpose(self.permutation)[slices])
 
 
+def canonical_axes(
+    shape: tuple[int, int, int], index_to_lps: NDArray[np.float64]
+) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], NDArray[np.float64]]:
+    """How an array must be permuted and then flipped so that its axes run most nearly to the head, the back and the left.
+
+    Returns
+    -------
+    permutation : tuple of int
+        Argument for ``array.transpose``.
+    flips : tuple of bool
+        Which axes of the transposed array to reverse.
+    matrix : float ndarray of shape (4, 4)
+        Index-to-LPS matrix of the result.
+    """
+    directions = (index_to_lps[:3, :3] / np.linalg.norm(index_to_lps[:3, :3], axis=0)).T
+    similarity = np.abs(_CANONICAL_AXES_LPS @ directions.T)
+    # The assignment of axes with the largest sum of cosines, so that no axis is left with a poor partner.
+    chosen = max(permutations(range(3)), key=lambda order: sum(similarity[row, axis] for row, axis in enumerate(order)))
+    matrix = index_to_lps.astype(float).copy()
+    matrix[:3, :3] = matrix[:3, chosen]
+    flips = [bool(_CANONICAL_AXES_LPS[a] @ matrix[:3, a] < 0) for a in range(3)]
+    for axis in range(3):
+        if flips[axis]:
+            matrix[:3, 3] += matrix[:3, axis] * (shape[chosen[axis]] - 1)
+            matrix[:3, axis] *= -1
+    return (chosen[0], chosen[1], chosen[2]), (flips[0], flips[1], flips[2]), matrix
+
+
 def canonical_order(
     array: NDArray, index_to_lps: NDArray[np.float64]
 ) -> tuple[NDArray, NDArray[np.float64], AxisOrder]:
@@ -97,25 +126,10 @@ def canonical_order(
 
     No value is interpolated: an oblique grid stays oblique. Returns the array, its new index-to-LPS matrix and the way back.
     """
-    directions = (index_to_lps[:3, :3] / np.linalg.norm(index_to_lps[:3, :3], axis=0)).T
-    similarity = np.abs(_CANONICAL_AXES_LPS @ directions.T)
-    chosen: list[int] = []
-    for row in similarity:
-        free = [axis for axis in range(3) if axis not in chosen]
-        chosen.append(free[int(np.argmax(row[free]))])
-    matrix = index_to_lps.astype(float).copy()
-    matrix[:3, :3] = matrix[:3, chosen]
-    out = array.transpose(chosen)
-    flips = [bool(_CANONICAL_AXES_LPS[a] @ matrix[:3, a] < 0) for a in range(3)]
-    for axis, flip in enumerate(flips):
-        if flip:
-            matrix[:3, 3] += matrix[:3, axis] * (out.shape[axis] - 1)
-            matrix[:3, axis] *= -1
-            out = np.flip(out, axis)
-    inverse = tuple(chosen.index(a) for a in range(3))
-    way_back = AxisOrder(
-        (inverse[0], inverse[1], inverse[2]), (flips[inverse[0]], flips[inverse[1]], flips[inverse[2]])
-    )
+    chosen, flips, matrix = canonical_axes((array.shape[0], array.shape[1], array.shape[2]), index_to_lps)
+    out = array.transpose(chosen)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    inverse = (chosen.index(0), chosen.index(1), chosen.index(2))
+    way_back = AxisOrder(inverse, (flips[inverse[0]], flips[inverse[1]], flips[inverse[2]]))
     return np.ascontiguousarray(out), matrix, way_back
 
 
@@ -159,10 +173,11 @@ class Source:
         ``"dicom"`` or ``"nifti"``.
     study_uid, series_uid, frame_of_reference_uid : str or None
     sop_instance_uids : tuple of str
-        In the order of the slices of the *canonical* array (axis z upwards), one per slice; for an Enhanced object the one
-        instance UID, once. Empty for NIfTI.
+        In the order of the slices of the *canonical* array (axis z upwards), one per slice; an empty string for a slice
+        that was interpolated; for an Enhanced object the one instance UID, once. Empty for NIfTI.
     files : tuple of str
-        Locators that ``pipeline.ingest`` can open again, in the same order.
+        Locators that ``pipeline.ingest`` can open again, in the same order. They are paths and may bear the name of a
+        patient: never write them into a report or a log.
     content_sha256 : str
         Hash of the voxel values and the grid, so that equal input can be recognised without its file names.
     resampled : bool

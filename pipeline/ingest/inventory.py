@@ -1,0 +1,257 @@
+"""Finds all studies in any mix of inputs: headers only, one bad file never stops the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.ingest import nifti
+from pipeline.ingest.index import Frame, read_header
+from pipeline.ingest.sources import Candidate, Reader, Skipped, walk
+from pipeline.ingest.stacks import Geometry, Stack, geometry_of, geometry_problems, split_series
+from pipeline.volume import Acquisition
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of a study and the stacks it came apart into.
+
+    Attributes
+    ----------
+    uid : str
+        Series Instance UID; empty for NIfTI.
+    number : int or None
+    description : str
+    modality : str
+    stacks : tuple of Stack
+    """
+
+    uid: str
+    number: int | None
+    description: str
+    modality: str
+    stacks: tuple[Stack, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study of one patient.
+
+    Attributes
+    ----------
+    key : str
+        Pseudonym, stable, fit as a folder name on any system: ``study-0a1b2c3d4e5f``.
+    kind : str
+        ``"dicom"`` or ``"nifti"``.
+    uid : str
+        Study Instance UID; empty for NIfTI.
+    date : str or None
+        ISO date.
+    series : tuple of Series
+    """
+
+    key: str
+    kind: str
+    uid: str
+    date: str | None
+    series: tuple[Series, ...]
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """All stacks of all series."""
+        return tuple(stack for series in self.series for stack in series.stacks)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What was found.
+
+    Attributes
+    ----------
+    studies : tuple of Study
+        Ordered by date and key.
+    skipped : tuple of Skipped
+        Files and archives that were not used, one line each.
+    """
+
+    studies: tuple[Study, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def study_key(study: Study) -> str:
+    """Pseudonym of a study, used as the name of its output folder; holds nothing about the patient."""
+    return study.key
+
+
+def find_studies(inputs: Sequence[str | Path], *, progress: Callable[[int, int], None] | None = None) -> Inventory:
+    """Index every study, series and stack in the inputs.
+
+    Parameters
+    ----------
+    inputs : sequence of str or Path
+        Folders, zips (also nested), DICOMDIRs, single files, NIfTI volumes, in any mix.
+    progress : callable, optional
+        Called with (files done, files in all).
+
+    Returns
+    -------
+    Inventory
+        Never raises for a bad file: it stands in `skipped` with its reason.
+    """
+    candidates, skipped = walk(inputs)
+    frames: list[Frame] = []
+    volumes: list[nifti.NiftiHeader] = []
+    with warnings.catch_warnings(), Reader() as reader:
+        warnings.simplefilter("ignore")  # pydicom quotes malformed values, which may be names of patients
+        for done, candidate in enumerate(candidates):
+            found = _read(candidate, reader)
+            if isinstance(found, Skipped):
+                skipped.append(found)
+            elif isinstance(found, nifti.NiftiHeader):
+                if any(found.key == other.key for other in volumes):
+                    skipped.append(
+                        Skipped(candidate.name, "duplicate_file", "is a copy of another volume in the input")
+                    )
+                else:
+                    volumes.append(found)
+            elif found is not None:
+                frames.extend(found)
+            if progress is not None and (done % 16 == 0 or done + 1 == len(candidates)):
+                progress(done + 1, len(candidates))
+    frames, copies = _without_copies(frames)
+    if copies:
+        skipped.append(
+            Skipped("input", "duplicate_file", f"{copies} files are copies of others with the same identity")
+        )
+    studies = [*_dicom_studies(frames), *(_nifti_study(header) for header in volumes)]
+    studies.sort(key=lambda s: (s.date or "", s.key))
+    return Inventory(tuple(studies), tuple(skipped))
+
+
+def _read(candidate: Candidate, reader: Reader) -> list[Frame] | nifti.NiftiHeader | Skipped | None:
+    if nifti.looks_like_nifti(candidate, reader):
+        return nifti.read_nifti_header(candidate, reader)
+    return read_header(candidate, reader)
+
+
+def _without_copies(frames: Iterable[Frame]) -> tuple[list[Frame], int]:
+    """Leave out frames that repeat the instance UID, place and coding of another: the same file met twice.
+
+    Pixels are not compared here; instances that share a UID but differ in their header stay and are compared when read.
+    """
+    seen: dict[tuple[str, str, int | None], Frame] = {}
+    kept: list[Frame] = []
+    copies = 0
+    for frame in frames:
+        key = (frame.identity.series_uid, frame.sop_instance_uid, frame.index)
+        other = seen.get(key) if frame.sop_instance_uid else None
+        if other is not None and (other.position_mm, other.coding, other.acquisition) == (
+            frame.position_mm,
+            frame.coding,
+            frame.acquisition,
+        ):
+            copies += 1
+        else:
+            seen.setdefault(key, frame)
+            kept.append(frame)
+    return kept, copies
+
+
+def _pseudonym(*parts: str) -> str:
+    return "study-" + hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _dicom_studies(frames: Iterable[Frame]) -> list[Study]:
+    by_study: dict[tuple[str, str], list[Frame]] = defaultdict(list)
+    for frame in frames:
+        by_study[frame.identity.patient, frame.identity.study_uid].append(frame)
+    studies = []
+    for (patient, uid), members in by_study.items():
+        by_series: dict[str, list[Frame]] = defaultdict(list)
+        for frame in members:
+            by_series[frame.identity.series_uid].append(frame)
+        series = [_dicom_series(group) for group in by_series.values()]
+        series.sort(key=lambda s: (s.number if s.number is not None else 1 << 30, s.uid))
+        date = next((f.acquisition.acquisition_date for f in members if f.acquisition.acquisition_date), None)
+        studies.append(Study(_pseudonym(uid, patient), "dicom", uid, date, tuple(series)))
+    return studies
+
+
+def _dicom_series(frames: list[Frame]) -> Series:
+    first = frames[0]
+    description = next((f.acquisition.series_description for f in frames if f.acquisition.series_description), "")
+    groups = split_series(frames)
+    groups.sort(key=lambda group: -len(group))
+    number = first.identity.series_number
+    name = f"series {'without number' if number is None else number}" + (f" '{description}'" if description else "")
+    key = hashlib.sha256(first.identity.series_uid.encode()).hexdigest()[:8]
+    stacks = tuple(
+        _dicom_stack(group, name if len(groups) == 1 else f"{name} stack {i + 1}", f"{key}/{i + 1}")
+        for i, group in enumerate(groups)
+    )
+    return Series(first.identity.series_uid, number, description, first.acquisition.modality or "", stacks)
+
+
+def _dicom_stack(frames: list[Frame], name: str, key: str) -> Stack:
+    geometry = geometry_of(frames)
+    middle: Any = frames[len(frames) // 2]
+    if geometry is not None:
+        middle = frames[geometry.order[len(frames) // 2]]
+    return Stack(
+        kind="dicom",
+        name=name,
+        key=key,
+        frames=tuple(frames),
+        acquisition=middle.acquisition,
+        count=len(frames),
+        rows=middle.coding.rows,
+        columns=middle.coding.columns,
+        pixel_spacing_mm=middle.pixel_spacing_mm,
+        geometry=geometry,
+        extent_z_lps_mm=_extent_z_mm(frames, geometry),
+        problems=tuple(geometry_problems(frames, geometry)),
+    )
+
+
+def _extent_z_mm(frames: Sequence[Frame], geometry: Geometry | None) -> tuple[float, float] | None:
+    """Lowest and highest LPS z of the four corners of all planes."""
+    if geometry is None or frames[0].pixel_spacing_mm is None:
+        return None
+    heights = []
+    for frame in frames:
+        if frame.position_mm is None or frame.orientation is None or frame.pixel_spacing_mm is None:
+            return None
+        right = frame.orientation[2] * frame.pixel_spacing_mm[1] * (frame.coding.columns - 1)
+        down = frame.orientation[5] * frame.pixel_spacing_mm[0] * (frame.coding.rows - 1)
+        # The centre of an axial plane is the place of the patient; an upright plane reaches from edge to edge.
+        if geometry.is_axial:
+            heights.append(frame.position_mm[2] + 0.5 * (right + down))
+        else:
+            heights.extend(frame.position_mm[2] + a * right + b * down for a in (0, 1) for b in (0, 1))
+    return min(heights), max(heights)
+
+
+def _nifti_study(header: nifti.NiftiHeader) -> Study:
+    acquisition = Acquisition(series_description=header.name)
+    stack = Stack(
+        kind="nifti",
+        name=f"file '{header.name}'",
+        key=f"{header.key[:8]}/1",
+        frames=(),
+        acquisition=acquisition,
+        count=header.slices,
+        rows=header.rows,
+        columns=header.columns,
+        pixel_spacing_mm=header.pixel_spacing_mm,
+        geometry=header.geometry,
+        extent_z_lps_mm=header.extent_z_lps_mm,
+        problems=header.problems,
+        locator=header.locator,
+    )
+    series = Series("", None, header.name, "", (stack,))
+    return Study(_pseudonym("nifti", header.key), "nifti", "", None, (series,))

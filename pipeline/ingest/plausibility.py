@@ -1,0 +1,101 @@
+"""Are these numbers Hounsfield units? Air, fat and soft tissue must lie where physics puts them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import Finding, Severity
+
+_SAMPLED_SLICES = 48
+_SOFT_TISSUE_HU = (-150.0, 150.0)
+_AIR_HU = (-1100.0, -850.0)
+_LEAST_SOFT_TISSUE = 0.02
+_CLIP_12_BIT_HU = 3071
+
+
+def plausibility_findings(hu: NDArray, valid: NDArray[np.bool_] | None) -> list[Finding]:
+    """What is wrong with the values of a volume.
+
+    Looked at on some 50 slices: whether soft tissue and fat are where they must be, where the air peak lies, whether values
+    wrapped around at the limit of their bits, and whether the sign of the stored integers was mistaken.
+
+    Parameters
+    ----------
+    hu : ndarray of shape (Z, Y, X)
+    valid : bool ndarray of shape (Z, Y, X) or None
+
+    Returns
+    -------
+    list of Finding
+        A finding of severity `failure` means that nothing may be measured.
+    """
+    every = max(1, hu.shape[0] // _SAMPLED_SLICES)
+    sample = hu[::every]
+    inside = np.ones(sample.shape, bool) if valid is None else valid[::every]
+    inside = inside & np.isfinite(sample)
+    values = sample[inside].astype(np.float32)
+    if values.size == 0 or values.min() == values.max():
+        return [Finding("constant_image", Severity.FAILURE, "All voxels have the same value.")]
+    if values.max() > 20_000:
+        text = (
+            f"Values reach {values.max():.0f} HU: the stored integers are probably signed but declared unsigned "
+            "(Pixel Representation 0028,0103)."
+        )
+        return [Finding("wrong_sign", Severity.FAILURE, text)]
+    found = _tissue_findings(values)
+    if not any(f.severity is Severity.FAILURE for f in found):
+        found.extend(_wrap_findings(sample, inside))
+    clipped = int(np.count_nonzero(values >= _CLIP_12_BIT_HU))
+    if clipped and values.max() == _CLIP_12_BIT_HU:
+        text = f"{clipped} sampled voxels lie at 3071 HU, the end of the 12-bit scale: metal, contrast or overshoot."
+        found.append(Finding("clipped_hu", Severity.INFO, text))
+    return found
+
+
+def _tissue_findings(values: NDArray[np.float32]) -> list[Finding]:
+    def failure(text: str) -> list[Finding]:
+        return [Finding("implausible_hu", Severity.FAILURE, text)]
+
+    low, high = _SOFT_TISSUE_HU
+    share = float(np.count_nonzero((values > low) & (values < high))) / values.size
+    if share < _LEAST_SOFT_TISSUE:
+        text = f"Only {100 * share:.1f} % of the voxels lie between {low:.0f} and {high:.0f} HU, where soft tissue must be."
+        return failure(text)
+    darkest = float(np.percentile(values, 0.01))
+    if darkest > -80:
+        return failure(f"The darkest voxels have {darkest:.0f} HU: there is neither air nor fat.")
+    counts, edges = np.histogram(values, bins=np.arange(-500.0, 1500.0, 20.0))
+    smooth = np.convolve(counts, np.ones(3), mode="same")
+    peak = float(edges[int(smooth.argmax())] + 10)
+    if not -200 < peak < 250:
+        return failure(f"The commonest value above -500 HU is {peak:.0f} HU, far from soft tissue and fat.")
+    air = values[values < -700]
+    if air.size > 0.02 * values.size:
+        counts, edges = np.histogram(air, bins=np.arange(-3100.0, -680.0, 20.0))
+        air_peak = float(edges[int(counts.argmax())] + 10)
+        if air_peak < _AIR_HU[0]:
+            return failure(f"The air peak lies at {air_peak:.0f} HU instead of -1000 HU.")
+    return []
+
+
+def _wrap_findings(sample: NDArray, inside: NDArray[np.bool_]) -> list[Finding]:
+    """Values that ran over the end of their bits and came back at the other end.
+
+    Such voxels stand alone: impossible darkness that touches bone or metal, or the brightest value of the scale scattered
+    in air.
+    """
+    dark_in_bone = bright_in_air = 0
+    for plane, good in zip(sample, inside, strict=True):
+        x = np.where(good, plane, 0).astype(np.float32)
+        brightest = np.maximum.reduce([x[1:-1, :-2], x[1:-1, 2:], x[:-2, 1:-1], x[2:, 1:-1]])
+        centre = x[1:-1, 1:-1]
+        dark_in_bone += int(np.count_nonzero((centre < -1200) & (brightest > 600)))
+        bright_in_air += int(np.count_nonzero((centre > 2900) & (brightest < -700)))
+    if dark_in_bone < 20 and bright_in_air < 50:
+        return []
+    text = (
+        f"{dark_in_bone} voxels below -1200 HU touch bone or metal and {bright_in_air} voxels above 2900 HU stand alone "
+        "in air: values wrapped around at the limit of their bits."
+    )
+    return [Finding("wrapped_values", Severity.FAILURE, text)]
