@@ -1,0 +1,5 @@
+"""From Hounsfield units to bone mineral density: calibration, trabecular density of vertebrae, areal density of the hip."""
+
+from pipeline.density.calibration import CHOICES, Alternative, Calibration, calibrate, calibrate_from_rods
+
+__all__ = ["CHOICES", "Alternative", "Calibration", "calibrate", "calibrate_from_rods"]

@@ -1,0 +1,44 @@
+"""Hounsfield units of tissues and of mineral solutions at a single effective photon energy."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.density import tables
+
+ENERGY_RANGE_KEV = (30.0, 150.0)
+
+
+@cache
+def _log_table(material: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    energy = np.log(tables.series("photon_energy_kev"))
+    return energy, np.log(tables.series(f"mass_attenuation_cm2_g.{material}"))
+
+
+def mass_attenuation_cm2_g(material: str, energy_kev: ArrayLike) -> NDArray[np.float64]:
+    """Total mass attenuation coefficient, log-log interpolated between the tabulated energies (20 to 200 keV)."""
+    return np.asarray(np.exp(np.interp(np.log(energy_kev), *_log_table(material))))
+
+
+def tissue_hu(tissue: str, energy_kev: ArrayLike) -> NDArray[np.float64]:
+    """HU of a reference tissue (``adipose``, ``muscle``, ``blood``, ``air``) seen by an ideal scanner at one energy.
+
+    ``1000 (rho_t mu_t / mu_w - 1)`` with mass attenuation mu and the density of the tissue in g/cm3. Adipose tissue is
+    taken between the ICRU-44 average and pure triglyceride, because the fat that can be sampled on CT is richer in lipid
+    than the average.
+    """
+    attenuation = mass_attenuation_cm2_g(tissue, energy_kev)
+    if tissue == "adipose":
+        lipid = tables.number("reference_tissue.adipose_lipid_share")
+        attenuation = (1 - lipid) * attenuation + lipid * mass_attenuation_cm2_g("triglyceride", energy_kev)
+    density = tables.number(f"reference_tissue.{tissue}_density_g_cm3")
+    return np.asarray(1000.0 * (density * attenuation / mass_attenuation_cm2_g("water", energy_kev) - 1.0))
+
+
+def k2hpo4_hu_per_mg_cm3(energy_kev: ArrayLike) -> NDArray[np.float64]:
+    """Rise in HU for each mg/cm3 of K2HPO4 in water, the displaced water taken off: ``mu_K / mu_w - 0.2174``."""
+    ratio = mass_attenuation_cm2_g("k2hpo4", energy_kev) / mass_attenuation_cm2_g("water", energy_kev)
+    return np.asarray(ratio - tables.number("k2hpo4_displacement"))

@@ -1,0 +1,168 @@
+"""A vertebral body in its own frame: endplates as height fields, and the voxels with their place between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.errors import NotMeasurable
+from pipeline.segmentation.model import BodySurface, Segmentation, Vertebra
+from pipeline.volume import Volume
+
+_PITCH_MM = 1.0
+
+
+@dataclass(frozen=True)
+class BodyVoxels:
+    """The voxels of one body, with where each lies.
+
+    Attributes
+    ----------
+    index : int ndarray of shape (N, 3)
+        Into the volume, as (k, j, i).
+    hu : float ndarray of shape (N,)
+    left_mm, posterior_mm, superior_mm : float ndarray of shape (N,)
+        Coordinates in the body's frame.
+    depth_mm : float ndarray of shape (N,)
+        Distance to the nearest place outside the body.
+    to_endplate_mm : float ndarray of shape (N,)
+        Distance to the nearer endplate along the superior axis.
+    anterior_mm, body_depth_mm, body_width_mm : float
+        Front edge of the mid-height section in the frame, its extent to the back, and its extent from side to side.
+    middle_mm : float
+        Height halfway between the endplates at the centre, in the frame.
+    """
+
+    index: NDArray[np.intp]
+    hu: NDArray[np.float64]
+    left_mm: NDArray[np.float64]
+    posterior_mm: NDArray[np.float64]
+    superior_mm: NDArray[np.float64]
+    depth_mm: NDArray[np.float64]
+    to_endplate_mm: NDArray[np.float64]
+    anterior_mm: float
+    body_depth_mm: float
+    body_width_mm: float
+    middle_mm: float
+
+
+def mask_window(segmentation: Segmentation, label: int, name: str, margin: int = 2) -> tuple[slice, slice, slice]:
+    """The smallest box of the grid that holds a label with `margin` voxels around it.
+
+    Raises
+    ------
+    NotMeasurable
+        ``empty_mask`` if the label does not occur.
+    """
+    box = ndimage.find_objects(segmentation.labels, max_label=label)
+    found = box[label - 1] if len(box) >= label else None
+    if found is None:
+        raise NotMeasurable("empty_mask", "the segmentation holds no voxel of it.", subject=name)
+    z, y, x = (
+        slice(max(0, s.start - margin), min(n, s.stop + margin))
+        for s, n in zip(found, segmentation.labels.shape, strict=True)
+    )
+    return z, y, x
+
+
+def body_surface(segmentation: Segmentation, vertebra: Vertebra) -> BodySurface:
+    """The endplates of a body: those the segmentation located, else the faces of the mask between voxels.
+
+    From a mask, the faces are where its linear interpolation along the superior axis passes one half.
+
+    Raises
+    ------
+    NotMeasurable
+        ``empty_mask`` or ``too_small``.
+    """
+    if vertebra.surface is not None:
+        return vertebra.surface
+    window = mask_window(segmentation, vertebra.label, vertebra.name)
+    mask = (segmentation.labels[window] == vertebra.label).astype(np.float32)
+    origin = np.array([s.start for s in window], float)
+    index = np.argwhere(mask > 0)
+    frame = vertebra.frame.to_frame(segmentation.grid.to_lps(index + origin))
+    low, high = frame.min(axis=0) - 2.0, frame.max(axis=0) + 2.0
+    left = np.arange(low[0], high[0] + _PITCH_MM, _PITCH_MM)
+    posterior = np.arange(low[1], high[1] + _PITCH_MM, _PITCH_MM)
+    fine = 0.5
+    superior = np.arange(low[2] - 2, high[2] + 2 + fine, fine)
+    points = vertebra.frame.to_lps(left[:, None, None], posterior[None, :, None], superior[None, None, :])
+    place = segmentation.grid.to_index(points) - origin
+    share = ndimage.map_coordinates(mask, np.moveaxis(place, -1, 0), order=1, mode="constant", cval=0.0)
+    upper = _last_crossing(share, superior)
+    lower = -_last_crossing(share[:, :, ::-1], -superior[::-1])
+    if np.isfinite(upper).sum() < 9:
+        raise NotMeasurable("too_small", "the mask is too small for its endplates to be found.", subject=vertebra.name)
+    return BodySurface(left, posterior, upper, lower)
+
+
+def _last_crossing(share: NDArray[np.float64], height: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Height at which each profile (last axis) falls through one half for the last time; NaN where it never reaches it."""
+    inside = share >= 0.5
+    last = inside.shape[2] - 1 - np.argmax(inside[:, :, ::-1], axis=2)
+    last = np.clip(last, 0, len(height) - 2)
+    here = np.take_along_axis(share, last[..., None], 2)[..., 0]
+    after = np.take_along_axis(share, last[..., None] + 1, 2)[..., 0]
+    fraction = np.clip((here - 0.5) / np.maximum(here - after, 1e-6), 0, 1)
+    crossing = height[last] + fraction * (height[1] - height[0])
+    return np.where(inside.any(axis=2), crossing, np.nan)
+
+
+def body_voxels(volume: Volume, segmentation: Segmentation, vertebra: Vertebra) -> BodyVoxels:
+    """The voxels of a body with their distances to its faces.
+
+    Raises
+    ------
+    NotMeasurable
+        ``empty_mask`` or ``too_small``.
+    """
+    surface = body_surface(segmentation, vertebra)
+    window = mask_window(segmentation, vertebra.label, vertebra.name)
+    mask = np.pad(segmentation.labels[window] == vertebra.label, 1)
+    spacing = volume.spacing_mm
+    # The transform measures to the centre of the next voxel outside; the face lies half a voxel before it.
+    depth = ndimage.distance_transform_edt(mask, sampling=spacing)[1:-1, 1:-1, 1:-1] - 0.5 * min(spacing)
+    local = np.argwhere(mask[1:-1, 1:-1, 1:-1])
+    index = local + np.array([s.start for s in window])
+    u, v, w = np.moveaxis(vertebra.frame.to_frame(volume.grid.to_lps(index.astype(float))), -1, 0)
+    filled_upper, filled_lower = _filled(surface.upper_mm), _filled(surface.lower_mm)
+    place = np.stack(
+        [
+            (u - surface.left_mm[0]) / (surface.left_mm[1] - surface.left_mm[0]),
+            (v - surface.posterior_mm[0]) / (surface.posterior_mm[1] - surface.posterior_mm[0]),
+        ]
+    )
+    upper = ndimage.map_coordinates(filled_upper, place, order=1, mode="nearest")
+    lower = ndimage.map_coordinates(filled_lower, place, order=1, mode="nearest")
+    centre = np.abs(u - np.median(u)) < 6
+    middle = float(np.median((upper + lower)[centre] / 2)) if centre.any() else float(np.median(w))
+    section = np.abs(w - middle) < max(3.0, 0.6 * spacing[0])
+    midline = section & (np.abs(u - np.median(u)) < 4)
+    if not midline.any():
+        raise NotMeasurable("too_small", "no mid-height section of the body was found.", subject=vertebra.name)
+    pixel = min(spacing[1], spacing[2])
+    front, back = float(v[midline].min()) - pixel / 2, float(v[midline].max()) + pixel / 2
+    return BodyVoxels(
+        index=index,
+        hu=volume.hu[index[:, 0], index[:, 1], index[:, 2]].astype(float),
+        left_mm=u,
+        posterior_mm=v,
+        superior_mm=w,
+        depth_mm=depth[local[:, 0], local[:, 1], local[:, 2]],
+        to_endplate_mm=np.minimum(upper - w, w - lower),
+        anterior_mm=front,
+        body_depth_mm=back - front,
+        body_width_mm=float(np.ptp(u[section])) + pixel,
+        middle_mm=middle,
+    )
+
+
+def _filled(field: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The field with each NaN replaced by its nearest value."""
+    missing = ~np.isfinite(field)
+    nearest = ndimage.distance_transform_edt(missing, return_distances=False, return_indices=True)
+    return np.asarray(field[tuple(nearest)])

@@ -1,0 +1,431 @@
+"""Calibration: the line from Hounsfield units to mineral density, with its error and the reason why this line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.density import calibration_file, tables
+from pipeline.density.internal import Line, effective_energy_line, tissue_constrained_line, two_reference_line
+from pipeline.density.rods import Plate, find_plate, line_from_plate
+from pipeline.density.tissues import TissueSample, TissueSurvey, survey_tissues
+from pipeline.errors import Finding, NotMeasurable, Severity
+from pipeline.segmentation.model import Segmentation
+from pipeline.volume import Volume
+
+CHOICES = ("phantom", "internal", "kvp")
+_COMPARE_AT_HU = 130.0
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another calibration that was possible on the same scan, for comparison.
+
+    `density_at_130_hu_mg_cm3` makes methods comparable at a glance; `comparable` is False when its mineral scale differs.
+    """
+
+    method: str
+    slope_mg_cm3_per_hu: float
+    intercept_mg_cm3: float
+    density_at_130_hu_mg_cm3: float
+    comparable: bool
+    note: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``density = slope * HU + intercept`` with its uncertainty.
+
+    Attributes
+    ----------
+    slope_mg_cm3_per_hu, intercept_mg_cm3 : float
+    mineral : str
+        ``"K2HPO4"`` or ``"HA"``: the scale of the density, part of its unit.
+    covariance : float ndarray of shape (2, 2)
+        Of slope and intercept.
+    systematic_relative : float
+        Relative standard uncertainty of densities that no fit can see (beam hardening, marrow fat, tissue composition).
+    random_mg_cm3 : float
+        Standard uncertainty of one scan's densities beside the covariance of the line.
+    method : str
+        Identifier: ``phantom_...``, ``file``, ``internal_tissues`` or ``kvp_constant``.
+    reference : str
+        Where the method and its constants come from.
+    kvp : float or None
+        Of the scan; None if the header does not say.
+    reason : str
+        Why this method was used, for the reader of a report.
+    findings : tuple of Finding
+    samples : tuple of TissueSample
+        What was measured in the image to arrive at the line.
+    alternatives : tuple of Alternative
+        The other methods that were possible on this scan.
+    contrast_enhanced : bool
+        Whether contrast agent was seen or recorded; measurements widen their uncertainty by it.
+    """
+
+    slope_mg_cm3_per_hu: float
+    intercept_mg_cm3: float
+    mineral: str
+    covariance: NDArray[np.float64]
+    systematic_relative: float
+    method: str
+    reference: str
+    kvp: float | None
+    reason: str
+    random_mg_cm3: float = 0.0
+    findings: tuple[Finding, ...] = ()
+    samples: tuple[TissueSample, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    contrast_enhanced: bool = False
+
+    def __post_init__(self) -> None:
+        covariance = np.array(self.covariance, dtype=float)
+        if covariance.shape != (2, 2) or not np.isfinite(covariance).all():
+            raise ValueError("covariance must be finite, of shape (2, 2)")
+        if not (np.isfinite(self.slope_mg_cm3_per_hu) and self.slope_mg_cm3_per_hu > 0):
+            raise ValueError(f"slope is {self.slope_mg_cm3_per_hu}")
+        if self.mineral not in ("K2HPO4", "HA"):
+            raise ValueError(f"mineral is {self.mineral!r}, expected K2HPO4 or HA")
+        covariance.setflags(write=False)
+        object.__setattr__(self, "covariance", covariance)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the densities, for example ``"mg/cm3 K2HPO4"``."""
+        return f"mg/cm3 {self.mineral}"
+
+    def density_mg_cm3(self, hu: ArrayLike) -> NDArray[np.float64]:
+        """Density of each HU value; negative where the voxel attenuates less than water (fat, air)."""
+        return np.asarray(self.slope_mg_cm3_per_hu * np.asarray(hu, dtype=float) + self.intercept_mg_cm3)
+
+    def uncertainty_mg_cm3(self, density: float) -> float:
+        """Standard uncertainty of a density due to the calibration alone."""
+        hu = (density - self.intercept_mg_cm3) / self.slope_mg_cm3_per_hu
+        gradient = np.array([hu, 1.0])
+        fit = float(gradient @ self.covariance @ gradient)
+        return float(np.sqrt(max(fit, 0.0) + self.random_mg_cm3**2 + (self.systematic_relative * density) ** 2))
+
+    def relative_uncertainty(self, density: float) -> float:
+        """`uncertainty_mg_cm3` divided by the density, whose absolute value is taken as at least 1 mg/cm3."""
+        return self.uncertainty_mg_cm3(density) / max(abs(density), 1.0)
+
+    def draws(self, n: int, seed: int) -> NDArray[np.float64]:
+        """`n` pairs (slope, intercept) from the uncertainty of the calibration, for Monte Carlo.
+
+        The systematic part scales both terms alike; the random part moves the intercept.
+        """
+        generator = np.random.default_rng(seed)
+        pairs = generator.multivariate_normal(
+            [self.slope_mg_cm3_per_hu, self.intercept_mg_cm3], self.covariance, size=n, method="eigh"
+        )
+        pairs *= 1.0 + self.systematic_relative * generator.standard_normal((n, 1))
+        pairs[:, 1] += self.random_mg_cm3 * generator.standard_normal(n)
+        return pairs
+
+
+def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path | None = None) -> Calibration:
+    """Calibrate a scan by the best method that it allows.
+
+    Without a `choice`: a phantom in the scan, else reference tissues, else constants for the tube voltage (triage only).
+
+    Parameters
+    ----------
+    volume : Volume
+    segmentation : Segmentation
+    choice : str or Path, optional
+        ``"phantom"``, ``"internal"``, ``"kvp"``, or the path of a calibration file (see `calibration_file`).
+
+    Returns
+    -------
+    Calibration
+        With all other methods that were possible as `alternatives`.
+
+    Raises
+    ------
+    InputRefused
+        If the chosen file is unreadable or does not fit the scan, or the choice is unknown.
+    NotMeasurable
+        If the chosen method cannot be carried out on this scan.
+    """
+    survey = survey_tissues(volume, segmentation)
+    contrast, contrast_findings = _contrast(volume, survey)
+    plate = find_plate(volume, segmentation)
+    candidates: dict[str, Calibration] = {}
+    refused: dict[str, NotMeasurable] = {}
+    for name in CHOICES:
+        try:
+            candidates[name] = _calibrate_by(name, volume, survey, plate, contrast)
+        except NotMeasurable as refusal:
+            refused[name] = refusal
+    if choice is None:
+        chosen = candidates[next(name for name in CHOICES if name in candidates)]
+    elif str(choice) in CHOICES:
+        if str(choice) not in candidates:
+            raise refused[str(choice)]
+        chosen = candidates[str(choice)]
+    else:
+        chosen = _from_file(Path(choice), volume)
+    others = [c for c in candidates.values() if c is not chosen]
+    alternatives = tuple(
+        Alternative(
+            other.method,
+            other.slope_mg_cm3_per_hu,
+            other.intercept_mg_cm3,
+            float(other.density_mg_cm3(_COMPARE_AT_HU)),
+            other.mineral == chosen.mineral,
+            other.reason,
+        )
+        for other in others
+    ) + tuple(_published_alternatives(volume, survey, chosen))
+    findings = [
+        *chosen.findings,
+        *contrast_findings,
+        *(f for f in survey.findings if chosen.method.startswith("internal")),
+    ]
+    if chosen.method == "kvp_constant" and choice is None and "internal" in refused:
+        findings.append(Finding(refused["internal"].reason, Severity.WARNING, refused["internal"].detail))
+    findings += _disagreement(chosen, alternatives)
+    return replace(
+        chosen, findings=tuple(dict.fromkeys(findings)), alternatives=alternatives, contrast_enhanced=contrast
+    )
+
+
+def calibrate_from_rods(
+    rod_hu: ArrayLike,
+    phantom: str,
+    *,
+    kvp: float | None = None,
+    rod_sd_hu: ArrayLike | None = None,
+    rod_density_mg_cm3: ArrayLike | None = None,
+    rod_water_mg_cm3: ArrayLike | None = None,
+) -> Calibration:
+    """Calibrate from the mean HU of the rods of a phantom that lay under the patient.
+
+    Parameters
+    ----------
+    rod_hu : array_like of shape (R,)
+        In the order of the phantom's definition.
+    phantom : str
+        A name in `tables.phantom_definitions`.
+    kvp : float, optional
+    rod_sd_hu : array_like of shape (R,), optional
+        Standard uncertainty of each mean.
+    rod_density_mg_cm3, rod_water_mg_cm3 : array_like of shape (R,), optional
+        From the certificate of the phantom in use; without them the published values of one serial number are used and
+        said so.
+
+    Raises
+    ------
+    NotMeasurable
+        ``phantom_implausible`` if the fitted line is outside what physics allows for a diagnostic beam.
+    """
+    hu = np.asarray(rod_hu, dtype=float)
+    samples = tuple(
+        TissueSample(f"rod_{i + 1}", float(v), float(s), 1, phantom, np.zeros((0, 3)))
+        for i, (v, s) in enumerate(
+            zip(hu, np.full(hu.shape, 1.0) if rod_sd_hu is None else np.asarray(rod_sd_hu), strict=True)
+        )
+    )
+    plate = Plate(phantom, samples, ())
+    return _from_plate(plate, kvp, rod_density_mg_cm3, rod_water_mg_cm3)
+
+
+def _calibrate_by(name: str, volume: Volume, survey: TissueSurvey, plate: Plate | None, contrast: bool) -> Calibration:
+    if name == "phantom":
+        if plate is None:
+            raise NotMeasurable("no_phantom", "no calibration phantom was found in the scan.", subject="calibration")
+        return _from_plate(plate, volume.acquisition.kvp)
+    if name == "internal":
+        return _from_tissues(volume, survey, contrast)
+    return _from_kvp(volume.acquisition.kvp)
+
+
+def _from_plate(
+    plate: Plate,
+    kvp: float | None,
+    rod_density_mg_cm3: ArrayLike | None = None,
+    rod_water_mg_cm3: ArrayLike | None = None,
+) -> Calibration:
+    line = line_from_plate(plate, rod_density_mg_cm3, rod_water_mg_cm3)
+    findings = list(plate.findings)
+    if rod_density_mg_cm3 is None:
+        findings.append(
+            Finding(
+                "phantom_certificate_unknown",
+                Severity.INFO,
+                f"Rod densities of the {plate.name} are published values of one serial number; the "
+                f"certificate of the phantom in "
+                "use is better.",
+            )
+        )
+    return Calibration(
+        slope_mg_cm3_per_hu=line.slope_mg_cm3_per_hu,
+        intercept_mg_cm3=line.intercept_mg_cm3,
+        mineral=line.mineral,
+        covariance=line.covariance,
+        systematic_relative=tables.number("uncertainty.phantom.systematic"),
+        random_mg_cm3=tables.number("uncertainty.phantom.random_mg_cm3"),
+        method=f"phantom_{plate.name}",
+        reference=tables.constant("k2hpo4_displacement").source
+        if line.mineral == "K2HPO4"
+        else "least squares of rod HU on certified rod density",
+        kvp=kvp,
+        reason=f"the {plate.name} phantom lies in the scan ({len(plate.rods)} rods)",
+        findings=tuple(findings),
+        samples=plate.rods,
+    )
+
+
+def _from_tissues(volume: Volume, survey: TissueSurvey, contrast: bool) -> Calibration:
+    line, findings = tissue_constrained_line(survey, volume.acquisition.kvp, contrast_enhanced=contrast)
+    systematic = tables.number("uncertainty.internal.systematic")
+    gradient = np.array([(100.0 - line.intercept_mg_cm3) / line.slope_mg_cm3_per_hu, 1.0])
+    known = float(gradient @ line.covariance @ gradient) + (systematic * 100.0) ** 2
+    total = tables.number("uncertainty.internal.unvalidated_total_mg_cm3")
+    names = ", ".join(line.used)
+    return Calibration(
+        slope_mg_cm3_per_hu=line.slope_mg_cm3_per_hu,
+        intercept_mg_cm3=line.intercept_mg_cm3,
+        mineral="K2HPO4",
+        covariance=line.covariance,
+        systematic_relative=systematic,
+        random_mg_cm3=float(np.sqrt(max(total**2 - known, 0.0))),
+        method="internal_tissues",
+        reference="fit of effective energy, gain and offset to reference tissues (docs/methods.md); its error: "
+        + tables.constant("uncertainty.internal.unvalidated_total_mg_cm3").source,
+        kvp=volume.acquisition.kvp,
+        reason=f"no phantom in the scan; reference tissues found: {names}",
+        findings=findings,
+        samples=tuple(survey.samples.values()),
+    )
+
+
+def _from_kvp(kvp: float | None) -> Calibration:
+    gain = tables.number("gain_120kvp_hu_per_mg_cm3")
+    systematic = tables.number("uncertainty.kvp_constant.systematic")
+    if kvp is None:
+        factor = 1.0
+        systematic = float(np.hypot(systematic, tables.number("uncertainty.kvp_constant.unknown_kvp")))
+        said = "tube voltage not recorded, so 120 kVp constants with a wider error"
+    elif abs(kvp - 120) < 5:
+        factor, said = 1.0, "constants for 120 kVp"
+    elif tables.has_constant(f"factor_to_120kvp.{kvp:.0f}"):
+        factor, said = tables.number(f"factor_to_120kvp.{kvp:.0f}"), f"constants for {kvp:.0f} kVp"
+    else:
+        raise NotMeasurable(
+            "kvp_without_constants",
+            f"there are no verified constants for {kvp:.0f} kVp (100, 120 and 140 are known).",
+            subject="calibration",
+            remedy="Give a calibration file for this scanner and voltage.",
+        )
+    findings = [
+        Finding(
+            "triage_calibration",
+            Severity.WARNING,
+            f"Densities come from {said}, not from this scan: for triage only, about "
+            f"{100 * systematic:.0f} % + {tables.number('uncertainty.kvp_constant.random_mg_cm3'):.0f} mg/cm3.",
+        )
+    ]
+    if kvp is None:
+        findings.append(_kvp_absent())
+    return Calibration(
+        slope_mg_cm3_per_hu=factor / gain,
+        intercept_mg_cm3=0.0,
+        mineral="K2HPO4",
+        covariance=np.zeros((2, 2)),
+        systematic_relative=systematic,
+        random_mg_cm3=tables.number("uncertainty.kvp_constant.random_mg_cm3"),
+        method="kvp_constant",
+        reference=f"{gain} HU per mg/cm3 at 120 kVp [{tables.constant('gain_120kvp_hu_per_mg_cm3').tag}], factor {factor}",
+        kvp=kvp,
+        reason=said,
+        findings=tuple(findings),
+    )
+
+
+def _kvp_absent() -> Finding:
+    return Finding(
+        "kvp_unknown",
+        Severity.WARNING,
+        "The tube voltage is not recorded; it was not assumed, the uncertainty covers 80 to 140 kVp.",
+    )
+
+
+def _from_file(path: Path, volume: Volume) -> Calibration:
+    record = calibration_file.read(path)
+    findings, drift = calibration_file.check_match(record, volume.acquisition, subject=path.name)
+    return Calibration(
+        slope_mg_cm3_per_hu=record.slope_mg_cm3_per_hu,
+        intercept_mg_cm3=record.intercept_mg_cm3,
+        mineral=record.mineral,
+        covariance=np.array(record.covariance),
+        systematic_relative=float(np.hypot(tables.number("uncertainty.asynchronous.systematic"), drift)),
+        random_mg_cm3=tables.number("uncertainty.asynchronous.random_mg_cm3"),
+        method="file",
+        reference=record.reference or f"calibration file {path.name}",
+        kvp=volume.acquisition.kvp,
+        reason=f"calibration file {path.name} was given",
+        findings=findings,
+    )
+
+
+def _contrast(volume: Volume, survey: TissueSurvey) -> tuple[bool, list[Finding]]:
+    """Whether contrast agent was given, from the image first, and the findings that say so."""
+    agent = volume.acquisition.contrast_agent
+    blood = survey.samples.get("blood")
+    low, high = tables.numbers("contrast.vertebra_bias_hu")
+    consequence = (
+        f"vertebral HU are expected {low:.0f} to {high:.0f} HU too high (published means); they are "
+        f"reported uncorrected, with "
+        f"{tables.number('contrast.vertebra_sd_hu'):.0f} HU added to the uncertainty."
+    )
+    if survey.blood_enhanced and blood is not None:
+        tag = "" if agent else " The header names no contrast agent."
+        text = f"The aorta measures {blood.hu:.0f} HU: contrast agent; {consequence}{tag}"
+        return True, [Finding("contrast_enhanced", Severity.WARNING, text)]
+    if not agent:
+        return False, []
+    if survey.blood_enhanced is False and blood is not None:
+        text = f"The header names a contrast agent but the aorta measures {blood.hu:.0f} HU: taken as unenhanced."
+        return False, [Finding("contrast_tag_without_enhancement", Severity.INFO, text)]
+    text = f"The header names a contrast agent and no large vessel is in view to check it; {consequence}"
+    return True, [Finding("contrast_enhanced", Severity.WARNING, text)]
+
+
+def _published_alternatives(volume: Volume, survey: TissueSurvey, chosen: Calibration) -> list[Alternative]:
+    """The published phantomless lines that the sampled tissues allow, for comparison only."""
+    lines: list[Line] = []
+    for method in (effective_energy_line, two_reference_line):
+        line = method(survey)
+        if line is not None:
+            lines.append(line)
+    return [
+        Alternative(
+            line.method,
+            line.slope_mg_cm3_per_hu,
+            line.intercept_mg_cm3,
+            line.slope_mg_cm3_per_hu * _COMPARE_AT_HU + line.intercept_mg_cm3,
+            line.comparable and chosen.mineral == "K2HPO4",
+            line.note,
+        )
+        for line in lines
+    ]
+
+
+def _disagreement(chosen: Calibration, alternatives: tuple[Alternative, ...]) -> list[Finding]:
+    own = float(chosen.density_mg_cm3(_COMPARE_AT_HU))
+    limit = 2.0 * chosen.uncertainty_mg_cm3(own)
+    apart = [a for a in alternatives if a.comparable and abs(a.density_at_130_hu_mg_cm3 - own) > limit]
+    return [
+        Finding(
+            "calibrations_disagree",
+            Severity.WARNING,
+            f"At {_COMPARE_AT_HU:.0f} HU {chosen.method} gives {own:.0f} {chosen.unit} but "
+            + ", ".join(f"{a.method} {a.density_at_130_hu_mg_cm3:.0f}" for a in apart)
+            + f"; that is beyond twice the stated uncertainty ({limit / 2:.0f}).",
+        )
+    ] * bool(apart)

@@ -1,0 +1,204 @@
+"""The spine as a whole: mean density of the levels that count, its class and how sure that class is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from pipeline.density import tables
+from pipeline.density.calibration import Calibration
+from pipeline.density.vertebra import VertebraDensity
+from pipeline.errors import Finding, Severity, Status
+from reports.quantity import Quantity
+
+SPINE_CLASSES = ("osteoporosis", "low bone mass", "normal")
+_PREFERRED = ("L1", "L2")
+_SUBSTITUTES = ("L1", "L2", "T12", "L3", "L4", "T11")
+_YOUNGEST_CLASSIFIED_YEARS = 18.0
+_OUTLIER_Z = 3.5
+
+
+@dataclass(frozen=True)
+class SpineDensity:
+    """Summary of the measured bodies.
+
+    Attributes
+    ----------
+    levels : tuple of str
+        Which bodies entered the mean, from cranial to caudal; empty if there is no mean.
+    vbmd_mg_cm3 : Quantity or None
+    classification : str or None
+        One of `SPINE_CLASSES`; None with a finding that says why.
+    class_probabilities : dict of str to float
+        Probability of each class given the stated uncertainty.
+    statements : tuple of str
+        What published L1 HU cut-offs say, with their caveats.
+    reference : str
+        Which rule the class follows.
+    findings : tuple of Finding
+    """
+
+    levels: tuple[str, ...]
+    vbmd_mg_cm3: Quantity | None
+    classification: str | None
+    class_probabilities: dict[str, float]
+    statements: tuple[str, ...]
+    reference: str
+    findings: tuple[Finding, ...]
+
+
+def summarise_spine(
+    measured: Iterable[VertebraDensity], calibration: Calibration, *, age_years: float | None = None
+) -> SpineDensity:
+    """Mean of L1 and L2, or of stated substitutes, with its ACR / ISCD class.
+
+    The trabecular thresholds 80 and 120 mg/cm3 hold on the K2HPO4 scale; on the hydroxyapatite scale no class is given.
+    A class is given to the mean as measured; its probability says how firmly.
+
+    Parameters
+    ----------
+    measured : iterable of VertebraDensity
+        In any order; fractured and failed bodies are not among them.
+    calibration : Calibration
+    age_years : float, optional
+        Below 18 years no class is given; unknown age is stated.
+    """
+    by_level = {m.level: m for m in measured if m.level is not None and m.status is not Status.FAILED}
+    findings = list(_profile_findings(by_level))
+    reference = f"trabecular vBMD: {tables.constant('spine.osteoporosis_le_mg_cm3').source}"
+    chosen = _levels(by_level)
+    statements = _l1_statements(by_level, calibration)
+    if not chosen:
+        text = "Spine density is not summarised: it needs two measurable bodies of T11 to L4 with certain levels."
+        findings.append(Finding("too_few_levels", Severity.WARNING, text))
+        return SpineDensity((), None, None, {}, statements, reference, tuple(findings))
+    if set(chosen) != set(_PREFERRED):
+        text = f"The mean is of {' and '.join(chosen)}, because L1 and L2 are not both measurable."
+        findings.append(Finding("substitute_levels", Severity.WARNING, text))
+    mean = _mean([by_level[level] for level in chosen], chosen, calibration)
+    probabilities = class_probabilities(mean)
+    classification: str | None = None
+    if calibration.mineral != "K2HPO4":
+        text = f"No class: the thresholds hold for K2HPO4-equivalent density, this is {calibration.unit}."
+        findings.append(Finding("class_withheld_mineral", Severity.WARNING, text))
+        probabilities = {}
+    elif age_years is not None and age_years < _YOUNGEST_CLASSIFIED_YEARS:
+        text = f"No class: thresholds are not defined at {age_years:.0f} years."
+        findings.append(Finding("class_withheld_age", Severity.WARNING, text))
+        probabilities = {}
+    else:
+        classification = _class_of(mean.value)
+        likely = max(probabilities.values())
+        if likely < 0.9:
+            text = (
+                "The class is uncertain: "
+                + ", ".join(f"{name} {100 * p:.0f} %" for name, p in probabilities.items())
+                + "."
+            )
+            findings.append(Finding("class_uncertain", Severity.WARNING, text))
+        if age_years is None:
+            text = "The age is not recorded; the class supposes an adult after peak bone mass."
+            findings.append(Finding("age_unknown", Severity.INFO, text))
+    if calibration.method == "kvp_constant":
+        text = "The class rests on constants for the tube voltage, not on a calibration of this scan: triage only."
+        findings.append(Finding("class_is_triage", Severity.WARNING, text))
+    return SpineDensity(chosen, mean, classification, probabilities, statements, reference, tuple(findings))
+
+
+def class_probabilities(vbmd: Quantity) -> dict[str, float]:
+    """Probability of each class if the true density is normally distributed around the measured one."""
+    low, high = tables.number("spine.osteoporosis_le_mg_cm3"), tables.number("spine.normal_ge_mg_cm3")
+    spread = max(vbmd.uncertainty or 0.0, 1e-9)
+    below_low, below_high = (float(norm.cdf((limit - vbmd.value) / spread)) for limit in (low, high))
+    return dict(zip(SPINE_CLASSES, (below_low, below_high - below_low, 1.0 - below_high), strict=True))
+
+
+def _class_of(vbmd_mg_cm3: float) -> str:
+    if vbmd_mg_cm3 <= tables.number("spine.osteoporosis_le_mg_cm3"):
+        return "osteoporosis"
+    return "low bone mass" if vbmd_mg_cm3 < tables.number("spine.normal_ge_mg_cm3") else "normal"
+
+
+def _levels(by_level: dict[str, VertebraDensity]) -> tuple[str, ...]:
+    """L1 and L2, else the two most preferred of T11 to L4 that are there, from cranial to caudal."""
+    available = [level for level in _SUBSTITUTES if level in by_level]
+    chosen = [level for level in _PREFERRED if level in by_level]
+    chosen += [level for level in available if level not in chosen]
+    if len(chosen) < 2:
+        return ()
+    order = {level: i for i, level in enumerate(("T11", "T12", "L1", "L2", "L3", "L4"))}
+    return tuple(sorted(chosen[:2], key=order.__getitem__))
+
+
+def _mean(bodies: list[VertebraDensity], levels: tuple[str, ...], calibration: Calibration) -> Quantity:
+    """Mean density. Noise averages out between bodies; calibration, contrast and boundary are common to them."""
+    value = float(np.mean([b.vbmd_mg_cm3.value for b in bodies]))
+    parts: dict[str, float] = {}
+    for name in bodies[0].vbmd_mg_cm3.components:
+        each = np.array([b.vbmd_mg_cm3.components.get(name, 0.0) for b in bodies])
+        parts[name] = float(np.linalg.norm(each) / len(each)) if name == "noise" else float(each.mean())
+    parts["calibration"] = calibration.uncertainty_mg_cm3(value)
+    return Quantity(
+        value=value,
+        unit=calibration.unit,
+        uncertainty=float(np.linalg.norm(list(parts.values()))),
+        method=f"mean of {' and '.join(levels)}, peeled bodies, calibration {calibration.method}",
+        reference=calibration.reference,
+        components=parts,
+    )
+
+
+def _l1_statements(by_level: dict[str, VertebraDensity], calibration: Calibration) -> tuple[str, ...]:
+    """What the published HU cut-offs for L1 say about this scan."""
+    body = by_level.get("L1")
+    if body is None or body.ellipse_hu is None:
+        return ()
+    hu = body.ellipse_hu.value
+    said = f"L1 trabecular attenuation {hu:.0f} HU (elliptical region)"
+    if hu > tables.number("l1_hu.npv99_gt"):
+        meaning = "above 200 HU: osteoporosis unlikely (negative predictive value 99 %)"
+    elif hu > tables.number("l1_hu.sensitivity90_le"):
+        meaning = "above 160 HU, the cut-off with 90 % sensitivity for osteoporosis"
+    elif hu > tables.number("l1_hu.specificity90_le"):
+        meaning = "between 110 HU (over 90 % specificity for osteoporosis) and 160 HU (90 % sensitivity)"
+    elif hu >= tables.number("l1_hu.ppv68_lt"):
+        meaning = "at or below 110 HU, the cut-off with over 90 % specificity for osteoporosis"
+    else:
+        meaning = "below 100 HU (positive predictive value for osteoporosis at least 68 %)"
+    caveats = ["cut-offs were found at 120 kVp without contrast agent, with hand-drawn regions"]
+    if calibration.kvp is None:
+        caveats.append("the tube voltage of this scan is not recorded")
+    elif abs(calibration.kvp - 120) > 5:
+        caveats.append(f"this scan was made at {calibration.kvp:.0f} kVp, so they do not hold unchanged")
+    if calibration.contrast_enhanced:
+        caveats.append("this scan is contrast enhanced, which raises HU")
+    source = tables.constant("l1_hu.npv99_gt").source
+    return (f"{said}: {meaning} [{source}]. Caveats: {'; '.join(caveats)}.",)
+
+
+def _profile_findings(by_level: dict[str, VertebraDensity]) -> list[Finding]:
+    """Levels that stand out from a straight line through the others: a hidden fracture, a lesion or a wrong mask."""
+    order = [*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6))]
+    levels = [level for level in order if level in by_level]
+    if len(levels) < 5:
+        return []
+    position = np.array([order.index(level) for level in levels], float)
+    value = np.array([by_level[level].vbmd_mg_cm3.value for level in levels])
+    findings = []
+    for i, level in enumerate(levels):
+        others = np.arange(len(levels)) != i
+        line = np.polyfit(position[others], value[others], 1)
+        rest = value[others] - np.polyval(line, position[others])
+        spread = max(1.4826 * float(np.median(np.abs(rest))), 8.0)
+        apart = value[i] - float(np.polyval(line, position[i]))
+        if abs(apart) > _OUTLIER_Z * spread:
+            unit = by_level[level].vbmd_mg_cm3.unit
+            text = (
+                f"{level} is {apart:+.0f} {unit} from the trend of the other levels: look for fracture, "
+                f"sclerosis or a lesion."
+            )
+            findings.append(Finding("density_outlier_level", Severity.WARNING, text))
+    return findings

@@ -1,0 +1,316 @@
+"""Trabecular density of one vertebral body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.density import tables
+from pipeline.density.body import BodyVoxels, body_voxels
+from pipeline.density.calibration import Calibration
+from pipeline.errors import Finding, NotMeasurable, Severity, Status, status_of
+from pipeline.segmentation.model import Segmentation, Vertebra
+from pipeline.volume import Volume
+from reports.quantity import Quantity
+
+# Peel: 4 mm from the wall and 5 mm from the endplates hold the blurred cortex off; the rearmost fifth holds the vein entry.
+_WALL_MM = 4.0
+_ENDPLATE_MM = 5.0
+_POSTERIOR_SHARE = 0.2
+_ELLIPSE_WIDTH_SHARE = 0.62
+_ELLIPSE_DEPTH_SHARE = 0.55
+_ELLIPSE_CENTRE_SHARE = 0.42
+_ELLIPSE_HEIGHT_MM = 9.5
+_OUTLIER_SD = 3.5
+_CEMENT_HU = 1000.0
+_CEMENT_MM3 = 150.0
+_METAL_HU = 2000.0
+_FEWEST_VOXELS = 20
+_SMALLEST_MM3 = 700.0
+# CT noise and trabecular texture are correlated over about 2 mm, so that voxels closer than that are not independent.
+_INDEPENDENT_MM3 = 8.0
+_PLAUSIBLE_MG_CM3 = (-20.0, 350.0)
+
+
+@dataclass(frozen=True)
+class VertebraDensity:
+    """What was measured in one body.
+
+    Attributes
+    ----------
+    name : str
+    level : str or None
+    trabecular_hu : Quantity
+        Mean of the peeled body in HU.
+    vbmd_mg_cm3 : Quantity
+        The same as mineral density, on the scale of the calibration.
+    ellipse_hu, ellipse_vbmd_mg_cm3 : Quantity or None
+        In an elliptical cylinder of 9.5 mm at mid height, which imitates the region a reader draws; None if it does not
+        fit.
+    roi_difference_mg_cm3 : float or None
+        Peeled body minus elliptical cylinder.
+    sd_hu : float
+        Standard deviation of the voxels, noise and structure together.
+    n_voxels : int
+    volume_mm3 : float
+        Of the peeled region.
+    excluded_share : float
+        Share of voxels left out as veins, sclerosis or other outliers.
+    findings : tuple of Finding
+    peeled_index, ellipse_index : int ndarray of shape (N, 3)
+        Voxels (k, j, i) that entered, for pictures.
+    """
+
+    name: str
+    level: str | None
+    trabecular_hu: Quantity
+    vbmd_mg_cm3: Quantity
+    ellipse_hu: Quantity | None
+    ellipse_vbmd_mg_cm3: Quantity | None
+    roi_difference_mg_cm3: float | None
+    sd_hu: float
+    n_voxels: int
+    volume_mm3: float
+    excluded_share: float
+    findings: tuple[Finding, ...]
+    peeled_index: NDArray[np.intp]
+    ellipse_index: NDArray[np.intp]
+
+    @property
+    def status(self) -> Status:
+        return status_of(self.findings)
+
+
+def measure_vertebra(
+    volume: Volume,
+    segmentation: Segmentation,
+    vertebra: Vertebra,
+    calibration: Calibration,
+    *,
+    fracture_grade: int | None = None,
+) -> VertebraDensity:
+    """Trabecular HU and volumetric mineral density of a vertebral body.
+
+    Parameters
+    ----------
+    volume : Volume
+    segmentation : Segmentation
+    vertebra : Vertebra
+    calibration : Calibration
+    fracture_grade : int, optional
+        From `pipeline.fracture`; a fractured body is denser by impaction and is not measured.
+
+    Raises
+    ------
+    NotMeasurable
+        ``cut_by_field_of_view``, ``fractured``, ``cement_or_metal``, ``too_small``, ``implausible_density``,
+        ``padding_in_body``, ``quality_control``.
+    """
+    _require_measurable(vertebra, fracture_grade)
+    voxels = body_voxels(volume, segmentation, vertebra)
+    voxel_mm3 = volume.grid.voxel_volume_mm3
+    _require_bone(volume, vertebra, voxels, voxel_mm3)
+    spacing = volume.spacing_mm
+    peeled = _peeled(voxels, 0.0, spacing)
+    if peeled.sum() < _FEWEST_VOXELS or peeled.sum() * voxel_mm3 < _SMALLEST_MM3:
+        raise NotMeasurable(
+            "too_small",
+            f"only {peeled.sum() * voxel_mm3:.0f} mm3 ({int(peeled.sum())} voxels) of trabecular bone "
+            f"lie away from the cortex.",
+            subject=vertebra.name,
+        )
+    kept = peeled & _without_outliers(voxels.hu, peeled)
+    excluded = 1.0 - kept.sum() / peeled.sum()
+    boundary_hu = _boundary_effect_hu(voxels, spacing)
+    hu, vbmd = _quantities(voxels.hu[kept], boundary_hu, voxel_mm3, calibration, "peeled vertebral body")
+    if not _PLAUSIBLE_MG_CM3[0] < vbmd.value < _PLAUSIBLE_MG_CM3[1]:
+        raise NotMeasurable(
+            "implausible_density",
+            f"trabecular density {vbmd.value:.0f} {calibration.unit} ({hu.value:.0f} HU) is outside what bone can have.",
+            subject=vertebra.name,
+            remedy="Check the calibration and that the series holds Hounsfield units.",
+        )
+    ellipse = _ellipse(voxels)
+    ellipse_kept = ellipse & _without_outliers(voxels.hu, ellipse)
+    ellipse_hu = ellipse_vbmd = difference = None
+    if ellipse_kept.sum() >= _FEWEST_VOXELS:
+        ellipse_hu, ellipse_vbmd = _quantities(
+            voxels.hu[ellipse_kept], boundary_hu, voxel_mm3, calibration, "elliptical cylinder at mid height"
+        )
+        difference = vbmd.value - ellipse_vbmd.value
+    findings = _findings(vertebra, volume, calibration, vbmd, difference, excluded, fracture_grade)
+    return VertebraDensity(
+        name=vertebra.name,
+        level=vertebra.level,
+        trabecular_hu=hu,
+        vbmd_mg_cm3=vbmd,
+        ellipse_hu=ellipse_hu,
+        ellipse_vbmd_mg_cm3=ellipse_vbmd,
+        roi_difference_mg_cm3=difference,
+        sd_hu=float(voxels.hu[kept].std()),
+        n_voxels=int(kept.sum()),
+        volume_mm3=float(kept.sum() * voxel_mm3),
+        excluded_share=float(excluded),
+        findings=findings,
+        peeled_index=voxels.index[kept],
+        ellipse_index=voxels.index[ellipse_kept],
+    )
+
+
+def _require_measurable(vertebra: Vertebra, fracture_grade: int | None) -> None:
+    if not vertebra.complete:
+        raise NotMeasurable("cut_by_field_of_view", "the field of view cuts the body.", subject=vertebra.name)
+    if fracture_grade is not None and fracture_grade >= 1:
+        raise NotMeasurable(
+            "fractured",
+            f"height loss of grade {fracture_grade}: impacted bone reads denser than it was, so no density is reported.",
+            subject=vertebra.name,
+        )
+    if vertebra.status is Status.FAILED:
+        reasons = ", ".join(f.code for f in vertebra.findings if f.severity is Severity.FAILURE)
+        raise NotMeasurable(
+            "quality_control", f"the segmentation failed quality control ({reasons}).", subject=vertebra.name
+        )
+
+
+def _require_bone(volume: Volume, vertebra: Vertebra, voxels: BodyVoxels, voxel_mm3: float) -> None:
+    """Refuse bodies with padding, cement or metal inside."""
+    if volume.valid is not None:
+        valid = volume.valid[voxels.index[:, 0], voxels.index[:, 1], voxels.index[:, 2]]
+        if valid.mean() < 0.995:
+            detail = f"{100 * (1 - valid.mean()):.0f} % of the body lies outside the scanned field."
+            raise NotMeasurable("padding_in_body", detail, subject=vertebra.name)
+    if (voxels.hu < -400).mean() > 0.02:
+        detail = f"{100 * (voxels.hu < -400).mean():.0f} % of the body reads like air or padding."
+        raise NotMeasurable("padding_in_body", detail, subject=vertebra.name)
+    inside = voxels.depth_mm > _WALL_MM
+    cement_mm3 = float((voxels.hu[inside] > _CEMENT_HU).sum() * voxel_mm3)
+    metal_mm3 = float((voxels.hu > _METAL_HU).sum() * voxel_mm3)
+    if cement_mm3 > _CEMENT_MM3 or metal_mm3 > _CEMENT_MM3 / 2:
+        detail = (
+            f"{cement_mm3:.0f} mm3 inside the body are above {_CEMENT_HU:.0f} HU and {metal_mm3:.0f} mm3 of it above "
+            f"{_METAL_HU:.0f} HU: cement or metal."
+        )
+        raise NotMeasurable("cement_or_metal", detail, subject=vertebra.name)
+
+
+def _peeled(voxels: BodyVoxels, shift_mm: float, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """The body without what lies within 4 mm of the wall or 5 mm of an endplate, its rearmost fifth and the vein entry.
+
+    `shift_mm` moves every face of the region inwards. The slab next to the endplates is at least half a slice.
+    """
+    endplate = max(_ENDPLATE_MM, 0.5 * spacing_mm[0] + 2.0) + shift_mm
+    back = voxels.anterior_mm + (1 - _POSTERIOR_SHARE) * voxels.body_depth_mm - shift_mm
+    inside = (
+        (voxels.depth_mm >= _WALL_MM + shift_mm) & (voxels.to_endplate_mm >= endplate) & (voxels.posterior_mm <= back)
+    )
+    return np.asarray(inside & ~_vein_entry(voxels))
+
+
+def _vein_entry(voxels: BodyVoxels) -> NDArray[np.bool_]:
+    """The basivertebral plexus: behind the middle, at the midline, at mid height."""
+    midline = float(np.median(voxels.left_mm))
+    return (
+        (np.abs(voxels.left_mm - midline) < 6.0)
+        & (voxels.posterior_mm > voxels.anterior_mm + 0.62 * voxels.body_depth_mm)
+        & (np.abs(voxels.superior_mm - voxels.middle_mm) < 4.0)
+    )
+
+
+def _ellipse(voxels: BodyVoxels) -> NDArray[np.bool_]:
+    """Elliptical cylinder in the front two thirds at mid height, at least 4 mm inside the wall."""
+    midline = float(np.median(voxels.left_mm))
+    centre = voxels.anterior_mm + _ELLIPSE_CENTRE_SHARE * voxels.body_depth_mm
+    across = (voxels.left_mm - midline) / (_ELLIPSE_WIDTH_SHARE * voxels.body_width_mm / 2)
+    along = (voxels.posterior_mm - centre) / (_ELLIPSE_DEPTH_SHARE * voxels.body_depth_mm / 2)
+    return np.asarray(
+        (across**2 + along**2 <= 1.0)
+        & (np.abs(voxels.superior_mm - voxels.middle_mm) <= _ELLIPSE_HEIGHT_MM / 2)
+        & (voxels.depth_mm >= _WALL_MM)
+        & (voxels.to_endplate_mm >= _ENDPLATE_MM - 1.0)
+        & ~_vein_entry(voxels)
+    )
+
+
+def _without_outliers(hu: NDArray[np.float64], region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Voxels within 3.5 robust standard deviations of the median of a region: no veins, bone islands, sclerosis."""
+    if not region.any():
+        return region
+    median = np.median(hu[region])
+    spread = max(1.4826 * float(np.median(np.abs(hu[region] - median))), 1.0)
+    return np.asarray(np.abs(hu - median) <= _OUTLIER_SD * spread)
+
+
+def _boundary_effect_hu(voxels: BodyVoxels, spacing_mm: tuple[float, float, float]) -> float:
+    """Half the change of the mean when all faces of the region move out and in by half a voxel."""
+    half = 0.5 * float(np.cbrt(np.prod(spacing_mm)))
+    means = []
+    for shift in (-half, half):
+        region = _peeled(voxels, shift, spacing_mm)
+        region = region & _without_outliers(voxels.hu, region)
+        if region.sum() >= _FEWEST_VOXELS:
+            means.append(float(voxels.hu[region].mean()))
+    centre = _peeled(voxels, 0.0, spacing_mm)
+    means.append(float(voxels.hu[centre & _without_outliers(voxels.hu, centre)].mean()))
+    return (max(means) - min(means)) / 2
+
+
+def _quantities(
+    hu: NDArray[np.float64], boundary_hu: float, voxel_mm3: float, calibration: Calibration, where: str
+) -> tuple[Quantity, Quantity]:
+    """Mean HU and mean density of a region, each with the makeup of its uncertainty."""
+    mean = float(hu.mean())
+    independent = max(1.0, hu.size * min(1.0, voxel_mm3 / _INDEPENDENT_MM3))
+    parts = {"noise": float(hu.std() / np.sqrt(independent)), "boundary": boundary_hu}
+    if calibration.contrast_enhanced:
+        parts["contrast"] = tables.number("contrast.vertebra_sd_hu")
+    slope = calibration.slope_mg_cm3_per_hu
+    density = float(calibration.density_mg_cm3(mean))
+    density_parts = {name: value * slope for name, value in parts.items()}
+    density_parts["calibration"] = calibration.uncertainty_mg_cm3(density)
+    return (
+        Quantity(
+            value=mean,
+            unit="[hnsf'U]",
+            uncertainty=float(np.linalg.norm(list(parts.values()))),
+            method=f"mean of {hu.size} voxels, {where}",
+            components=parts,
+        ),
+        Quantity(
+            value=density,
+            unit=calibration.unit,
+            uncertainty=float(np.linalg.norm(list(density_parts.values()))),
+            method=f"mean of {hu.size} voxels, {where}, calibration {calibration.method}",
+            reference=calibration.reference,
+            components=density_parts,
+        ),
+    )
+
+
+def _findings(
+    vertebra: Vertebra,
+    volume: Volume,
+    calibration: Calibration,
+    vbmd: Quantity,
+    difference: float | None,
+    excluded: float,
+    fracture_grade: int | None,
+) -> tuple[Finding, ...]:
+    findings: list[Finding] = [f for f in vertebra.findings if f.severity is Severity.WARNING]
+    if excluded > 0.1:
+        text = (
+            f"{vertebra.name}: {100 * excluded:.0f} % of the region were left out as veins, sclerosis or bone islands."
+        )
+        findings.append(Finding("many_outliers_excluded", Severity.WARNING, text))
+    if difference is not None and abs(difference) > max(15.0, 0.15 * abs(vbmd.value)):
+        text = f"{vertebra.name}: peeled body and elliptical cylinder differ by {difference:+.0f} {calibration.unit}."
+        findings.append(Finding("regions_disagree", Severity.WARNING, text))
+    if volume.spacing_mm[0] > 5.0:
+        text = f"{vertebra.name}: slices {volume.spacing_mm[0]:.1f} mm apart are too thick for a quantitative density."
+        findings.append(Finding("thick_slices_density", Severity.WARNING, text))
+    if fracture_grade is None:
+        text = f"{vertebra.name}: it was not checked for fracture before density was measured."
+        findings.append(Finding("fracture_not_checked", Severity.INFO, text))
+    return tuple(findings)
