@@ -1,0 +1,165 @@
+"""The overall classification of a study, with every rule it rests on and every part it leaves out.
+
+The rule is that of Keaveny 2020 (Osteoporos Int 31:1025): high risk with osteoporosis or fragile strength at hip or spine,
+not increased if density and strength are normal at every measured site, increased otherwise. Its strength limits were found
+with another program and do not carry over to ours, so the strength term is left out, and said to be left out. A prevalent
+vertebral fracture of grade 2 or more is a finding of its own that alone sets "high".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pipeline.density.spine import SpineDensity
+from reports.record import Assessment, Femur, Omission, Rule, Vertebra
+
+RULE_REFERENCE = "Keaveny 2020, Osteoporos Int 31:1025"
+_WHO = "WHO classes on NHANES III white women 20-29, total hip and femoral neck"
+_CERTAIN_FRACTURE_GRADE = 2
+_FIRST_ADULT_YEAR = 18.0
+_T_SCORE_YEARS = 50.0
+
+_Class = Literal["normal", "low", "osteoporosis_range"]
+_SPINE_CLASSES: dict[str, _Class] = {
+    "normal": "normal",
+    "low bone mass": "low",
+    "osteoporosis": "osteoporosis_range",
+}
+
+
+def assess(
+    vertebrae: Sequence[Vertebra], femora: Sequence[Femur], spine: SpineDensity | None, *, age_years: float | None
+) -> Assessment:
+    """Classify a study from its vertebral density, hip T-scores and vertebral fractures.
+
+    Parameters
+    ----------
+    vertebrae, femora : sequence of record parts
+    spine : SpineDensity or None
+        Summary of vertebral density; None when no body was measured.
+    age_years : float or None
+        Below 18 years nothing is classified; below 50, or unknown, the T-score rule is said to be provisional.
+    """
+    spine_class = _SPINE_CLASSES.get(spine.classification) if spine is not None and spine.classification else None
+    scores = [(f, f.t_score) for f in femora if f.t_score is not None]
+    lowest = min((score.value for _, score in scores), default=None)
+    hip_class = _hip_class(lowest)
+    graded = [v for v in vertebrae if v.fracture is not None]
+    fractured = [v for v in graded if v.fracture is not None and v.fracture.genant_grade >= _CERTAIN_FRACTURE_GRADE]
+    fracture_words = ", ".join(f"{v.level or v.name} grade {v.fracture.genant_grade}" for v in fractured if v.fracture)
+
+    if spine is not None and spine.vbmd_mg_cm3 is not None:
+        spine_basis = f"{'-'.join(spine.levels)}: {spine.vbmd_mg_cm3.value:.0f} {spine.vbmd_mg_cm3.unit}"
+    else:
+        spine_basis = "not measured"
+    hip_basis = "; ".join(f"{f.side} {s.region.replace('_', ' ')} T {s.value:.1f}" for f, s in scores) or "not measured"
+    rules = (
+        Rule(
+            rule="Vertebral trabecular density at or below 80 mg/cm3 K2HPO4",
+            holds=None if spine_class is None else spine_class == "osteoporosis_range",
+            basis=spine_basis,
+            reference=spine.reference if spine is not None else None,
+        ),
+        Rule(
+            rule="Hip T-score at or below -2.5",
+            holds=None if hip_class is None else hip_class == "osteoporosis_range",
+            basis=hip_basis,
+            reference=_WHO,
+        ),
+        Rule(
+            rule="Vertebral fracture of Genant grade 2 or more",
+            holds=bool(fractured) if graded else None,
+            basis=fracture_words or (f"{len(graded)} bodies graded, none" if graded else "not measured"),
+            reference="Genant semiquantitative grades",
+        ),
+    )
+    classification = _classification(spine_class, hip_class, rules, age_years)
+    return Assessment(
+        classification=classification,
+        statement=_statement(classification, rules, age_years),
+        rules=rules,
+        references=(RULE_REFERENCE,),
+        basis=tuple(f"{rule.rule}: {rule.basis}" for rule in rules if rule.holds is not None),
+        omitted=_omissions(vertebrae, femora, spine_class, hip_class, graded, age_years),
+        spine_vbmd_mg_cm3=spine.vbmd_mg_cm3 if spine is not None else None,
+        spine_vbmd_levels=spine.levels if spine is not None else (),
+        spine_density_class=spine_class,
+        hip_density_class=hip_class,
+    )
+
+
+def _hip_class(lowest_t: float | None) -> _Class | None:
+    if lowest_t is None:
+        return None
+    # T-scores are read to one decimal, as the classes were defined.
+    rounded = round(lowest_t, 1)
+    if rounded <= -2.5:
+        return "osteoporosis_range"
+    return "low" if rounded < -1.0 else "normal"
+
+
+def _classification(
+    spine_class: _Class | None, hip_class: _Class | None, rules: tuple[Rule, ...], age_years: float | None
+) -> Literal["high", "increased", "not_increased", "not_determined"]:
+    if age_years is not None and age_years < _FIRST_ADULT_YEAR:
+        return "not_determined"
+    if any(rule.holds for rule in rules):
+        return "high"
+    known = [c for c in (spine_class, hip_class) if c is not None]
+    if not known:
+        return "not_determined"
+    return "increased" if "low" in known else "not_increased"
+
+
+def _statement(classification: str, rules: tuple[Rule, ...], age_years: float | None) -> str:
+    if age_years is not None and age_years < _FIRST_ADULT_YEAR:
+        return f"Not classified: the rules are for adults, the patient is {age_years:.0f} years old."
+    if classification == "not_determined":
+        return "Not classified: neither vertebral density nor a hip T-score could be measured."
+    if classification == "high":
+        reasons = "; ".join(f"{rule.rule[0].lower()}{rule.rule[1:]} ({rule.basis})" for rule in rules if rule.holds)
+        return f"High fracture risk by the rules used: {reasons}."
+    if classification == "increased":
+        return (
+            "Increased fracture risk by the rules used: low bone mass at a measured site, no rule for high risk holds."
+        )
+    return "Not increased by density and fractures at the measured sites; strength was not classified."
+
+
+def _omissions(
+    vertebrae: Sequence[Vertebra],
+    femora: Sequence[Femur],
+    spine_class: _Class | None,
+    hip_class: _Class | None,
+    graded: Sequence[Vertebra],
+    age_years: float | None,
+) -> tuple[Omission, ...]:
+    omitted = []
+    if any(v.strength_n is not None for v in vertebrae) or any(f.strength_n is not None for f in femora):
+        omitted.append(
+            Omission(
+                part="strength",
+                code="strength_not_cross_calibrated",
+                reason="Published strength limits were validated for another program; no class is given to ours.",
+            )
+        )
+    else:
+        omitted.append(Omission(part="strength", code="strength_absent", reason="No strength test could be made."))
+    if spine_class is None:
+        omitted.append(
+            Omission(part="spine density", code="spine_not_classified", reason="No vertebral density class.")
+        )
+    if hip_class is None:
+        omitted.append(
+            Omission(part="hip T-score", code="hip_not_classified", reason="No hip T-score could be measured.")
+        )
+    if not graded:
+        omitted.append(
+            Omission(part="fractures", code="fractures_not_graded", reason="No vertebral body could be graded.")
+        )
+    if hip_class is not None and (age_years is None or age_years < _T_SCORE_YEARS):
+        which = "The age is not recorded" if age_years is None else f"The patient is {age_years:.0f} years old"
+        reason = f"{which}; T-score classes are meant for 50 years and older, below that Z-scores apply."
+        omitted.append(Omission(part="age", code="t_score_age", reason=reason))
+    return tuple(omitted)
