@@ -7,58 +7,88 @@ padding. See docs/solver.md for the derivation; the names of the modes here are 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
 
 # Distance of the scratch rows, a compile-time constant so that the vectoriser needs no overlap tests between them. It
 # is not a multiple of 4096 bytes, which would put all rows into the same cache sets.
 SCRATCH = 1040
 LONGEST_ROW = SCRATCH - 16
 
+
+@intrinsic
+def row(typing_context: Any, array: Any, offset: Any, length: Any) -> Any:
+    """A view array[offset : offset + length] that is neither clipped nor counted.
+
+    An ordinary slice costs an atomic reference count and a dozen tests, which for some forty slices per row of a
+    hundred voxels is more than the arithmetic. The caller keeps the array alive and the range inside its memory.
+    """
+    if not isinstance(array, types.Array) or array.ndim != 1:
+        return None
+    view = types.Array(array.dtype, 1, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[0]
+        base = make_array(kind)(context, builder, arguments[0])
+        result = make_array(view)(context, builder)
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        populate_array(
+            result,
+            data=builder.gep(base.data, [arguments[1]]),
+            shape=[arguments[2]],
+            strides=[itemsize],
+            itemsize=itemsize,
+            meminfo=None,
+        )
+        return result._getvalue()
+
+    return view(array, types.intp, types.intp), generate
+
+
 RAW, MASKED_DOT, START, STEP, FINAL, LAST = 0, 1, 2, 3, 4, 5
 
 
-@njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="never")
-def _face(lower, upper, stride, a, n, f):
-    """Butterflies along x and z of one node row of two neighbouring planes; nothing is applied yet."""
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def _face(u, lower, upper, stride, a, n, f):
+    """Butterflies along x and z of the node rows that begin at `lower` and `upper` (two neighbouring planes)."""
     for c in range(3):
-        o = c * stride + a
-        lo = lower[o : o + n + 1]
-        up = upper[o : o + n + 1]
-        f0 = f[(4 * c + 0) * SCRATCH + a : (4 * c + 0) * SCRATCH + a + n]
-        f1 = f[(4 * c + 1) * SCRATCH + a : (4 * c + 1) * SCRATCH + a + n]
-        f2 = f[(4 * c + 2) * SCRATCH + a : (4 * c + 2) * SCRATCH + a + n]
-        f3 = f[(4 * c + 3) * SCRATCH + a : (4 * c + 3) * SCRATCH + a + n]
+        lo = row(u, lower + c * stride + a, n + 1)
+        up = row(u, upper + c * stride + a, n + 1)
+        out = row(f, 4 * c * SCRATCH + a, 3 * SCRATCH + n)
         for i in range(n):
             sl = lo[i + 1] + lo[i]
             dl = lo[i + 1] - lo[i]
             su = up[i + 1] + up[i]
             du = up[i + 1] - up[i]
-            f0[i] = su + sl
-            f1[i] = du + dl
-            f2[i] = su - sl
-            f3[i] = du - dl
+            out[i] = su + sl
+            out[SCRATCH + i] = du + dl
+            out[2 * SCRATCH + i] = su - sl
+            out[3 * SCRATCH + i] = du - dl
 
 
-@njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="never")
-def _elements(lower, upper, stride, a, n, first, second, q, f, h, g):
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def _elements(u, lower, upper, stride, a, n, first, second, element, q, scratch_f, scratch_h, scratch_g):
     """One row of elements.
 
     Reads the node row above (j+1) of both planes, combines it with the face of row j kept in `f` (which it replaces by
     the face of row j+1), applies the 21 modal stiffnesses, adds what the previous element row left in `h` for node row
     j, and leaves in `g` the nodal forces of row j split by plane and by side, in `h` the share of row j+1.
     """
-    zl = lower[a : a + n + 1]
-    zu = upper[a : a + n + 1]
-    yl = lower[stride + a : stride + a + n + 1]
-    yu = upper[stride + a : stride + a + n + 1]
-    xl = lower[2 * stride + a : 2 * stride + a + n + 1]
-    xu = upper[2 * stride + a : 2 * stride + a + n + 1]
-    first = first[a : a + n]
-    second = second[a : a + n]
-    f = f[a : a + 11 * SCRATCH + n]
-    h = h[a : a + 11 * SCRATCH + n]
-    g = g[a : a + 11 * SCRATCH + n]
+    zl = row(u, lower + a, n + 1)
+    zu = row(u, upper + a, n + 1)
+    yl = row(u, lower + stride + a, n + 1)
+    yu = row(u, upper + stride + a, n + 1)
+    xl = row(u, lower + 2 * stride + a, n + 1)
+    xu = row(u, upper + 2 * stride + a, n + 1)
+    first = row(first, element + a, n)
+    second = row(second, element + a, n)
+    f = row(scratch_f, a, 11 * SCRATCH + n)
+    h = row(scratch_h, a, 11 * SCRATCH + n)
+    g = row(scratch_g, a, 11 * SCRATCH + n)
     clam, cmu = q[0], q[1]
     rz, ry, rx = q[2], q[3], q[4]
     tz, ty, tx = q[5], q[6], q[7]  # r / 3
@@ -170,43 +200,56 @@ def _elements(lower, upper, stride, a, n, first, second, q, f, h, g):
         g[8 * SCRATCH + i], g[9 * SCRATCH + i], g[10 * SCRATCH + i], g[11 * SCRATCH + i] = s - d, s + d, t - e, t + e
 
 
-@njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="never")
-def _gather(g, a, n, c, y, partial):
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def _gather(g, a, n, stride, y, partial, waiting):
     """Forces of one node row from the elements on both sides; the upper plane's share waits in `partial`."""
-    ll = g[4 * c * SCRATCH + a : 4 * c * SCRATCH + a + n]
-    lr = g[(4 * c + 1) * SCRATCH + a - 1 : (4 * c + 1) * SCRATCH + a + n - 1]
-    ul = g[(4 * c + 2) * SCRATCH + a : (4 * c + 2) * SCRATCH + a + n]
-    ur = g[(4 * c + 3) * SCRATCH + a - 1 : (4 * c + 3) * SCRATCH + a + n - 1]
-    for i in range(n):
-        y[i] = partial[i] + (ll[i] + lr[i])
-    for i in range(n):
-        partial[i] = ul[i] + ur[i]
+    for c in range(3):
+        left = row(g, 4 * c * SCRATCH + a, 2 * SCRATCH + n)
+        right = row(g, (4 * c + 1) * SCRATCH + a - 1, 2 * SCRATCH + n)
+        out = row(y, c * stride + a, n)
+        wait = row(partial, waiting + c * stride + a, n)
+        for i in range(n):
+            out[i] = wait[i] + (left[i] + right[i])
+            wait[i] = left[2 * SCRATCH + i] + right[2 * SCRATCH + i]
 
 
-@njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="never")
-def _finish(mode, n, force, u, inverse, c1, c2, source, residual, direction, x):
-    """What `apply_slab` does with the finished forces of one row; returns the row's share of the dot product."""
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def _finish(mode, at, a, n, stride, forces, u, inverse, c1, c2, source, residual, direction, x):
+    """What `apply_slab` does with the finished forces of one node row; returns the row's share of the dot product."""
     total = 0.0
-    if mode == MASKED_DOT:
-        for i in range(n):
-            value = force[i] if inverse[i] > 0 else force[i] * 0
-            residual[i] = value
-            total += value * u[i]
-    elif mode == LAST:
-        for i in range(n):
-            value = x[i] + u[i] + (c1 * u[i] + c2 * inverse[i] * (source[i] - force[i]))
-            x[i] = value
-            total += value * residual[i]
-    else:
-        for i in range(n):
-            force[i] = source[i] - force[i] if inverse[i] > 0 else force[i] * 0
-        residual[:n] = force
-        if mode != FINAL:
+    for c in range(3):
+        o = at + c * stride + a
+        force = row(forces, c * stride + a, n)
+        into = row(residual, o, n)
+        if mode == RAW:
             for i in range(n):
-                direction[i] = c1 * u[i] + c2 * inverse[i] * force[i]
+                into[i] = force[i]
+            continue
+        moved = row(u, o, n)
+        scale = row(inverse, o, n)
+        if mode == MASKED_DOT:
+            for i in range(n):
+                value = force[i] if scale[i] > 0 else force[i] * 0
+                into[i] = value
+                total += value * moved[i]
+            continue
+        given = row(source, o, n)
+        sums = row(x, o, n)
+        if mode == LAST:
+            for i in range(n):
+                value = sums[i] + moved[i] + (c1 * moved[i] + c2 * scale[i] * (given[i] - force[i]))
+                sums[i] = value
+                total += value * into[i]
+            continue
+        for i in range(n):
+            into[i] = given[i] - force[i] if scale[i] > 0 else force[i] * 0
+        if mode != FINAL:
+            new = row(direction, o, n)
+            for i in range(n):
+                new[i] = c1 * moved[i] + c2 * scale[i] * into[i]
         if mode != START:
             for i in range(n):
-                x[i] += u[i]
+                sums[i] += moved[i]
     return total
 
 
@@ -255,53 +298,17 @@ def apply_slab(mode, z0, z1, u, first, second, ranges, q, inverse, c1, c2, sourc
             waiting = j * length
             if k < nz:
                 if fresh:
-                    _face(u[here : here + length + 1], u[here + plane : here + plane + length + 1], stride, a, n, f)
+                    _face(u, here, here + plane, stride, a, n, f)
                     fresh = False
                 above = here + length if j + 1 < rows_per_plane else here
                 element = (k * rows_per_plane + j) * stride
                 for m in range(1, 12, 2):
                     g[m * SCRATCH + a - 1] = 0
-                _elements(
-                    u[above : above + length + 1],
-                    u[above + plane : above + plane + length + 1],
-                    stride,
-                    a,
-                    n,
-                    first[element : element + stride],
-                    second[element : element + stride],
-                    q,
-                    f,
-                    h,
-                    g,
-                )
-                for c in range(3):
-                    o = c * stride + a
-                    _gather(g, a, n, c, y[o : o + n], partial[waiting + o : waiting + o + n])
+                _elements(u, above, above + plane, stride, a, n, first, second, element, q, f, h, g)
+                _gather(g, a, n, stride, y, partial, waiting)
             else:
-                for c in range(3):
-                    o = c * stride + a
-                    y[o : o + n] = partial[waiting + o : waiting + o + n]
-            if k < z0:
-                continue
-            for c in range(3):
-                o = c * stride + a
-                at = here + o
-                force = y[o : o + n]
-                if mode == RAW:
-                    residual[at : at + n] = force
-                else:
-                    total += _finish(
-                        mode,
-                        n,
-                        force,
-                        u[at : at + n],
-                        inverse[at : at + n],
-                        c1,
-                        c2,
-                        source[at : at + n],
-                        residual[at : at + n],
-                        direction[at : at + n],
-                        x[at : at + n],
-                    )
+                y[:] = partial[waiting : waiting + length]
+            if k >= z0:
+                total += _finish(mode, here, a, n, stride, y, u, inverse, c1, c2, source, residual, direction, x)
         if k >= z0:
             sums[k] = total

@@ -9,34 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from fea import kernels
+from fea.element import lame, modal_numbers
 from fea.grid import padded, row_ranges, zeros_field
 
 _SERIAL_BELOW = 100_000  # nodes; smaller grids are not worth waking a thread for
-
-
-def lame(poisson: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lame's lambda and mu of a material of unit modulus."""
-    nu = np.asarray(poisson, dtype=np.float64)
-    return nu / ((1 + nu) * (1 - 2 * nu)), 1 / (2 * (1 + nu))
-
-
-def modal_numbers(spacing_mm: tuple[float, float, float], lam: float, mu: float) -> np.ndarray:
-    """The constants of the modal element (docs/solver.md): factors of the two coefficient arrays, then edge terms.
-
-    Parameters
-    ----------
-    spacing_mm : tuple of 3 floats
-        Edges along the internal axes, slowest first.
-    lam, mu : float
-        What the first and the second coefficient array are to be multiplied by to give Lame's numbers.
-    """
-    r = 1 / np.asarray(spacing_mm, dtype=np.float64)
-    volume = 1 / r.prod()
-    s = r * r
-    mixed = [r[0] * r[1] / 3, r[0] * r[2] / 3, r[1] * r[2] / 3]
-    return np.concatenate(
-        [[lam * volume / 16, mu * volume / 16], r, r / 3, s / 3, (s.sum() - s) / 3, mixed, s / 9, (s + s.sum()) / 9]
-    )
 
 
 class Workers:
@@ -98,6 +74,7 @@ class Level:
         self.nodes = (nz + 1) * rows * stride
         self.ranges = row_ranges(second[:, :-1] > 0)
         self.inverse = np.empty(0, np.float32)
+        self.fixed = np.empty(0, bool)
         self._nothing = {
             np.float32: zeros_field((1, 1, 1, 64), np.float32),
             np.float64: zeros_field((1, 1, 1, 64), np.float64),
@@ -131,6 +108,7 @@ class Level:
     def fix(self, fixed: np.ndarray) -> None:
         """Set `inverse` from the diagonal and the fixed components (bool field)."""
         diagonal = self.diagonal()
+        self.fixed = fixed
         usable = (diagonal > 1e-9 * diagonal.max()) & ~fixed
         self.inverse = self.zeros()
         np.divide(1.0, diagonal, out=self.inverse, where=usable, casting="unsafe")
@@ -160,6 +138,20 @@ class Level:
     def apply_free(self, u: np.ndarray, out: np.ndarray) -> float:
         """out = K u on the free components, 0 elsewhere; returns u . out."""
         return self._run(kernels.MASKED_DOT, u, residual=out)
+
+    def smooth(
+        self,
+        mode: int,
+        u: np.ndarray,
+        c1: float,
+        c2: float,
+        source: np.ndarray,
+        residual: np.ndarray,
+        direction: np.ndarray,
+        x: np.ndarray,
+    ) -> float:
+        """One smoothing step, one of the modes of `kernels.apply_slab`."""
+        return self._run(mode, u, c1=c1, c2=c2, source=source, residual=residual, direction=direction, x=x)
 
 
 def coefficients(

@@ -11,8 +11,10 @@ import numpy as np
 from fea.errors import Reason, SolveError
 from fea.grid import choose_layout
 from fea.model import NodalForce, Prescribed, VoxelModel
+from fea.multigrid import Multigrid
 from fea.operator import Level, Workers, coefficients
 from fea.supports import Conditions, force_field, held_pieces, place, touched_nodes
+from fea.vectors import advance, begin_cycle, turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,11 @@ class Solver:
         self.level = Level(first, second, factors, spacing, self.workers)
         self.conditions = self._place(prescribed)
         self.level.fix(self.conditions.fixed)
+        ratios = (
+            np.atleast_1d(poisson)[self.layout.voxels_in(model.solid)] if np.ndim(poisson) else np.atleast_1d(poisson)
+        )
+        span = np.array([ratios.min(), ratios.max()])
+        self.multigrid = Multigrid(self.level, self.layout.internal_shape, span, self.workers)
         self.dof = 3 * int(self.touched.sum())
         self.peak_bytes = 0
         self.setup_s = time.perf_counter() - began
@@ -94,8 +101,33 @@ class Solver:
     def _place(self, prescribed: Sequence[Prescribed]) -> Conditions:
         return place(self.layout, prescribed, self.touched, self.level.shape[2])
 
-    def precondition(self, residual: np.ndarray) -> np.ndarray:
-        return self.level.inverse * residual
+    def _iterate(self, x: np.ndarray, r: np.ndarray, target: float, limit: int) -> int:
+        """Preconditioned conjugate gradients on x and r in place, until |r| <= target."""
+        level, cycle, run = self.level, self.multigrid, self.workers.slabs
+        grid = cycle.grids[0]
+        planes = level.field_shape[0]
+        p, kp = level.zeros(np.float64), level.zeros(np.float64)
+        sums = np.zeros(planes)
+        norm = float(np.sqrt(np.vdot(r, r)))
+        scale = 1 / norm if norm else 1.0
+        factor = np.float32(cycle.first_factor())
+        before = 1.0
+        iterations = 0
+        while norm > target and iterations < limit:
+            run(
+                planes, level.nodes, lambda a, b: begin_cycle(a, b, r, scale, factor, level.inverse, grid.right, grid.x)
+            )
+            product = cycle.cycle()
+            ratio = product / before if iterations else 0.0
+            before = product
+            run(planes, level.nodes, lambda a, b, ratio=ratio: turn(a, b, grid.x, ratio, p))  # type: ignore[misc]
+            curvature = level.apply_free(p, kp)
+            # the product was taken with scale r, hence the division
+            step = product / scale / curvature
+            run(planes, level.nodes, lambda a, b, step=step: advance(a, b, step, x, p, r, kp, sums))  # type: ignore[misc]
+            norm = float(np.sqrt(sums.sum()))
+            iterations += 1
+        return iterations
 
     def solve(
         self,
@@ -131,20 +163,7 @@ class Solver:
             level.apply_free(x, r)
             np.subtract(load, r, out=r)
             r[level.inverse == 0] = 0
-        iterations = 0
-        p = level.zeros(np.float64)
-        ap = level.zeros(np.float64)
-        rz = 1.0
-        while np.sqrt((r * r).sum()) > rtol * reference and iterations < max_iterations:
-            z = self.precondition(r)
-            rz_new = float((r * z).sum())
-            p *= rz_new / rz if iterations else 0.0
-            p += z
-            rz = rz_new
-            step = rz / level.apply_free(p, ap)
-            x += step * p
-            r -= step * ap
-            iterations += 1
+        iterations = self._iterate(x, r, rtol * reference, max_iterations)
         force = level.zeros(np.float64)
         level.apply(x, force)
         r[:] = load - force

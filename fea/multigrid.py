@@ -1,0 +1,217 @@
+"""The preconditioner: one float32 V-cycle over grids of averaged moduli.
+
+Fourth-kind Chebyshev smoothing with a point-Jacobi diagonal (the same before and after, so that the cycle is
+symmetric), trilinear transfer, a dense inverse on the coarsest grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numba import njit
+
+from fea import kernels
+from fea.element import CORNERS, spectral_bound, stiffness_matrix
+from fea.operator import Level, Workers
+from fea.transfer import coarsen, prolong, restrict
+
+DEGREE = 3
+_COARSEST_NODES = 260
+_POWER_STEPS = 10
+_SAFETY = 1.1
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def _dense_product(matrix, index, source, target):
+    """target[index] = matrix @ source[index]."""
+    n = index.size
+    gathered = np.empty(n, np.float32)
+    for i in range(n):
+        gathered[i] = source[index[i]]
+    for i in range(n):
+        total = np.float32(0)
+        line = matrix[i]
+        for j in range(n):
+            total += line[j] * gathered[j]
+        target[index[i]] = total
+
+
+@dataclass(eq=False)
+class _Grid:
+    """One level of the hierarchy with its work fields."""
+
+    level: Level
+    extents: tuple[int, int, int]
+    factors: tuple[int, int, int]
+    bound: float
+    right: np.ndarray
+    x: np.ndarray
+    r: np.ndarray
+    d: np.ndarray
+    e: np.ndarray
+
+
+def _dense_inverse(level: Level, extents: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Inverse stiffness of the free components, and their flat indices.
+
+    Detached pieces leave rigid motions; a shift of 1e-6 of the scaled diagonal keeps the factor finite there.
+    """
+    nz, ny, nx = extents
+    parts = [stiffness_matrix(level.spacing_mm, 1.0, 0.0), stiffness_matrix(level.spacing_mm, 0.0, 1.0)]
+    k, j, i = (axis.ravel() for axis in np.meshgrid(range(nz), range(ny), range(nx), indexing="ij"))
+    _, rows, _, stride = level.field_shape
+    where = np.stack(
+        [
+            (((k + a) * rows + (j + b)) * 3 + component) * stride + (i + c)
+            for a, b, c in CORNERS
+            for component in range(3)
+        ],
+        axis=1,
+    )
+    free = np.flatnonzero(level.inverse.reshape(-1) > 0)
+    number = np.full(level.inverse.size, -1)
+    number[free] = np.arange(len(free))
+    local = number[where]
+    matrix = np.zeros(len(free) * len(free))
+    lam = level.factors[0] * level.first[k, j, i].astype(np.float64)
+    mu = level.factors[1] * level.second[k, j, i].astype(np.float64)
+    for p in range(24):
+        for q in range(24):
+            both = (local[:, p] >= 0) & (local[:, q] >= 0) & (mu > 0)
+            entry = lam * parts[0][p, q] + mu * parts[1][p, q]
+            matrix += np.bincount(local[both, p] * len(free) + local[both, q], entry[both], minlength=matrix.size)
+    matrix = matrix.reshape(len(free), len(free))
+    root = 1 / np.sqrt(np.diag(matrix))
+    matrix *= root[:, None] * root
+    matrix[np.diag_indices_from(matrix)] += 1e-6
+    factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+    inverse = scipy.linalg.cho_solve(factor, np.diag(root), check_finite=False)
+    return np.ascontiguousarray((root[:, None] * inverse).astype(np.float32)), free
+
+
+class Multigrid:
+    """A V-cycle on a hierarchy of grids below a given one.
+
+    Parameters
+    ----------
+    finest : Level
+        With its diagonal set.
+    extents : tuple of 3 ints
+        Voxels along the internal axes.
+    poisson : float64 ndarray
+        The smallest and the largest Poisson's ratio in use.
+    workers : Workers
+    """
+
+    def __init__(self, finest: Level, extents: tuple[int, int, int], poisson: np.ndarray, workers: Workers) -> None:
+        self.workers = workers
+        self.grids: list[_Grid] = []
+        self.degree = DEGREE
+        level = finest
+        while True:
+            factors = _coarsening(level, extents)
+            cap = spectral_bound(level.spacing_mm, np.linspace(poisson.min(), poisson.max(), 3))
+            fields = [level.zeros() for _ in range(5)]
+            grid = _Grid(level, extents, factors, cap, *fields)
+            self.grids.append(grid)
+            if factors == (1, 1, 1):
+                break
+            grid.bound = min(cap, self._power(grid))
+            level, extents = _coarser(level, extents, factors, workers)
+        self.matrix, self.index = _dense_inverse(level, extents)
+
+    def _power(self, grid: _Grid) -> float:
+        """Largest eigenvalue of D^-1 K by power iteration, with a margin."""
+        noise = np.random.default_rng(1).random(grid.x.shape, dtype=np.float32)
+        np.subtract(noise, np.float32(0.5), out=grid.x)
+        grid.x[grid.level.inverse == 0] = 0
+        grid.right[:] = 0
+        largest = 0.0
+        scale = 1.0
+        for _ in range(_POWER_STEPS):
+            before = float(np.sqrt(np.vdot(grid.x, grid.x)))
+            grid.level.smooth(kernels.START, grid.x, 0.0, -scale, grid.right, grid.r, grid.d, grid.x)
+            largest = float(np.sqrt(np.vdot(grid.d, grid.d))) / (before * scale)
+            scale = 1 / largest
+            grid.x, grid.d = grid.d, grid.x
+        for field in (grid.x, grid.r, grid.d):
+            field[:] = 0
+        return _SAFETY * largest
+
+    def cycle(self) -> float:
+        """x = B right on the finest grid (fields `right`, `x`), x already holding its first smoothing step.
+
+        Returns
+        -------
+        float
+            The product x . right.
+        """
+        return self._cycle(0)
+
+    def first_factor(self, number: int = 0) -> float:
+        """The factor c of the first smoothing step x = c D^-1 right."""
+        return 4 / (3 * self.grids[number].bound)
+
+    def _cycle(self, number: int) -> float:
+        grid = self.grids[number]
+        level = grid.level
+        if grid.factors == (1, 1, 1):
+            _dense_product(self.matrix, self.index, grid.right.reshape(-1), grid.x.reshape(-1))
+            return 0.0
+        below = self.grids[number + 1]
+        m, bound = self.degree, grid.bound
+        weights = [((2 * k - 1) / (2 * k + 3), (8 * k + 4) / ((2 * k + 3) * bound)) for k in range(1, m)]
+        level.smooth(kernels.START, grid.x, *weights[0], grid.right, grid.r, grid.d, grid.x)
+        for c1, c2 in weights[1:]:
+            level.smooth(kernels.STEP, grid.d, c1, c2, grid.r, grid.r, grid.e, grid.x)
+            grid.d, grid.e = grid.e, grid.d
+        level.smooth(kernels.FINAL, grid.d, 0.0, 0.0, grid.r, grid.r, grid.e, grid.x)
+        coarse = below.level
+        self.workers.slabs(
+            coarse.field_shape[0],
+            level.nodes,
+            lambda z0, z1: restrict(z0, z1, grid.r, grid.factors, below.right, coarse.ranges, coarse.inverse),
+        )
+        if below.factors != (1, 1, 1):
+            np.multiply(coarse.inverse, below.right, out=below.x)
+            below.x *= np.float32(self.first_factor(number + 1))
+        self._cycle(number + 1)
+        self.workers.slabs(
+            level.field_shape[0],
+            level.nodes,
+            lambda z0, z1: prolong(z0, z1, below.x, grid.factors, grid.x, level.ranges, level.inverse),
+        )
+        level.smooth(kernels.START, grid.x, 0.0, self.first_factor(number), grid.right, grid.r, grid.d, grid.x)
+        for c1, c2 in weights[:-1]:
+            level.smooth(kernels.STEP, grid.d, c1, c2, grid.r, grid.r, grid.e, grid.x)
+            grid.d, grid.e = grid.e, grid.d
+        return level.smooth(kernels.LAST, grid.d, *weights[-1], grid.r, grid.right, grid.e, grid.x)
+
+
+def _coarsening(level: Level, extents: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Which axes to halve: those whose spacing is near the smallest; none on the coarsest grid."""
+    nodes = np.prod([n + 1 for n in extents])
+    if nodes <= _COARSEST_NODES:
+        return 1, 1, 1
+    can = [n > 1 for n in extents]
+    smallest = min(h for h, ok in zip(level.spacing_mm, can, strict=True) if ok)
+    z, y, x = (2 if ok and h < 1.5 * smallest else 1 for h, ok in zip(level.spacing_mm, can, strict=True))
+    return z, y, x
+
+
+def _coarser(
+    level: Level, extents: tuple[int, int, int], factors: tuple[int, int, int], workers: Workers
+) -> tuple[Level, tuple[int, int, int]]:
+    """The next grid: averaged coefficients, and components fixed where the coincident fine one is."""
+    nz, ny, nx = (-(-n // f) for n, f in zip(extents, factors, strict=True))
+    first = coarsen(level.first, extents, factors)
+    second = first if level.second is level.first else coarsen(level.second, extents, factors)
+    spacing = tuple(h * f for h, f in zip(level.spacing_mm, factors, strict=True))
+    coarse = Level(first, second, level.factors, (spacing[0], spacing[1], spacing[2]), workers)
+    k, j, i = (np.minimum(np.arange(c + 1) * f, n) for c, f, n in zip((nz, ny, nx), factors, extents, strict=True))
+    fixed = np.zeros(coarse.field_shape, dtype=bool)
+    fixed[:, :, :, : nx + 1] = level.fixed[k][:, j][..., i]
+    coarse.fix(fixed)
+    return coarse, (nz, ny, nx)

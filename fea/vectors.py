@@ -1,0 +1,53 @@
+"""The passes over whole fields that conjugate gradients need, fused so that each field is read once.
+
+Sums are taken per node plane and added in the order of the planes: the result does not depend on the threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fea.kernels import row
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def advance(z0, z1, step, x, p, r, kp, sums):
+    """x += step p;  r -= step kp;  sums[plane] = r . r."""
+    size = x.size // x.shape[0]
+    flat_x, flat_p, flat_r, flat_kp = x.reshape(-1), p.reshape(-1), r.reshape(-1), kp.reshape(-1)
+    for k in range(z0, z1):
+        total = 0.0
+        xs, ps = row(flat_x, k * size, size), row(flat_p, k * size, size)
+        rs, ks = row(flat_r, k * size, size), row(flat_kp, k * size, size)
+        for i in range(size):
+            xs[i] += step * ps[i]
+            value = rs[i] - step * ks[i]
+            rs[i] = value
+            total += value * value
+        sums[k] = total
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def begin_cycle(z0, z1, r, scale, factor, inverse, right, x):
+    """right = scale r in float32;  x = factor inverse right."""
+    size = r.size // r.shape[0]
+    flat_r, flat_i, flat_b, flat_x = r.reshape(-1), inverse.reshape(-1), right.reshape(-1), x.reshape(-1)
+    for k in range(z0, z1):
+        rs, scales = row(flat_r, k * size, size), row(flat_i, k * size, size)
+        bs, xs = row(flat_b, k * size, size), row(flat_x, k * size, size)
+        for i in range(size):
+            value = np.float32(scale * rs[i])
+            bs[i] = value
+            xs[i] = factor * scales[i] * value
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def turn(z0, z1, z, ratio, p):
+    """p = z + ratio p."""
+    size = p.size // p.shape[0]
+    flat_z, flat_p = z.reshape(-1), p.reshape(-1)
+    for k in range(z0, z1):
+        zs, ps = row(flat_z, k * size, size), row(flat_p, k * size, size)
+        for i in range(size):
+            ps[i] = zs[i] + ratio * ps[i]
