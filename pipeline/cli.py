@@ -179,18 +179,14 @@ def inspect(
     inventory = _index(inputs, quiet=as_json)
     rows = describe(inventory)
     if as_json:
-        skipped = [{"file": s.name, "reason": s.reason, "text": s.text} for s in inventory.skipped]
+        skipped = [{"file": s.name, "reason": s.reason, "text": s.detail} for s in inventory.skipped]
         print(json.dumps({"series": rows, "skipped": skipped}, indent=1, ensure_ascii=False, default=str))
     else:
         for study in dict.fromkeys(row["study"] for row in rows):
             mine = [row for row in rows if row["study"] == study]
-            table = Table(title=f"{study}  {mine[0].get('date') or ''}", title_justify="left", show_lines=False)
-            columns = [c for c in mine[0] if c not in ("study", "date")]
-            for column in columns:
-                table.add_column(column.replace("_", " "), overflow="fold")
+            out_console.print(f"\n[bold]{study}[/]  {mine[0]['date'] or 'no date'}", highlight=False)
             for row in mine:
-                table.add_row(*(_escaped("" if row[c] is None else str(row[c])) for c in columns))
-            out_console.print(table)
+                _print_series(row)
         _print_skipped(inventory, everything=True)
     raise typer.Exit(ALL_DONE if inventory.studies else SOME_REFUSED)
 
@@ -395,11 +391,32 @@ def _print_outcomes(outcomes: list[Outcome], output: Path) -> None:
     out_console.print(f"{words}. Overview: {output / 'index.html'}", soft_wrap=True, highlight=False)
 
 
+def _print_series(row: dict[str, Any]) -> None:
+    """One series of `openbct inspect`: what it is, then the verdict with its reason, then what is odd about it."""
+    number = "" if row["series_number"] is None else f"{row['series_number']} "
+    size = " x ".join(str(n) for n in row["size"])
+    spacing = " x ".join("?" if v is None else f"{v:.2f}" for v in row["spacing_mm"])
+    facts = [f"kernel {row['kernel']}" if row["kernel"] else "", f"{row['kvp']:.0f} kVp" if row["kvp"] else ""]
+    facts += [f"contrast {row['contrast']}" if row["contrast"] else ""]
+    colour = {"refused": "yellow", "spare": "dim"}.get(row["verdict"], "green")
+    out_console.print(
+        f"  [{colour}]{row['verdict'] if row['verdict'] in ('refused', 'spare') else 'use for ' + row['verdict']}[/]: "
+        f"{_escaped(number + repr(row['description']))}  {row['modality']}  {size} at {spacing} mm  "
+        + _escaped("  ".join(f for f in facts if f)),
+        soft_wrap=True,
+        highlight=False,
+    )
+    out_console.print(f"      {_escaped(row['reason'])} ({row['code']})", soft_wrap=True, highlight=False)
+    for problem in row["problems"]:
+        if problem != row["reason"]:
+            out_console.print(f"      note: {_escaped(problem)}", soft_wrap=True, highlight=False)
+
+
 def _print_skipped(inventory: Inventory, *, everything: bool = False) -> None:
     shown = inventory.skipped if everything else inventory.skipped[:20]
     for skipped in shown:
         talk.print(
-            f"skipped {_escaped(skipped.name)}: {_escaped(skipped.text)} ({skipped.reason})",
+            f"skipped {_escaped(skipped.name)}: {_escaped(skipped.detail)} ({skipped.reason})",
             soft_wrap=True,
             highlight=False,
         )
