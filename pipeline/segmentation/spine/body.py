@@ -1,0 +1,316 @@
+"""The surface of one vertebral body, between two discs: a side wall and two endplates, located between voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.segmentation.model import BodyFrame
+from pipeline.segmentation.sampling import IndexBox, index_box, sample_lps
+from pipeline.segmentation.spine.discs import Disc
+from pipeline.segmentation.spine.tube import Outlines, Tube
+from pipeline.segmentation.surface import aggregate
+from pipeline.volume import Grid
+
+ANGLES = 72
+HEIGHTS = 25
+_STEP_MM = 0.5
+_WALL_REACH_MM = 7.0
+_PLATE_REACH_MM = 6.0
+_PLATE_GRID_MM = 1.5
+_MARGIN_MM = 4.0
+_INSIDE_MM = 1.0
+_OUTSIDE_MM = 1.5
+_DISC_SLACK_MM = 1.0
+
+
+@dataclass(frozen=True)
+class BodyModel:
+    """A vertebral body as continuous surfaces in its own frame.
+
+    Attributes
+    ----------
+    frame : BodyFrame
+    wall_mm : float ndarray of shape (A, H)
+        Distance of the side wall from the axis of the frame, at A equal angles from `left` towards `posterior` and H equal
+        steps from the lower to the upper endplate.
+    left_mm, posterior_mm : float ndarray of shape (U,), (V,)
+        Lattice of the height fields.
+    lower_mm, upper_mm : float ndarray of shape (U, V)
+        Height of the endplates, defined on the whole lattice.
+    wall_edge_hu, lower_edge_hu, upper_edge_hu : float
+        Mean drop of relative HU across the surfaces.
+    far_from_template : float
+        Share of the wall more than 6 mm from the averaged outline.
+    unseen : float
+        Share of the surface that lies outside the scanned volume or within 2 mm of its edge.
+    """
+
+    frame: BodyFrame
+    wall_mm: NDArray[np.float64]
+    left_mm: NDArray[np.float64]
+    posterior_mm: NDArray[np.float64]
+    lower_mm: NDArray[np.float64]
+    upper_mm: NDArray[np.float64]
+    wall_edge_hu: float
+    lower_edge_hu: float
+    upper_edge_hu: float
+    far_from_template: float
+    unseen: float
+
+    @property
+    def width_mm(self) -> float:
+        """Left-right extent at mid height."""
+        middle = self.wall_mm[:, HEIGHTS // 2]
+        return float(np.ptp(middle * np.cos(_ANGLE)))
+
+    @property
+    def depth_mm(self) -> float:
+        """Front-back extent at mid height, on a band of 8 mm about the middle."""
+        middle = self.wall_mm[:, HEIGHTS // 2]
+        posterior, left = middle * np.sin(_ANGLE), middle * np.cos(_ANGLE)
+        central = np.abs(left) < 8.0
+        return float(np.ptp(posterior[central]))
+
+    @property
+    def height_mm(self) -> float:
+        """Mean distance of the endplates over the inner part of the outline."""
+        inner = self.outline(0.5, shrink=0.8)
+        return float((self.upper_mm - self.lower_mm)[inner].mean())
+
+    @property
+    def volume_mm3(self) -> float:
+        cell = float((self.left_mm[1] - self.left_mm[0]) * (self.posterior_mm[1] - self.posterior_mm[0]))
+        return float((self.upper_mm - self.lower_mm)[self.outline(0.5)].sum() * cell)
+
+    def outline(self, height: float, *, shrink: float = 1.0) -> NDArray[np.bool_]:
+        """Which lattice points (U, V) lie inside the wall at a relative height (0 lower, 1 upper endplate)."""
+        u, v = np.meshgrid(self.left_mm, self.posterior_mm, indexing="ij")
+        place = min(max(height * HEIGHTS - 0.5, 0.0), HEIGHTS - 1.0)
+        ring = np.array([np.interp(place, np.arange(HEIGHTS), column) for column in self.wall_mm])
+        wall = np.interp(np.arctan2(v, u), _ANGLE, ring, period=2 * np.pi)
+        return np.asarray(np.hypot(u, v) <= shrink * wall)
+
+
+_ANGLE = np.arange(ANGLES) * (2 * np.pi / ANGLES)
+
+
+def fit_body(
+    hu: NDArray[np.float32], grid: Grid, tube: Tube, outlines: Outlines, below: Disc, above: Disc
+) -> BodyModel:
+    """Fit the surfaces of the body between two discs.
+
+    Parameters
+    ----------
+    hu : float32 ndarray of shape (Z, Y, X)
+        Relative HU on a fine isotropic `grid` about the spine.
+    tube, outlines
+        The straightened spine and the averaged outline that the side wall starts from.
+    below, above : Disc
+    """
+    frame, template = _frame_and_template(tube, outlines, below, above)
+    reach = float(template.max()) + _WALL_REACH_MM
+    lattice = np.arange(-np.ceil(reach / _PLATE_GRID_MM), np.ceil(reach / _PLATE_GRID_MM) + 1) * _PLATE_GRID_MM
+    u, v = np.meshgrid(lattice, lattice, indexing="ij")
+    lower = _plane_heights(frame, below, u, v, below.half_thickness_mm)
+    upper = _plane_heights(frame, above, u, v, -above.half_thickness_mm)
+    # Planes that lean towards each other must not cross outside the body.
+    middle = 0.5 * (lower + upper)
+    lower, upper = np.minimum(lower, middle - 2.0), np.maximum(upper, middle + 2.0)
+    wall = np.repeat(template[:, None], HEIGHTS, axis=1)
+    wall_edge, far, wall_unseen = 0.0, 0.0, 0.0
+    edges = [0.0, 0.0]
+    start = (lower, upper)
+    for _ in range(2):
+        wall, wall_edge, far, wall_unseen = _fit_wall(hu, grid, frame, template, lattice, lower, upper)
+        lower, edges[0], lower_unseen = _fit_plate(
+            hu, grid, frame, wall[:, :6].mean(axis=1), u, v, start[0], -1.0, below.half_thickness_mm
+        )
+        upper, edges[1], upper_unseen = _fit_plate(
+            hu, grid, frame, wall[:, -6:].mean(axis=1), u, v, start[1], 1.0, above.half_thickness_mm
+        )
+    return BodyModel(
+        frame, wall, lattice, lattice, lower, upper, wall_edge, edges[0], edges[1], far,
+        max(wall_unseen, lower_unseen, upper_unseen),
+    )  # fmt: skip
+
+
+def _frame_and_template(
+    tube: Tube, outlines: Outlines, below: Disc, above: Disc
+) -> tuple[BodyFrame, NDArray[np.float64]]:
+    """Frame about the centroid of the averaged outline half way between two discs, and that outline's radii in it."""
+    superior = below.normal_lps + above.normal_lps
+    superior /= np.linalg.norm(superior)
+    middle = 0.5 * (below.s_mm + above.s_mm)
+    place = np.arange(len(tube.centre_lps_mm), dtype=float)
+    canal = np.array([np.interp(middle, place, tube.centre_lps_mm[:, c]) for c in range(3)])
+    centre = 0.5 * (below.centre_lps_mm + above.centre_lps_mm)
+    outline_centre, radius = outlines.at(middle)
+    angle = np.arange(len(radius)) * (2 * np.pi / len(radius))
+    points = tube.to_lps(
+        np.full(len(radius), middle),
+        outline_centre[0] + radius * np.sin(angle),
+        outline_centre[1] + radius * np.cos(angle),
+    )
+    for _ in range(2):
+        posterior = canal - centre
+        posterior -= (posterior @ superior) * superior
+        posterior /= np.linalg.norm(posterior)
+        left = np.cross(posterior, superior)
+        frame = BodyFrame(centre, left, posterior, superior)
+        local = frame.to_frame(points)
+        low, high = local[:, :2].min(axis=0), local[:, :2].max(axis=0)
+        centre = frame.to_lps(0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1]), np.array(0.0))
+    local = BodyFrame(centre, left, posterior, superior).to_frame(points)
+    around = np.arctan2(local[:, 1], local[:, 0]) % (2 * np.pi)
+    order = np.argsort(around)
+    template = np.interp(_ANGLE, around[order], np.hypot(local[:, 0], local[:, 1])[order], period=2 * np.pi)
+    return BodyFrame(centre, left, posterior, superior), template
+
+
+def _plane_heights(frame: BodyFrame, disc: Disc, u: NDArray, v: NDArray, offset_mm: float) -> NDArray[np.float64]:
+    """Height above lattice points (u, v) of the plane parallel to a disc, `offset_mm` along its normal."""
+    point = disc.centre_lps_mm + offset_mm * disc.normal_lps - frame.centre_lps_mm
+    normal = disc.normal_lps
+    lean = u * (frame.left @ normal) + v * (frame.posterior @ normal)
+    return np.asarray((point @ normal - lean) / max(float(frame.superior @ normal), 0.3))
+
+
+def _at_lattice(field: NDArray, lattice: NDArray, u: NDArray, v: NDArray) -> NDArray[np.float64]:
+    step = lattice[1] - lattice[0]
+    index = [(u - lattice[0]) / step, (v - lattice[0]) / step]
+    return np.asarray(ndimage.map_coordinates(field, index, order=1, mode="nearest"))
+
+
+def _fit_wall(
+    hu: NDArray[np.float32],
+    grid: Grid,
+    frame: BodyFrame,
+    template: NDArray[np.float64],
+    lattice: NDArray[np.float64],
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], float, float, float]:
+    """Side wall (A, H), its mean edge, the share far from the template and the share that is not in view."""
+    offset = np.arange(-_WALL_REACH_MM, _WALL_REACH_MM + 0.01, _STEP_MM)
+    extra = int(max(_INSIDE_MM, _OUTSIDE_MM) / _STEP_MM)
+    wide = np.arange(offset[0] - extra * _STEP_MM, offset[-1] + extra * _STEP_MM + 0.01, _STEP_MM)
+    radius = np.maximum(template[:, None, None] + wide, 0.5)
+    u = radius * np.cos(_ANGLE)[:, None, None]
+    v = radius * np.sin(_ANGLE)[:, None, None]
+    part = (np.arange(HEIGHTS) + 0.5) / HEIGHTS
+    # The height of a point of the wall is shared out between the endplates at the template, not at the candidate:
+    # the candidates of a column then lie on a straight line across the wall.
+    at_u, at_v = template * np.cos(_ANGLE), template * np.sin(_ANGLE)
+    low, high = _at_lattice(lower, lattice, at_u, at_v), _at_lattice(upper, lattice, at_u, at_v)
+    w = (low[:, None] + part * (high - low)[:, None])[:, :, None]
+    values = sample_lps(hu, grid, frame.to_lps(u, v, w), fill=np.nan)
+    unseen = ~np.isfinite(values[:, :, extra:-extra]).all(axis=2)
+    values = np.where(np.isfinite(values), values, -100.0)
+    inner = values[:, :, extra - int(_INSIDE_MM / _STEP_MM) : len(wide) - extra - int(_INSIDE_MM / _STEP_MM)]
+    outer = values[:, :, extra + int(_OUTSIDE_MM / _STEP_MM) :][:, :, : len(offset)]
+    here = values[:, :, extra:-extra]
+    drop = np.clip(inner - outer, -60.0, 220.0) / 100.0
+    dark = np.cumsum(np.maximum(40.0 - here, 0.0), axis=2) * (_STEP_MM / 100.0)
+    cost = -drop + 0.15 * dark + 0.006 * offset**2
+    found = aggregate(cost, p1=0.08, p2=2.0, circular=(True, False))
+    edge = np.take_along_axis(drop, np.rint(found).astype(int)[:, :, None], axis=2)
+    shift = offset[0] + _STEP_MM * found
+    wall = np.maximum(template[:, None] + shift, 3.0)
+    far = float((np.abs(shift) > 6.0).mean())
+    return wall, float(100.0 * edge.mean()), far, float(unseen.mean())
+
+
+def _fit_plate(
+    hu: NDArray[np.float32],
+    grid: Grid,
+    frame: BodyFrame,
+    wall: NDArray[np.float64],
+    u: NDArray[np.float64],
+    v: NDArray[np.float64],
+    start: NDArray[np.float64],
+    direction: float,
+    half_disc_mm: float,
+) -> tuple[NDArray[np.float64], float, float]:
+    """Height field (U, V) of one endplate, its mean edge and the share not in view; `direction` is +1 for the upper one."""
+    offset = np.arange(-_PLATE_REACH_MM, _PLATE_REACH_MM + 0.01, _STEP_MM)
+    extra = int(max(_INSIDE_MM, _OUTSIDE_MM) / _STEP_MM)
+    wide = np.arange(offset[0] - extra * _STEP_MM, offset[-1] + extra * _STEP_MM + 0.01, _STEP_MM)
+    points = frame.to_lps(u[:, :, None], v[:, :, None], start[:, :, None] + direction * wide)
+    values = sample_lps(hu, grid, points, fill=np.nan)
+    inside = np.hypot(u, v) <= np.interp(np.arctan2(v, u), _ANGLE, wall, period=2 * np.pi)
+    unseen = ~np.isfinite(values).all(axis=2)
+    values = np.where(np.isfinite(values), values, -100.0)
+    inner = values[:, :, extra - int(_INSIDE_MM / _STEP_MM) : len(wide) - extra - int(_INSIDE_MM / _STEP_MM)]
+    outer = values[:, :, extra + int(_OUTSIDE_MM / _STEP_MM) :][:, :, : len(offset)]
+    drop = np.clip(inner - outer, -60.0, 220.0) / 100.0
+    weight = np.where(inside & ~unseen, 1.0, 0.02)[:, :, None]
+    cost = weight * (-drop + 0.004 * offset**2)
+    # Beyond the middle of the disc lies the endplate of the neighbour, which looks as good from the wrong side.
+    cost[:, :, offset > half_disc_mm + _DISC_SLACK_MM] = np.inf
+    found = aggregate(cost, p1=0.12, p2=2.0)
+    edge = np.take_along_axis(drop, np.rint(found).astype(int)[:, :, None], axis=2)[:, :, 0]
+    height = start + direction * (offset[0] + _STEP_MM * found)
+    count = max(int(inside.sum()), 1)
+    return height, float(100.0 * edge[inside].sum() / count), float((unseen & inside).sum() / count)
+
+
+def rasterise(model: BodyModel, grid: Grid) -> tuple[IndexBox, NDArray[np.bool_]]:
+    """The part of `grid` that a body can reach, and which of its voxel centres lie inside the surfaces."""
+    reach = float(model.wall_mm.max()) + 1.0
+    low, high = float(model.lower_mm.min()) - 1.0, float(model.upper_mm.max()) + 1.0
+    corners = np.stack(np.meshgrid([-reach, reach], [-reach, reach], [low, high], indexing="ij"), axis=-1).reshape(
+        -1, 3
+    )
+    box = index_box(grid, model.frame.to_lps(corners[:, 0], corners[:, 1], corners[:, 2]))
+    axes = np.stack([model.frame.left, model.frame.posterior, model.frame.superior])
+    to_frame = axes @ grid.index_to_lps[:3, :3]
+    start = np.array([s.start for s in box], dtype=float)
+    origin = model.frame.to_frame(grid.to_lps(start))
+    mask = np.zeros(tuple(s.stop - s.start for s in box), dtype=np.bool_)
+    _fill(
+        mask, to_frame, origin, model.wall_mm, model.lower_mm, model.upper_mm,
+        float(model.left_mm[0]), float(model.left_mm[1] - model.left_mm[0]),
+    )  # fmt: skip
+    return box, mask
+
+
+@njit(cache=True, nogil=True)
+def _fill(mask, to_frame, origin, wall, lower, upper, lattice_start, lattice_step):  # type: ignore[no-untyped-def]
+    angles, heights = wall.shape
+    last = lower.shape[0] - 1
+    for k in range(mask.shape[0]):
+        for j in range(mask.shape[1]):
+            for i in range(mask.shape[2]):
+                u = origin[0] + to_frame[0, 0] * k + to_frame[0, 1] * j + to_frame[0, 2] * i
+                v = origin[1] + to_frame[1, 0] * k + to_frame[1, 1] * j + to_frame[1, 2] * i
+                w = origin[2] + to_frame[2, 0] * k + to_frame[2, 1] * j + to_frame[2, 2] * i
+                a, b = (u - lattice_start) / lattice_step, (v - lattice_start) / lattice_step
+                if a < 0 or b < 0 or a > last or b > last:
+                    continue
+                a0, b0 = min(int(a), last - 1), min(int(b), last - 1)
+                fa, fb = a - a0, b - b0
+                low = (lower[a0, b0] * (1 - fa) + lower[a0 + 1, b0] * fa) * (1 - fb)
+                low += (lower[a0, b0 + 1] * (1 - fa) + lower[a0 + 1, b0 + 1] * fa) * fb
+                if w < low:
+                    continue
+                high = (upper[a0, b0] * (1 - fa) + upper[a0 + 1, b0] * fa) * (1 - fb)
+                high += (upper[a0, b0 + 1] * (1 - fa) + upper[a0 + 1, b0 + 1] * fa) * fb
+                if w > high:
+                    continue
+                angle = np.arctan2(v, u) * angles / (2 * np.pi)
+                if angle < 0:
+                    angle += angles
+                p0 = int(angle) % angles
+                p1, fp = (p0 + 1) % angles, angle - int(angle)
+                h = min(max((w - low) / max(high - low, 1e-6) * heights - 0.5, 0.0), heights - 1.0)
+                h0 = min(int(h), heights - 2)
+                fh = h - h0
+                edge = (wall[p0, h0] * (1 - fp) + wall[p1, h0] * fp) * (1 - fh)
+                edge += (wall[p0, h0 + 1] * (1 - fp) + wall[p1, h0 + 1] * fp) * fh
+                if u * u + v * v <= edge * edge:
+                    mask[k, j, i] = True

@@ -1,0 +1,303 @@
+"""Naming the bodies: which level each one is, how sure that is, and what the name is anchored on.
+
+Bodies look alike; only their place in the sequence tells them apart. So every way of laying the sequence of levels over the
+bodies is weighed by what can be seen (how far ribs and transverse processes reach, how wide the bodies are, where the sacrum
+is), and a name is given only where the sacrum or the last rib is in view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from pipeline.segmentation.model import LEVELS
+from pipeline.segmentation.sampling import sample_lps
+from pipeline.segmentation.spine.body import BodyModel
+from pipeline.segmentation.spine.discs import Disc
+from pipeline.segmentation.spine.tube import BACK_REACH_MM, LEFT_REACH_MM, Outlines, Tube
+from pipeline.volume import Grid
+
+BONE_HU = 160.0
+_CELL_MM = 2.0
+_SEQUENCE = ("C5", "C6", *LEVELS, "S1", "S2", "S3", "S4", "S5")
+_REACH_MEAN_SD_MM = {
+    **{f"C{i}": (34.0, 8.0) for i in range(5, 8)},
+    **{f"T{i}": (95.0, 25.0) for i in range(1, 11)},
+    "T11": (85.0, 25.0), "T12": (65.0, 20.0),
+    "L1": (36.0, 7.0), "L2": (41.0, 6.0), "L3": (47.0, 7.0), "L4": (44.0, 7.0), "L5": (45.0, 8.0),
+}  # fmt: skip
+_WIDTH_AT = {
+    "C5": 24.0,
+    "T1": 28.0,
+    "T4": 27.0,
+    "T8": 31.0,
+    "T10": 35.0,
+    "T12": 40.0,
+    "L1": 42.0,
+    "L3": 47.0,
+    "L5": 51.0,
+}
+_WIDTH_SD_MM = 4.5
+_SACRAL_LOG_LIKELIHOOD = (-6.0, -3.5, -1.5, -0.3, -0.1)
+_NOT_SACRAL_LOG_LIKELIHOOD = (-0.05, -0.6, -2.5, -5.0, -7.0)
+_LATERAL_FIELD_MM = 70.0
+_RIB_MM, _NO_RIB_MM = 60.0, 50.0
+_LEAST_CONFIDENCE = 0.9
+_FREQUENCY_OF_VARIANTS = 0.05
+
+
+@dataclass(frozen=True)
+class LevelSigns:
+    """What can be seen of the level of one body.
+
+    Attributes
+    ----------
+    reach_mm : tuple of float
+        How far from the midline the bone that starts at the vertebra reaches, left and right (rib or transverse process).
+    cut_off : tuple of bool
+        Whether that bone runs out of the scanned field, left and right, or the field ends within 70 mm of the midline.
+    width_mm : float
+    sacral_signs : int
+        How many of the four signs of the sacrum are seen.
+    """
+
+    reach_mm: tuple[float, float]
+    cut_off: tuple[bool, bool]
+    width_mm: float
+    sacral_signs: int
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Levels of the bodies from cranial to caudal.
+
+    Attributes
+    ----------
+    levels : tuple of str or None
+        ``"T12"``, ``"S1"`` (and below) for parts of the sacrum, or None where the level is not known.
+    confidence : tuple of float or None
+    alternatives : tuple of dict
+        Other levels and their probabilities, per body.
+    anchor : str
+        ``"sacrum"``, ``"last rib"``, ``"sacrum and last rib"``, ``"pin"`` or ``""``.
+    reason : str
+        Why there is no name, or what is doubtful; empty when all is well.
+    code : str
+        ``level_unknown`` or ``level_uncertain`` when there is a reason.
+    """
+
+    levels: tuple[str | None, ...]
+    confidence: tuple[float | None, ...]
+    alternatives: tuple[dict[str, float], ...]
+    anchor: str = ""
+    reason: str = ""
+    code: str = ""
+    sacrum_from: int | None = field(default=None)
+    """Index of the first body that belongs to the sacrum, whether the others have names or not."""
+
+
+def level_signs(hu: NDArray[np.float32], grid: Grid, model: BodyModel, sacral_signs: int) -> LevelSigns:
+    """Look beside one body for ribs and transverse processes.
+
+    Parameters
+    ----------
+    hu : float32 ndarray of shape (Z, Y, X)
+        Relative HU on a coarse isotropic `grid` of the whole width of the scan.
+    model : BodyModel
+    sacral_signs : int
+        See `count_sacral_signs`.
+    """
+    half_width, half_height = 0.5 * model.width_mm, 0.5 * model.height_mm
+    left = np.arange(0.0, 110.0, _CELL_MM)
+    posterior = np.arange(-10.0, 92.0, _CELL_MM)
+    superior = np.arange(-92.0, half_height + 12.0, _CELL_MM)
+    first = int(np.ceil((half_width + 3.0) / _CELL_MM))
+    start_w = np.abs(superior) <= half_height + 3.0
+    start_v = (posterior >= 0.0) & (posterior <= 0.5 * model.depth_mm + 25.0)
+    start = start_w[:, None] & start_v[None, :]
+    beside = (int(np.argmin(np.abs(superior))), int(np.argmin(np.abs(posterior - 20.0))))
+    reach, cut = [], []
+    for side in (1.0, -1.0):
+        points = model.frame.to_lps(side * left[None, None, :], posterior[None, :, None], superior[:, None, None])
+        values = sample_lps(hu, grid, points, fill=np.nan)
+        steps, lost = _sweep_outward(values, start, first, BONE_HU)
+        field_mm = _CELL_MM * float(np.isfinite(values[beside]).sum())
+        reach.append(float(left[steps]))
+        cut.append(bool(lost) or field_mm < _LATERAL_FIELD_MM)
+    return LevelSigns((reach[0], reach[1]), (cut[0], cut[1]), model.width_mm, sacral_signs)
+
+
+def count_sacral_signs(hu: NDArray[np.float32], grid: Grid, tube: Tube, outlines: Outlines, disc: Disc) -> int:
+    """How many of four signs say that what lies under a disc is the sacrum.
+
+    The signs: bone on both sides of the body (the wings), bone farther out on both sides (the ilium), an upper plate that
+    looks forward by more than 25 degrees, and a body that narrows to less than three quarters within 30 mm.
+    """
+    canal = tube.to_lps(np.array(disc.s_mm), np.array(0.0), np.array(0.0)) - disc.centre_lps_mm
+    posterior = canal - (canal @ disc.normal_lps) * disc.normal_lps
+    posterior /= np.linalg.norm(posterior)
+    left = np.cross(posterior, disc.normal_lps)
+    w = np.arange(-22.0, -5.0, _CELL_MM)[:, None, None]
+
+    def share_of_bone(near_mm: float, far_mm: float, front_mm: float, back_mm: float, bone_hu: float) -> float:
+        """The smaller of both sides."""
+        v = np.arange(-front_mm, back_mm + 0.1, _CELL_MM)[None, :, None, None]
+        shares = []
+        for side in (1.0, -1.0):
+            u = side * np.arange(near_mm, far_mm + 0.1, _CELL_MM)[None, None, :, None]
+            values = sample_lps(
+                hu, grid, disc.centre_lps_mm + u * left + v * posterior + w[..., None] * disc.normal_lps, fill=np.nan
+            )
+            known = np.isfinite(values)
+            shares.append(float((values[known] > bone_hu).mean()) if known.mean() > 0.5 else 0.0)
+        return min(shares)
+
+    wings = share_of_bone(28.0, 46.0, 12.0, 15.0, 120.0) > 0.15
+    ilium = share_of_bone(50.0, 90.0, 10.0, 50.0, BONE_HU) > 0.15
+    forward = np.degrees(np.arctan2(-disc.normal_lps[1], disc.normal_lps[2])) > 25.0
+    deeper = disc.s_mm - 30.0
+    in_view = deeper > 0 and bool(np.isfinite(tube.hu[int(deeper), BACK_REACH_MM + 10, LEFT_REACH_MM]))
+    narrow = in_view and float(np.interp(deeper, outlines.s_mm, outlines.width_mm)) < 0.75 * disc.width_mm
+    return int(wings) + int(ilium) + int(forward) + int(narrow)
+
+
+@njit(cache=True, nogil=True)
+def _sweep_outward(values, start, first, threshold):  # type: ignore[no-untyped-def]
+    """Last lateral step that bone from the start zone reaches, moving outward only, and whether it left the field."""
+    depth, height, width = values.shape
+    front = np.zeros((depth, height), np.bool_)
+    for k in range(depth):
+        for j in range(height):
+            # The root may be reached within three steps of the wall: a process leaves the body a little way out.
+            for i in range(first, min(first + 4, width)):
+                if start[k, j] and values[k, j, i] > threshold:
+                    front[k, j] = True
+    last = first
+    lost = False
+    for i in range(first + 4, width):
+        following = np.zeros((depth, height), np.bool_)
+        found = False
+        missing = 0
+        total = 0
+        for k in range(depth):
+            for j in range(height):
+                if not front[k, j]:
+                    continue
+                total += 1
+                if np.isnan(values[k, j, i]):
+                    missing += 1
+                for kk in range(max(k - 2, 0), min(k + 3, depth)):
+                    for jj in range(max(j - 2, 0), min(j + 3, height)):
+                        if values[kk, jj, i] > threshold:
+                            following[kk, jj] = True
+                            found = True
+        if not found:
+            lost = 2 * missing > total
+            break
+        last = i
+        front = following
+    return last, lost
+
+
+def name_levels(signs: list[LevelSigns], *, whole: list[bool]) -> Naming:
+    """Name bodies from cranial to caudal by their signs.
+
+    Parameters
+    ----------
+    signs : list of LevelSigns
+        From cranial to caudal.
+    whole : list of bool
+        Whether each body is in view and neither merged nor split.
+    """
+    count = len(signs)
+    shifts = [k for k in range(len(_SEQUENCE)) if k + count <= len(_SEQUENCE)]
+    if count == 0 or not shifts:
+        return Naming((None,) * count, (None,) * count, ({},) * count, reason="no body to name", code="level_unknown")
+    total = np.array([sum(_log_likelihood(_SEQUENCE[k + i], s) for i, s in enumerate(signs)) for k in shifts])
+    weight = np.exp(total - total.max())
+    weight /= weight.sum()
+    best = shifts[int(weight.argmax())]
+    chosen = [_SEQUENCE[best + i] for i in range(count)]
+    alternatives = tuple(
+        {_SEQUENCE[k + i]: round(float(w), 3) for k, w in zip(shifts, weight, strict=True) if w > 0.005 and k != best}
+        for i in range(count)
+    )
+    first_sacral = next((i for i, level in enumerate(chosen) if level.startswith("S")), None)
+    by_sacrum = (
+        first_sacral is not None
+        and first_sacral > 0
+        and signs[first_sacral].sacral_signs >= 3
+        and whole[first_sacral - 1]
+    )
+    rib_step = _last_rib(signs, whole)
+    by_rib = rib_step is not None
+    none: tuple[None, ...] = (None,) * count
+    if not by_sacrum and not by_rib:
+        reason = "neither the sacrum nor the last rib is in view"
+        if all(any(s.cut_off) for s in signs):
+            reason += " (the lateral field of view is too small to see ribs)"
+        return Naming(
+            none,
+            none,
+            alternatives,
+            reason=reason,
+            code="level_unknown",
+            sacrum_from=first_sacral if by_sacrum else None,
+        )
+    anchor = " and ".join(name for name, seen in (("sacrum", by_sacrum), ("last rib", by_rib)) if seen)
+    doubt = ""
+    if by_sacrum and by_rib and first_sacral is not None and rib_step is not None and first_sacral - rib_step != 6:
+        doubt = (
+            f"{first_sacral - rib_step - 1} bodies without ribs lie between the last rib and the sacrum, 5 are usual"
+        )
+    elif by_rib and rib_step is not None and chosen[rib_step] != "T12":
+        doubt = f"the body with the last long rib looks like {chosen[rib_step]} by its other signs"
+    confidence = float(weight.max()) * (1.0 if by_sacrum and by_rib else 1.0 - _FREQUENCY_OF_VARIANTS)
+    if not doubt and confidence < _LEAST_CONFIDENCE:
+        doubt = f"the most likely naming has a probability of {confidence:.2f}"
+    if doubt:
+        return Naming(
+            none,
+            none,
+            alternatives,
+            anchor,
+            f"{doubt} (possible transitional vertebra)",
+            "level_uncertain",
+            first_sacral if by_sacrum else None,
+        )
+    levels = tuple(chosen)
+    return Naming(levels, (round(confidence, 3),) * count, alternatives, anchor, sacrum_from=first_sacral)
+
+
+def _last_rib(signs: list[LevelSigns], whole: list[bool]) -> int | None:
+    """Index of the body with ribs on both sides whose lower neighbour has none, both whole and wholly seen."""
+    for i in range(len(signs) - 1):
+        upper, lower = signs[i], signs[i + 1]
+        seen = whole[i] and whole[i + 1] and not any(lower.cut_off)
+        if seen and min(upper.reach_mm) > _RIB_MM and max(lower.reach_mm) < _NO_RIB_MM:
+            return i
+    return None
+
+
+def _log_likelihood(level: str, signs: LevelSigns) -> float:
+    """How well the signs of one body agree with a level; every term is bounded so that one bad reading cannot decide."""
+    sacral = level.startswith("S")
+    total = (_SACRAL_LOG_LIKELIHOOD if sacral else _NOT_SACRAL_LOG_LIKELIHOOD)[signs.sacral_signs]
+    if sacral:
+        return total
+    mean, sd = _REACH_MEAN_SD_MM[level]
+    for reach, cut in zip(signs.reach_mm, signs.cut_off, strict=True):
+        deviation = (reach - mean) / sd
+        # A rib that leaves the field is at least as long as what is seen of it; a thoracic rib cannot be too long. At L4 and
+        # L5 the process may touch the ilium.
+        at_least = cut or level in ("L4", "L5")
+        if (at_least and deviation < 0 and cut) or (deviation > 0 and level.startswith("T")):
+            continue
+        floor = -1.0 if level in ("L4", "L5") and deviation > 0 else -4.0
+        total += max(-0.25 * deviation**2, floor)
+    places = [_SEQUENCE.index(name) for name in _WIDTH_AT]
+    expected = float(np.interp(_SEQUENCE.index(level), places, list(_WIDTH_AT.values())))
+    return total + max(-0.25 * ((signs.width_mm - expected) / _WIDTH_SD_MM) ** 2, -2.0)
