@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from reports.assessment import assess
 from reports.quantity import Quantity
 from reports.record import (
     Acquisition,
-    Assessment,
     Calibration,
     CalibrationSample,
     Coverage,
@@ -19,10 +19,8 @@ from reports.record import (
     Fracture,
     Heights,
     HipDensity,
-    Omission,
     Quality,
     RejectedSeries,
-    Rule,
     Score,
     SeriesSection,
     Service,
@@ -129,7 +127,6 @@ def example_record(**parts: Any) -> StudyRecord:
         not_measured={"z_score": no_table},
     )  # fmt: skip
     left = Femur(name="femur_left", side="left", label=31, status="failed", findings=(metal,))
-    spine_mean = quantity(113.5, 6.0, VBMD_UNIT, "mean of L1 and L2")
     values: dict[str, Any] = {
         "software": Software(version="0.1.0", python="3.11.7", platform="Linux x86_64",
                              dependencies={"numpy": "2.4.6", "pydicom": "3.0.2"}, settings={"calibration": "internal"},
@@ -157,24 +154,7 @@ def example_record(**parts: Any) -> StudyRecord:
         ),
         "vertebrae": vertebrae,
         "femora": (right, left),
-        "assessment": Assessment(
-            classification="increased",
-            statement="Bone density is low at the spine and at the right hip; one vertebral deformity needs a reader.",
-            rules=(
-                Rule(rule="Density in the osteoporosis range at hip or spine", holds=False,
-                     basis="spine 114 mg/cm³, right femoral neck T −2.0", reference="Keaveny 2020; ACR; ISCD"),
-                Rule(rule="Vertebral fracture of grade 2 or 3", holds=False, basis="highest grade 1 (L1)",
-                     reference="Genant 1993"),
-                Rule(rule="Bone strength in the fragile range", holds=None,
-                     basis="published thresholds belong to another analysis", reference="Keaveny 2020"),
-            ),
-            references=("Keaveny et al. 2020, Osteoporos Int 31:1025", "Looker et al. 1998, Osteoporos Int 8:468"),
-            basis=("trabecular vBMD of L1 and L2", "T-score of the right hip", "fracture grades T12 to L5"),
-            omitted=(Omission(part="strength", code="threshold_not_validated",
-                              reason="no threshold was validated for the strength of this analysis"),),
-            spine_vbmd_mg_cm3=spine_mean, spine_vbmd_levels=("L1", "L2"), spine_density_class="low",
-            hip_density_class="low",
-        ),
+        "assessment": assess(vertebrae, (right, left)),
         "services": (
             Service(cpt="0691T", supported=False, reasons=("no interpretation has been signed yet",),
                     missing=("interpretation and report by a qualified clinician",),

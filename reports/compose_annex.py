@@ -1,0 +1,198 @@
+"""The back part of a report: services with their coverage, methods and references, provenance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reports.document import Block, Column, Paragraph, Row, Section, Table, Terms
+from reports.language import Language
+from reports.quantity import Quantity
+from reports.record import Coverage, Service, StudyRecord
+
+
+def services_section(record: StudyRecord, words: Language) -> Section:
+    """One box for each service: what the data support, and what the payer's dated document says."""
+    if not record.services:
+        return Section("services", words("section.services"), ())
+    boxes: list[Block] = [_service_box(service, words) for service in record.services]
+    boxes.append(Paragraph(words("service.notice"), "note"))
+    return Section("services", words("section.services"), tuple(boxes))
+
+
+def _service_box(service: Service, words: Language) -> Terms:
+    paraphrase = words.get(f"service.paraphrase_{service.cpt}", words("service.paraphrase_other"))
+    supported = words("service.supported" if service.supported else "service.not_supported")
+    items = [(words("service.data"), ". ".join([supported, *service.reasons]) if service.reasons else supported)]
+    if service.missing:
+        items.append((words("service.missing"), "; ".join(service.missing)))
+    if service.coverage is None:
+        items.append((words("service.coverage"), words("service.coverage_none")))
+    else:
+        items += _coverage_items(service.coverage, words)
+    return Terms(words("service.title", cpt=service.cpt, paraphrase=paraphrase), tuple(items), boxed=True)
+
+
+def _coverage_items(coverage: Coverage, words: Language) -> list[tuple[str, str]]:
+    """Status, what it rests on, who disagrees, and what to do; no word here may sound better than its source."""
+    status = words.get(f"coverage.{coverage.status}", coverage.status)
+    if coverage.last_known_status:
+        last = words.get(f"coverage.{coverage.last_known_status}", coverage.last_known_status)
+        status = words("service.last_known", status=status, last=last)
+    payer = ", ".join(part for part in (coverage.payer, coverage.policy) if part)
+    items = [
+        (words("service.coverage"), status),
+        (words("service.payer"), payer or words("fact.not_stated")),
+        (words("service.date"), words.date(coverage.date_of_service)),
+        (words("service.statement"), coverage.text),
+    ]
+    items += [(words("service.basis"), _source_text(source, words)) for source in coverage.sources]
+    items += [(words("service.conflict"), _said(conflict)) for conflict in coverage.conflicts]
+    if coverage.prior_authorization:
+        stated = words.get(f"authorization.{coverage.prior_authorization}", coverage.prior_authorization)
+        items.append((words("service.authorization"), stated))
+    warnings = [_said(warning) for warning in coverage.warnings]
+    items += [(words("service.warning"), text) for text in warnings if text not in coverage.text]
+    if coverage.route:
+        items.append((words("service.route"), coverage.route))
+    open_items = [str(entry.get("item", "")) for entry in coverage.checklist if entry.get("met") != "yes"]
+    done = [_checked(entry) for entry in coverage.checklist if entry.get("met") == "yes"]
+    if open_items:
+        items.append((words("service.checklist"), "; ".join(open_items)))
+    if done:
+        items.append((words("service.checklist_done"), "; ".join(done)))
+    return items
+
+
+def _checked(entry: dict[str, Any]) -> str:
+    basis = entry.get("basis")
+    return f"{entry.get('item', '')} ({basis})" if basis else str(entry.get("item", ""))
+
+
+def _said(entry: dict[str, Any] | str) -> str:
+    """The sentence of a warning or conflict, whatever else it carries."""
+    if isinstance(entry, str):
+        return entry
+    text = entry.get("text") or entry.get("claim") or entry.get("code") or ""
+    document = entry.get("document") or entry.get("doc")
+    return f"{text} ({document})" if document and str(document) not in str(text) else str(text)
+
+
+def _source_text(source: dict[str, Any], words: Language) -> str:
+    document = str(source.get("document") or source.get("doc") or source.get("id") or "")
+    if source.get("effective"):
+        document += words("service.effective", date=words.date(str(source["effective"])))
+    quote = source.get("quote")
+    return words("service.source", document=document, quote=quote) if quote else document
+
+
+def methods_section(record: StudyRecord, words: Language) -> Section:
+    """How each kind of number was obtained, how it is to be read, and the works that it rests on."""
+    columns = (
+        Column(words("column.measure"), share=2.0),
+        Column(words("column.method"), share=4.0),
+        Column(words("column.reference"), share=4.0),
+    )
+    rows = tuple(dict.fromkeys(Row((name, q.method, q.reference or "")) for name, q in _methods_used(record, words)))
+    blocks: list[Block] = []
+    if rows:
+        blocks.append(Table(words("section.methods"), columns, rows))
+    items = [(words("method.calibration"), _calibration_text(record, words))]
+    sentences = [words("method.uncertainty"), words("method.classes"), *record.quality.limits]
+    items.append((words("method.limits"), " ".join(sentences)))
+    if record.assessment.references:
+        items.append((words("method.references"), "; ".join(record.assessment.references)))
+    blocks.append(Terms("", tuple(items)))
+    return Section("methods", words("section.methods"), tuple(blocks))
+
+
+def _methods_used(record: StudyRecord, words: Language) -> list[tuple[str, Quantity]]:
+    used: list[tuple[str, Quantity]] = []
+    for vertebra in record.vertebrae:
+        for key in ("trabecular_hu", "vbmd_mg_cm3", "strength_n", "stiffness_n_mm"):
+            number = getattr(vertebra, key)
+            if number is not None:
+                used.append((words(f"measure.{key}"), _with_test(number, words)))
+        if vertebra.heights_mm is not None:
+            used.append((words("measure.heights_mm"), vertebra.heights_mm.anterior))
+        if vertebra.fracture is not None:
+            used.append((words("measure.fracture"), vertebra.fracture.height_loss))
+    for femur in record.femora:
+        regions = femur.abmd_g_cm2
+        numbers = [] if regions is None else [getattr(regions, name) for name in type(regions).model_fields]
+        used += [(words("measure.abmd_g_cm2"), number) for number in numbers if number is not None]
+        for key in ("t_score", "z_score", "strength_n", "stiffness_n_mm"):
+            number = getattr(femur, key)
+            if number is not None:
+                used.append((words(f"measure.{key}"), _with_test(number, words)))
+    return used
+
+
+def _with_test(number: Quantity, words: Language) -> Quantity:
+    """A strength names its test, its criterion and its profile in its method."""
+    test, profile = getattr(number, "test", None), getattr(number, "profile", None)
+    if test is None or profile is None:
+        return number
+    parts = [words.get(f"test.{test}", test), number.method, getattr(number, "definition", None), profile]
+    return number.model_copy(update={"method": "; ".join(dict.fromkeys(part for part in parts if part))})
+
+
+def _calibration_text(record: StudyRecord, words: Language) -> str:
+    line = record.calibration
+    if line is None:
+        return words("method.none")
+    values = {
+        "method": line.method,
+        "slope": f"{line.slope_mg_cm3_per_hu:.3f}".replace(".", words.decimal_mark),
+        "intercept": f"{line.intercept_mg_cm3:.1f}".replace(".", words.decimal_mark).replace("-", "−"),
+        "mineral": line.mineral,
+    }
+    if line.residual_mg_cm3 is None:
+        text = words("method.line_no_residual", **values)
+    else:
+        text = words(
+            "method.line", residual=f"{line.residual_mg_cm3:.1f} mg/cm³".replace(".", words.decimal_mark), **values
+        )
+    return f"{text} {line.reference}." if line.reference else text
+
+
+def provenance_section(record: StudyRecord, words: Language) -> Section:
+    """Which images, which software, which settings, how long: enough to do it again."""
+    items: list[tuple[str, str]] = []
+    for used in record.series.used:
+        region = ", ".join(words(f"provenance.for_{part}") for part in used.used_for)
+        made = used.acquisition
+        scanner = " ".join(part for part in (made.manufacturer, made.model) if part)
+        described = "; ".join(part for part in (made.series_description, scanner, used.selection_reason) if part)
+        items.append((f"{words('provenance.used')} ({region})", described))
+        shape = " × ".join(str(n) for n in used.shape)
+        spacing = " × ".join(f"{edge:.3g}".replace(".", words.decimal_mark) for edge in used.spacing_mm)
+        grid = words("provenance.grid_text", shape=shape, spacing=spacing)
+        items.append((words("provenance.grid"), grid + (words("provenance.resampled") if used.resampled else "")))
+        if used.series_uid:
+            items.append((words("provenance.uid"), used.series_uid))
+        if used.content_sha256:
+            items.append((words("provenance.hash"), used.content_sha256))
+    items += [(words("provenance.rejected"), f"{r.description}: {r.reason}") for r in record.series.rejected]
+    software = record.software
+    parts = (
+        f"{software.name} {software.version}",
+        f"Python {software.python}" if software.python else "",
+        software.platform,
+    )
+    items.append((words("provenance.software"), ", ".join(part for part in parts if part)))
+    for key, table in (
+        ("libraries", software.dependencies),
+        ("tables", software.tables),
+        ("settings", software.settings),
+    ):
+        if table:
+            items.append(
+                (words(f"provenance.{key}"), ", ".join(f"{name} {value}" for name, value in sorted(table.items())))
+            )
+    if record.timings_s:
+        spent = ", ".join(
+            f"{stage} {words('provenance.seconds', seconds=f'{time:.1f}'.replace('.', words.decimal_mark))}"
+            for stage, time in record.timings_s.items()
+        )
+        items.append((words("provenance.timings"), spent))
+    return Section("provenance", words("section.provenance"), (Terms("", tuple(items)),))

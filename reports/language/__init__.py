@@ -1,0 +1,95 @@
+"""The words of a report: one TOML file per language, all with the same keys."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from reports.quantity import Quantity, format_interval, format_number, format_quantity, format_uncertainty, format_value
+from reports.quantity import resolution as resolution_of
+
+
+@dataclass(frozen=True)
+class Language:
+    """Words, decimal mark and date order of one language.
+
+    Call it with a key and the values to fill in: ``words("text.not_measured", reason="metal")``.
+    """
+
+    words: dict[str, str]
+
+    def __call__(self, key: str, /, **values: object) -> str:
+        return self.words[key].format(**values) if values else self.words[key]
+
+    def get(self, key: str, default: str) -> str:
+        """The words of `key`, or `default` for a value this language does not know (a status added by a payer, say)."""
+        return self.words.get(key, default)
+
+    @property
+    def code(self) -> str:
+        """As in the ``lang`` attribute of HTML."""
+        return self.words["locale.code"]
+
+    @property
+    def decimal_mark(self) -> str:
+        return self.words["locale.decimal_mark"]
+
+    def date(self, iso: str | None) -> str:
+        """An ISO date in the order of the language; anything else as it is."""
+        parts = (iso or "").split("-")
+        if len(parts) != 3 or not all(part.isdigit() for part in parts):
+            return iso or self.words["fact.not_stated"]
+        return self.words["locale.date"].format(year=parts[0], month=parts[1], day=parts[2])
+
+    def quantity(self, quantity: Quantity, *, unit: bool = True) -> str:
+        """Value, uncertainty and unit."""
+        return format_quantity(quantity, decimal_mark=self.decimal_mark, unit=unit)
+
+    def value(self, quantity: Quantity) -> str:
+        return format_value(quantity, decimal_mark=self.decimal_mark)
+
+    def uncertainty(self, quantity: Quantity) -> str:
+        return format_uncertainty(quantity, decimal_mark=self.decimal_mark)
+
+    def interval(self, quantity: Quantity) -> str:
+        """The 95 % interval, or the words for its absence."""
+        interval = format_interval(quantity, decimal_mark=self.decimal_mark, between=self.words["locale.between"])
+        return interval or self.words["impression.no_interval"]
+
+    def number(self, value: float, like: Quantity) -> str:
+        """`value` to the digits of the quantity `like`."""
+        return format_number(value, resolution_of(like), decimal_mark=self.decimal_mark)
+
+
+def languages() -> tuple[str, ...]:
+    """Codes of the languages that are there."""
+    found = (entry.name for entry in files(__package__).iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
+
+
+@cache
+def load_language(code: str = "en") -> Language:
+    """The language with this code.
+
+    Raises
+    ------
+    ValueError
+        If there is no such language; the message names those that exist.
+    """
+    if code not in languages():
+        raise ValueError(f"no report language '{code}'; there are: {', '.join(languages())}")
+    content = tomllib.loads((files(__package__) / f"{code}.toml").read_text(encoding="utf-8"))
+    return Language(_flat(content))
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    words: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            words |= _flat(value, f"{prefix}{key}.")
+        else:
+            words[f"{prefix}{key}"] = str(value)
+    return words
