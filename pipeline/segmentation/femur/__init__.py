@@ -1,0 +1,1 @@
+"""Proximal femora: found, outlined and measured without trained weights."""
