@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.errors import NotMeasurable
-from pipeline.segmentation.model import BodySurface, Segmentation, Vertebra
-from pipeline.volume import Volume
+from pipeline.segmentation.model import BodyFrame, BodySurface, Segmentation, Vertebra
+from pipeline.volume import Grid, Volume
 
 _PITCH_MM = 1.0
+_FINE_MM = 0.5
+_FRAME_TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,12 @@ def mask_window(segmentation: Segmentation, label: int, name: str, margin: int =
     return z, y, x
 
 
-def body_surface(segmentation: Segmentation, vertebra: Vertebra) -> BodySurface:
-    """The endplates of a body: those the segmentation located, else the faces of the mask between voxels.
+def body_surface(segmentation: Segmentation, vertebra: Vertebra) -> tuple[BodyFrame, BodySurface]:
+    """The endplates of a body and the frame they are given in.
 
-    From a mask, the faces are where its linear interpolation along the superior axis passes one half.
+    What the segmentation located is returned as it is. From a mask alone, a face is where the linear interpolation of
+    the mask along the superior axis passes one half; the frame is turned until its superior axis is the mean normal of
+    the two faces, because in a tilted frame a vertical line near the rim leaves the body through its wall.
 
     Raises
     ------
@@ -79,25 +83,60 @@ def body_surface(segmentation: Segmentation, vertebra: Vertebra) -> BodySurface:
         ``empty_mask`` or ``too_small``.
     """
     if vertebra.surface is not None:
-        return vertebra.surface
+        return vertebra.frame, vertebra.surface
     window = mask_window(segmentation, vertebra.label, vertebra.name)
     mask = (segmentation.labels[window] == vertebra.label).astype(np.float32)
     origin = np.array([s.start for s in window], float)
-    index = np.argwhere(mask > 0)
-    frame = vertebra.frame.to_frame(segmentation.grid.to_lps(index + origin))
-    low, high = frame.min(axis=0) - 2.0, frame.max(axis=0) + 2.0
+    points = segmentation.grid.to_lps(np.argwhere(mask > 0) + origin)
+    frame = vertebra.frame
+    for _ in range(_FRAME_TURNS):
+        surface = _mask_surface(mask, origin, points, segmentation.grid, frame)
+        if np.isfinite(surface.upper_mm).sum() < 9:
+            raise NotMeasurable(
+                "too_small", "the mask is too small for its endplates to be found.", subject=vertebra.name
+            )
+        turned = _turned_to_faces(frame, surface)
+        if float(turned.superior @ frame.superior) > np.cos(np.radians(1.0)):
+            break
+        frame = turned
+    return frame, surface
+
+
+def _mask_surface(
+    mask: NDArray[np.float32], origin: NDArray[np.float64], points_lps_mm: NDArray, grid: Grid, frame: BodyFrame
+) -> BodySurface:
+    """Upper and lower face of a mask along the superior axis of a frame."""
+    inside = frame.to_frame(points_lps_mm)
+    low, high = inside.min(axis=0) - 2.0, inside.max(axis=0) + 2.0
     left = np.arange(low[0], high[0] + _PITCH_MM, _PITCH_MM)
     posterior = np.arange(low[1], high[1] + _PITCH_MM, _PITCH_MM)
-    fine = 0.5
-    superior = np.arange(low[2] - 2, high[2] + 2 + fine, fine)
-    points = vertebra.frame.to_lps(left[:, None, None], posterior[None, :, None], superior[None, None, :])
-    place = segmentation.grid.to_index(points) - origin
+    superior = np.arange(low[2] - 2, high[2] + 2, _FINE_MM)
+    place = grid.to_index(frame.to_lps(left[:, None, None], posterior[None, :, None], superior[None, None, :])) - origin
     share = ndimage.map_coordinates(mask, np.moveaxis(place, -1, 0), order=1, mode="constant", cval=0.0)
     upper = _last_crossing(share, superior)
     lower = -_last_crossing(share[:, :, ::-1], -superior[::-1])
-    if np.isfinite(upper).sum() < 9:
-        raise NotMeasurable("too_small", "the mask is too small for its endplates to be found.", subject=vertebra.name)
     return BodySurface(left, posterior, upper, lower)
+
+
+def _turned_to_faces(frame: BodyFrame, surface: BodySurface) -> BodyFrame:
+    """The frame with its superior axis along the mean normal of the central parts of both faces."""
+    u, v = np.meshgrid(surface.left_mm, surface.posterior_mm, indexing="ij")
+    both = np.isfinite(surface.upper_mm) & np.isfinite(surface.lower_mm)
+    # The central part: deep in the outline, so that walls do not count as faces.
+    depth = ndimage.distance_transform_edt(np.pad(both, 1))[1:-1, 1:-1]
+    core = depth > 0.4 * depth.max()
+    if core.sum() < 9:
+        return frame
+    design = np.stack([np.ones(int(core.sum())), u[core], v[core]], axis=1)
+    slopes = [np.linalg.lstsq(design, field[core], rcond=None)[0][1:] for field in (surface.upper_mm, surface.lower_mm)]
+    normals = [frame.superior - slope[0] * frame.left - slope[1] * frame.posterior for slope in slopes]
+    superior = sum(normal / np.linalg.norm(normal) for normal in normals)
+    superior = np.asarray(superior / np.linalg.norm(superior))
+    posterior = frame.posterior - superior * float(frame.posterior @ superior)
+    posterior /= np.linalg.norm(posterior)
+    left = np.cross(posterior, superior)
+    left *= np.sign(left @ frame.left)
+    return BodyFrame(frame.centre_lps_mm, left, posterior, superior)
 
 
 def _last_crossing(share: NDArray[np.float64], height: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -120,7 +159,7 @@ def body_voxels(volume: Volume, segmentation: Segmentation, vertebra: Vertebra) 
     NotMeasurable
         ``empty_mask`` or ``too_small``.
     """
-    surface = body_surface(segmentation, vertebra)
+    frame, surface = body_surface(segmentation, vertebra)
     window = mask_window(segmentation, vertebra.label, vertebra.name)
     mask = np.pad(segmentation.labels[window] == vertebra.label, 1)
     spacing = volume.spacing_mm
@@ -128,7 +167,7 @@ def body_voxels(volume: Volume, segmentation: Segmentation, vertebra: Vertebra) 
     depth = ndimage.distance_transform_edt(mask, sampling=spacing)[1:-1, 1:-1, 1:-1] - 0.5 * min(spacing)
     local = np.argwhere(mask[1:-1, 1:-1, 1:-1])
     index = local + np.array([s.start for s in window])
-    u, v, w = np.moveaxis(vertebra.frame.to_frame(volume.grid.to_lps(index.astype(float))), -1, 0)
+    u, v, w = np.moveaxis(frame.to_frame(volume.grid.to_lps(index.astype(float))), -1, 0)
     filled_upper, filled_lower = _filled(surface.upper_mm), _filled(surface.lower_mm)
     place = np.stack(
         [
