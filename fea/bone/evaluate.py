@@ -1,0 +1,211 @@
+"""Solving a virtual test and reading strength from the solution: stiffness, strain energy, first yield, criteria."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from fea.bone.assembly import TestModel, TestRefused
+from fea.bone.profiles import Criterion
+from fea.errors import SolveError
+from fea.solve import solve
+
+
+@dataclass(frozen=True, eq=False)
+class TestResult:
+    """What a virtual test gave.
+
+    Attributes
+    ----------
+    model : TestModel
+    force_n : float
+        On the loaded set at the applied displacement, along the load, compression positive.
+    stiffness_n_mm : float
+    strength_n : dict of Criterion to float
+        By every criterion that the solution allows.
+    curve : float ndarray of shape (N, 2)
+        Displacement in mm and force in N, from the origin; two points for a linear solution.
+    energy_density_mpa : float32 ndarray of shape (Z, Y, X)
+        Strain energy per volume at the applied displacement; 0 outside the bone.
+    effective_strain : float32 ndarray of shape (Z, Y, X)
+        Energy-equivalent strain sqrt(2 U / E) at the applied displacement; 0 outside the bone.
+    yield_ratio : float32 ndarray of shape (Z, Y, X) or None
+        Von Mises stress at the centre of the voxel over its yield stress at the applied displacement; None without a yield law.
+    first_yield_n : float or None
+        Force at which the first 0.1 % of the bone volume reaches its yield stress.
+    dof, iterations : int
+    residual, seconds : float
+        `seconds` is the wall time of solution and evaluation.
+    """
+
+    __test__ = False
+
+    model: TestModel
+    force_n: float
+    stiffness_n_mm: float
+    strength_n: dict[Criterion, float]
+    curve: NDArray[np.float64]
+    energy_density_mpa: NDArray[np.float32]
+    effective_strain: NDArray[np.float32]
+    yield_ratio: NDArray[np.float32] | None
+    first_yield_n: float | None
+    dof: int
+    iterations: int
+    residual: float
+    seconds: float
+    reactions_n: dict[str, tuple[float, float, float]]
+
+
+def run_linear(model: TestModel, *, rtol: float = 1e-6, threads: int | None = None) -> TestResult:
+    """Solve a test linearly and apply the criteria that a linear solution allows.
+
+    Raises
+    ------
+    TestRefused
+        ``not_converged`` with what the solver said, or ``no_load_carried`` if the bone transfers no force.
+    """
+    began = time.perf_counter()
+    try:
+        solution = solve(model.voxel_model(), model.supports, rtol=rtol, threads=threads, floating="remove")
+    except SolveError as error:
+        raise TestRefused("not_converged", f"{error.reason.value}: {error}") from error
+    force = abs(float(solution.reaction_n[model.loaded][model.load_axis]))
+    stiffness = force / model.applied_mm
+    energy, strain, mises = element_fields(
+        solution.displacement_mm, model.modulus_mpa, model.is_bone, model.bone.grid.voxel_mm, model.profile.poisson
+    )
+    weight = model.bone.fraction[model.is_bone].astype(float)
+    profile = model.profile
+    critical = _weighted_quantile(strain[model.is_bone], weight, 1 - profile.pistoia_volume_fraction)
+    if not (force > 0 and critical > 0):
+        raise TestRefused("no_load_carried", "the model transfers no force from the loaded to the held side.")
+    strength = {Criterion.PISTOIA: force * profile.pistoia_strain / critical}
+    if "body" in model.lengths_mm:
+        height_mm = model.lengths_mm[profile.linear_rule_height]
+        strength[Criterion.LINEAR_RULE] = profile.linear_rule_coefficient * height_mm * stiffness
+    ratio, first_yield = None, None
+    if profile.yield_stress is not None:
+        ratio = np.zeros_like(mises)
+        np.divide(mises, model.yield_stress_mpa, out=ratio, where=model.is_bone)
+        first_yield = force / max(_weighted_quantile(ratio[model.is_bone], weight, 0.999), 1e-30)
+    return TestResult(
+        model=model,
+        force_n=force,
+        stiffness_n_mm=stiffness,
+        strength_n=strength,
+        curve=np.array([[0.0, 0.0], [model.applied_mm, force]]),
+        energy_density_mpa=energy,
+        effective_strain=strain,
+        yield_ratio=ratio,
+        first_yield_n=first_yield,
+        dof=solution.dof,
+        iterations=solution.iterations,
+        residual=solution.residual,
+        seconds=time.perf_counter() - began,
+        reactions_n={
+            name: (float(z), float(y), float(x)) for name, (z, y, x) in sorted(solution.reaction_n.items())
+        },
+    )
+
+
+def _weighted_quantile(values: NDArray, weights: NDArray, level: float) -> float:
+    """The value that a part `level` of the weight does not exceed."""
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(weights[order])
+    at = int(np.searchsorted(below, level * below[-1]))
+    return float(values[order[min(at, len(order) - 1)]])
+
+
+def element_fields(
+    displacement_mm: NDArray, modulus_mpa: NDArray, where: NDArray[np.bool_], voxel_mm: float, poisson: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Strain energy density (MPa), energy-equivalent strain and von Mises stress (MPa) of the voxels in `where`.
+
+    Energy is that of the whole trilinear element, integrated exactly; stress is taken at its centre.
+    """
+    energy = np.zeros(modulus_mpa.shape, np.float32)
+    strain = np.zeros(modulus_mpa.shape, np.float32)
+    mises = np.zeros(modulus_mpa.shape, np.float32)
+    stiffness, gradient = _unit_cube(poisson)
+    _element_fields(displacement_mm, modulus_mpa, where, voxel_mm, poisson, stiffness, gradient, energy, strain, mises)
+    return energy, strain, mises
+
+
+@lru_cache(maxsize=4)
+def _unit_cube(poisson: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Stiffness (24, 24) of the cube of edge 1 and modulus 1, and the shape-function gradients (8, 3) at its centre.
+
+    Corners in order of (z, y, x), each 0 or 1, x fastest; components z, y, x.
+    """
+    corners = np.array([[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)], float)
+    first = poisson / ((1 + poisson) * (1 - 2 * poisson))
+    second = 0.5 / (1 + poisson)
+
+    def gradients(point: NDArray) -> NDArray[np.float64]:
+        factor = np.where(corners == 1, point, 1 - point)
+        sign = np.where(corners == 1, 1.0, -1.0)
+        return np.stack(
+            [sign[:, 0] * factor[:, 1] * factor[:, 2], sign[:, 1] * factor[:, 0] * factor[:, 2],
+             sign[:, 2] * factor[:, 0] * factor[:, 1]], axis=1
+        )  # fmt: skip
+
+    stiffness = np.zeros((24, 24))
+    abscissae = 0.5 + np.array([-0.5, 0.5]) / np.sqrt(3)
+    for z in abscissae:
+        for y in abscissae:
+            for x in abscissae:
+                g = gradients(np.array([z, y, x]))
+                block = first * np.einsum("ap,bq->apbq", g, g) + second * np.einsum("aq,bp->apbq", g, g)
+                block += second * np.einsum("ar,br,pq->apbq", g, g, np.eye(3))
+                stiffness += block.reshape(24, 24) / 8
+    return stiffness, gradients(np.full(3, 0.5))
+
+
+@njit(cache=True, nogil=True)
+def _element_fields(u, modulus, where, edge, poisson, stiffness, gradient, energy, strain, mises):  # type: ignore[no-untyped-def]
+    nz, ny, nx = modulus.shape
+    twice_second = 1 / (1 + poisson)
+    d = np.empty(24)
+    h = np.empty((3, 3))
+    for k in range(nz):
+        for j in range(ny):
+            for i in range(nx):
+                if not where[k, j, i]:
+                    continue
+                n = 0
+                for dz in range(2):
+                    for dy in range(2):
+                        for dx in range(2):
+                            for c in range(3):
+                                d[n] = u[k + dz, j + dy, i + dx, c]
+                                n += 1
+                work = 0.0
+                for a in range(24):
+                    row = 0.0
+                    for b in range(24):
+                        row += stiffness[a, b] * d[b]
+                    work += row * d[a]
+                work = max(work, 0.0) / (edge * edge)  # u K u of the unit modulus, per volume
+                e = float(modulus[k, j, i])
+                energy[k, j, i] = 0.5 * e * work
+                strain[k, j, i] = np.sqrt(work)
+                for p in range(3):
+                    for q in range(3):
+                        total = 0.0
+                        for a in range(8):
+                            total += gradient[a, q] * d[3 * a + p]
+                        h[p, q] = total / edge
+                trace = h[0, 0] + h[1, 1] + h[2, 2]
+                deviatoric = 0.0
+                for p in range(3):
+                    for q in range(3):
+                        s = 0.5 * (h[p, q] + h[q, p])
+                        if p == q:
+                            s -= trace / 3
+                        deviatoric += s * s
+                mises[k, j, i] = e * twice_second * np.sqrt(1.5 * deviatoric)

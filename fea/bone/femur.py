@@ -1,0 +1,244 @@
+"""Virtual tests of the proximal femur: fall to the side on the greater trochanter, and single-leg stance."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fea.bone.assembly import BoneVoxels, CapRegion, TestModel, TestRefused, bone_voxels, cap_region, with_caps
+from fea.bone.femur_pose import FemurPose
+from fea.bone.profiles import BoneProfile, VirtualTest
+from fea.bone.resample import PosedBone, grid_around, resample_bone
+from fea.model import Prescribed
+from fea.nodes import nodes_of
+
+# The shaft is cut across at this many head radii below the centre of the head (some 20 to 30 mm below the lesser trochanter),
+# so that all femora are loaded alike; shorter ones are held where they end, but not above the lower bound, the height of the
+# lesser trochanter.
+_KEPT_RADII = 4.5
+_LEAST_RADII = 2.8
+
+
+def build_sideways_fall(
+    density_mg_cm3: NDArray,
+    mask: NDArray[np.bool_],
+    index_to_world: NDArray,
+    pose: FemurPose,
+    profile: BoneProfile,
+    *,
+    voxel_mm: float = 1.0,
+    internal_rotation_deg: float = 15.0,
+    adduction_deg: float = 10.0,
+) -> TestModel:
+    """A fall to the side: ground under the greater trochanter, load on the head along the vertical of the fall.
+
+    Array axis y is the vertical, from trochanter to head. It lies across the shaft, turned from the neck towards the front by
+    `internal_rotation_deg`, and leans from the plane across the shaft by `adduction_deg`, the knee away from the ground. The cap
+    on the head is moved down along y, the one under the trochanter held along y, the cut end of the shaft held across y:
+    the scheme of the open reference model.
+
+    Parameters
+    ----------
+    density_mg_cm3 : ndarray of shape (Z, Y, X)
+        On the mineral basis of the profile.
+    mask : bool ndarray of shape (Z, Y, X)
+        The solid proximal femur.
+    index_to_world : float ndarray of shape (4, 4)
+        From voxel index (k, j, i) to world coordinates.
+    pose : FemurPose
+    profile : BoneProfile
+    voxel_mm : float
+        0.5 to 2.
+    internal_rotation_deg, adduction_deg : float
+        15 and 10 in the tests of Courtney, Keyak and Orwoll.
+
+    Raises
+    ------
+    TestRefused
+        ``voxel_size``, ``mask_empty``, ``femur_cut_short``, ``density_unphysical``, ``disconnected_pieces`` or ``femur_axes``.
+    """
+    proximal, medial, anterior = pose.anatomical
+    turn, lean = np.radians(internal_rotation_deg), np.radians(adduction_deg)
+    vertical = np.cos(lean) * (np.cos(turn) * medial + np.sin(turn) * anterior) - np.sin(lean) * proximal
+    along = proximal - (proximal @ vertical) * vertical
+    along /= np.linalg.norm(along)
+    axes = np.stack([along, vertical, np.cross(vertical, along)])
+    posed, voxels, held = _posed_femur(density_mg_cm3, mask, index_to_world, pose, profile, axes, voxel_mm)
+    near_head = _distance_mm(posed, pose.head_centre_mm) < 1.4 * pose.head_radius_mm
+    below_head = _along_mm(posed, pose.shaft_axis, pose.head_centre_mm)
+    trochanteric = below_head < _LEAST_RADII * pose.head_radius_mm
+    head = _cap(np.where(near_head, voxels.share, 0), profile, voxel_mm, axis=1, upper=True)
+    trochanter = _cap(np.where(trochanteric, voxels.share, 0), profile, voxel_mm, axis=1, upper=False)
+    modulus, strength, poisson = with_caps(voxels, (head, trochanter), profile)
+    length_mm = (head.face - trochanter.face) * voxel_mm
+    applied_mm = profile.hip_displacement * length_mm
+    supports = (
+        Prescribed("distal", held, z=0.0, x=0.0),
+        Prescribed("head", head.face_nodes(), y=-applied_mm),
+        Prescribed("trochanter", trochanter.face_nodes(), y=0.0),
+    )
+    return TestModel(
+        test=VirtualTest.HIP_SIDEWAYS_FALL,
+        profile=profile,
+        bone=posed,
+        modulus_mpa=modulus,
+        yield_stress_mpa=strength,
+        is_bone=voxels.is_bone,
+        poisson=poisson,
+        supports=supports,
+        loaded="head",
+        load_axis=1,
+        applied_mm=applied_mm,
+        lengths_mm=_lengths_mm(voxels, 1, voxel_mm, length_mm),
+        cross_section_mm2=_mean_section_mm2(voxels, 1, voxel_mm),
+        issues=voxels.issues,
+    )
+
+
+def build_stance(
+    density_mg_cm3: NDArray,
+    mask: NDArray[np.bool_],
+    index_to_world: NDArray,
+    pose: FemurPose,
+    profile: BoneProfile,
+    *,
+    voxel_mm: float = 1.0,
+    shaft_angle_deg: float = 20.0,
+) -> TestModel:
+    """Standing on one leg: the hip's force on the head, distally and laterally at an angle to the shaft, the shaft held.
+
+    Array axis z points against the force. Parameters and errors as in `build_sideways_fall`; `shaft_angle_deg` lies in the
+    plane of shaft and neck.
+    """
+    proximal, medial, anterior = pose.anatomical
+    angle = np.radians(shaft_angle_deg)
+    upwards = np.cos(angle) * proximal + np.sin(angle) * medial
+    axes = np.stack([upwards, -anterior, np.cross(-anterior, upwards)])
+    posed, voxels, held = _posed_femur(density_mg_cm3, mask, index_to_world, pose, profile, axes, voxel_mm)
+    near_head = _distance_mm(posed, pose.head_centre_mm) < 1.4 * pose.head_radius_mm
+    head = _cap(np.where(near_head, voxels.share, 0), profile, voxel_mm, axis=0, upper=True)
+    modulus, strength, poisson = with_caps(voxels, (head,), profile)
+    length_mm = (head.face - int(held[:, 0].min())) * voxel_mm
+    applied_mm = profile.hip_displacement * length_mm
+    supports = (
+        Prescribed("distal", held, z=0.0, y=0.0, x=0.0),
+        Prescribed("head", head.face_nodes(), z=-applied_mm),
+    )
+    return TestModel(
+        test=VirtualTest.HIP_STANCE,
+        profile=profile,
+        bone=posed,
+        modulus_mpa=modulus,
+        yield_stress_mpa=strength,
+        is_bone=voxels.is_bone,
+        poisson=poisson,
+        supports=supports,
+        loaded="head",
+        load_axis=0,
+        applied_mm=applied_mm,
+        lengths_mm=_lengths_mm(voxels, 0, voxel_mm, length_mm),
+        cross_section_mm2=_mean_section_mm2(voxels, 0, voxel_mm),
+        issues=voxels.issues,
+    )
+
+
+def _posed_femur(
+    density_mg_cm3: NDArray,
+    mask: NDArray[np.bool_],
+    index_to_world: NDArray,
+    pose: FemurPose,
+    profile: BoneProfile,
+    axes: NDArray,
+    voxel_mm: float,
+) -> tuple[PosedBone, BoneVoxels, NDArray[np.int64]]:
+    """Bone in the grid of the test, its material, and the nodes (N, 3) of the distal end."""
+    if not 0.4 <= voxel_mm <= 2.0:
+        raise TestRefused("voxel_size", f"a model voxel of {voxel_mm:g} mm; it must lie between 0.5 and 2 mm.")
+    if not mask.any():
+        raise TestRefused("mask_empty", "the mask of the femur is empty.")
+    matrix = np.asarray(index_to_world, float)
+    distal = np.asarray(pose.shaft_axis, float) / np.linalg.norm(pose.shaft_axis)
+    kept, end_point, end_normal = _cut_shaft(mask, matrix, pose, distal)
+    index = np.argwhere(kept & ~ndimage.binary_erosion(kept)).astype(float)
+    points = index @ matrix[:3, :3].T + matrix[:3, 3]
+    half_source_mm = 0.5 * float(np.abs(axes @ matrix[:3, :3]).sum(axis=1).max())
+    room_mm = (np.ceil(profile.cap.thickness_mm / voxel_mm) + 1) * voxel_mm
+    grid = grid_around(points, axes, voxel_mm, 2 * half_source_mm + room_mm)
+    posed = resample_bone(density_mg_cm3, kept, matrix, grid)
+    voxels = bone_voxels(posed, profile)
+    nodes = nodes_of(voxels.is_bone)
+    beyond = (grid.to_world(nodes) - end_point) @ end_normal
+    held = nodes[beyond > -1.25 * voxel_mm]
+    if len(held) < 20:
+        raise TestRefused("femur_cut_short", "the distal end of the shaft was not found.")
+    return posed, voxels, held
+
+
+def _cut_shaft(
+    mask: NDArray[np.bool_], matrix: NDArray, pose: FemurPose, distal: NDArray
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+    """The mask above the distal end, and a point and the outward normal of that end.
+
+    The end is the cut across the shaft where the mask reaches so far on all sides, else the last slice of the mask.
+    """
+    radius = pose.head_radius_mm
+    positions = np.argwhere(mask)
+    reach = (positions @ matrix[:3, :3].T + matrix[:3, 3] - pose.head_centre_mm) @ distal
+    if reach.max() < _LEAST_RADII * radius:
+        raise TestRefused(
+            "femur_cut_short",
+            f"the femur ends {reach.max():.0f} mm below the centre of the head; the test needs {_LEAST_RADII * radius:.0f} mm.",
+        )
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    cosine = distal @ (matrix[:3, :3] / spacing)
+    axis = int(np.argmax(np.abs(cosine)))
+    sign = 1 if cosine[axis] > 0 else -1
+    last = int((sign * positions[:, axis]).max() * sign)
+    normal = sign * matrix[:3, axis] / spacing[axis]
+    face = positions[positions[:, axis] == last]
+    nearest = float(reach[positions[:, axis] == last].min())
+    if nearest >= _KEPT_RADII * radius:
+        kept = np.zeros(mask.shape, bool)
+        within = positions[reach < _KEPT_RADII * radius]
+        kept[tuple(within.T)] = True
+        return kept, pose.head_centre_mm + _KEPT_RADII * radius * distal, distal
+    end = face.mean(axis=0) @ matrix[:3, :3].T + matrix[:3, 3] + 0.5 * spacing[axis] * normal
+    return mask, end, normal
+
+
+def _cap(share: NDArray, profile: BoneProfile, voxel_mm: float, *, axis: int, upper: bool) -> CapRegion:
+    return cap_region(
+        share,
+        axis,
+        upper,
+        depth_voxels=max(round(profile.cap.depth_mm / voxel_mm), 1),
+        thickness_voxels=max(int(np.ceil(profile.cap.thickness_mm / voxel_mm - 1e-9)), 1),
+    )
+
+
+def _distance_mm(posed: PosedBone, point_mm: NDArray) -> NDArray[np.float64]:
+    """Distance of every voxel's centre from a world point."""
+    node = posed.grid.to_node(point_mm)
+    k, j, i = (np.arange(n) + 0.5 - c for n, c in zip(posed.grid.shape, node, strict=True))
+    squared = k[:, None, None] ** 2 + j[None, :, None] ** 2 + i[None, None, :] ** 2
+    return np.asarray(np.sqrt(squared) * posed.grid.voxel_mm)
+
+
+def _along_mm(posed: PosedBone, direction: NDArray, point_mm: NDArray) -> NDArray[np.float64]:
+    """How far every voxel's centre lies beyond a world point in a direction."""
+    step = posed.grid.axes @ direction * posed.grid.voxel_mm
+    node = posed.grid.to_node(point_mm)
+    k, j, i = ((np.arange(n) + 0.5 - c) * s for n, c, s in zip(posed.grid.shape, node, step, strict=True))
+    return np.asarray(k[:, None, None] + j[None, :, None] + i[None, None, :])
+
+
+def _lengths_mm(voxels: BoneVoxels, axis: int, voxel_mm: float, model_mm: float) -> dict[str, float]:
+    others = tuple(a for a in range(3) if a != axis)
+    levels = np.flatnonzero(voxels.is_bone.any(axis=others))
+    return {"extent": float(levels[-1] - levels[0] + 1) * voxel_mm, "model": float(model_mm)}
+
+
+def _mean_section_mm2(voxels: BoneVoxels, axis: int, voxel_mm: float) -> float:
+    length = _lengths_mm(voxels, axis, voxel_mm, 0.0)["extent"]
+    return float(voxels.share.sum(dtype=np.float64)) * voxel_mm**3 / length

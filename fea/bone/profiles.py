@@ -1,0 +1,358 @@
+"""Named, versioned sets of constants that turn a density image into a strength: law, loading and criterion together.
+
+Published laws differ six-fold in modulus at the same density, so a strength means nothing without the name of the profile
+that it was computed with. The built-in profiles are TOML files in ``fea/bone/builtin_profiles``; a user adds one by writing
+another such file. Every constant carries the tag of its source: [V] read in the source, [V2] read in a secondary source,
+[C] computed from such constants, [M] from memory of the named paper and not checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class VirtualTest(StrEnum):
+    """The loading cases that a profile may be meant for."""
+
+    SPINE_COMPRESSION = "spine-compression"
+    HIP_SIDEWAYS_FALL = "hip-sideways-fall"
+    HIP_STANCE = "hip-stance"
+
+
+class Criterion(StrEnum):
+    """How a strength is read from a solution.
+
+    ``linear-rule``: coefficient x height x stiffness. ``pistoia``: the load at which a stated fraction of the bone volume
+    exceeds a stated energy-equivalent strain. ``nonlinear-strain``: the greatest force of the elastic-plastic curve up to a
+    stated apparent strain.
+    """
+
+    LINEAR_RULE = "linear-rule"
+    PISTOIA = "pistoia"
+    NONLINEAR_STRAIN = "nonlinear-strain"
+
+
+class Boundary(StrEnum):
+    """What a voxel on the surface of the bone is made of.
+
+    ``partial-volume``: its modulus times the fraction of it that is bone. ``majority``: whole bone if at least half of it
+    is, else nothing.
+    """
+
+    PARTIAL_VOLUME = "partial-volume"
+    MAJORITY = "majority"
+
+
+class ProfileError(ValueError):
+    """A profile that does not exist or a profile file that cannot be used; the message says which entry is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerLaw:
+    """``offset + coefficient * density ** exponent`` from a density on, in g/cm3 of the law's own density."""
+
+    from_g_cm3: float
+    offset: float
+    coefficient: float
+    exponent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A quantity in MPa as a function of density, in one or several pieces.
+
+    Attributes
+    ----------
+    pieces : tuple of PowerLaw
+        In rising order of `from_g_cm3`; each holds up to the start of the next, the last without end.
+    source : str
+        Publication and tag.
+    """
+
+    pieces: tuple[PowerLaw, ...]
+    source: str
+
+    def __call__(self, density_g_cm3: NDArray) -> NDArray[np.float64]:
+        """Value in MPa, of any shape; negative densities count as zero."""
+        density = np.maximum(np.asarray(density_g_cm3, float), 0.0)
+        value = np.empty(density.shape)
+        for piece in self.pieces:
+            there = density >= piece.from_g_cm3
+            value[there] = piece.offset + piece.coefficient * density[there] ** piece.exponent
+        return value
+
+    def sensitivity(self, density_g_cm3: float) -> float:
+        """Relative change of the value by relative change of the density, d ln(value) / d ln(density)."""
+        step = 1e-4 * density_g_cm3
+        low, high = self(np.array([density_g_cm3 - step, density_g_cm3 + step]))
+        middle = float(self(np.array([density_g_cm3]))[0])
+        return float((high - low) / (2 * step) * density_g_cm3 / middle) if middle > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DensityScale:
+    """From calibrated mineral density to the density that the law is written in: ``slope * mineral + intercept``."""
+
+    kind: str
+    slope: float
+    intercept_mg_cm3: float
+    source: str
+
+    def g_cm3(self, mineral_mg_cm3: NDArray) -> NDArray[np.float64]:
+        """Density of the law in g/cm3 from mineral density in mg/cm3."""
+        return (self.slope * np.asarray(mineral_mg_cm3, float) + self.intercept_mg_cm3) / 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """The bone cement that spreads the load: elastic constants, and the least thickness between bone and outer face."""
+
+    modulus_mpa: float
+    poisson: float
+    yield_mpa: float
+    thickness_mm: float
+    depth_mm: float
+    """How far from the outermost point of the bone its outline is projected to make the footprint."""
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What the voxels are made of, with the number of voxels whose density lay outside the range of the profile.
+
+    Attributes
+    ----------
+    modulus_mpa, yield_stress_mpa : float32 ndarray
+        Of the shape of the density; yield stress infinite if the profile has no yield law.
+    clamped_below, clamped_above : int
+    """
+
+    modulus_mpa: NDArray[np.float32]
+    yield_stress_mpa: NDArray[np.float32]
+    clamped_below: int
+    clamped_above: int
+
+
+@dataclass(frozen=True, slots=True)
+class BoneProfile:
+    """Material law, loading and criterion of a virtual test.
+
+    Attributes
+    ----------
+    name, version
+        Go with every strength.
+    fingerprint : str
+        First 12 hexadecimal digits of the SHA-256 of the profile file: tells edited profiles apart.
+    tests : tuple of VirtualTest
+        What the profile is meant for.
+    mineral : str
+        ``"K2HPO4"`` or ``"HA"``: the mineral basis of the density that goes in.
+    density : DensityScale
+    modulus, yield_stress : Law
+        In compression; `yield_stress` None leaves the bone elastic.
+    density_range_mg_cm3 : (float, float)
+        Mineral densities outside are set to its ends.
+    minimum_modulus_mpa : float
+        No bone voxel is softer.
+    poisson : float
+    hardening_ratio : float
+        Slope after yield, as part of the modulus.
+    cap : Cap
+    boundary : Boundary
+    strength : Criterion
+        The one whose force is called the strength.
+    linear_rule_coefficient : float
+    linear_rule_height : str
+        ``"body"`` (mean distance of the end plates) or ``"model"`` (with the caps).
+    pistoia_strain, pistoia_volume_fraction : float
+    nonlinear_strain : float
+        Apparent strain of the capless height at which the curve ends (spine); for the hip part of the extent in load direction.
+    hip_displacement : float
+        Displacement of the head in a hip test, as part of the length of the model in the direction of the load.
+    criteria_source : str
+    description : str
+    """
+
+    name: str
+    version: int
+    fingerprint: str
+    tests: tuple[VirtualTest, ...]
+    mineral: str
+    density: DensityScale
+    modulus: Law
+    yield_stress: Law | None
+    density_range_mg_cm3: tuple[float, float]
+    minimum_modulus_mpa: float
+    poisson: float
+    hardening_ratio: float
+    cap: Cap
+    boundary: Boundary
+    strength: Criterion
+    linear_rule_coefficient: float
+    linear_rule_height: str
+    pistoia_strain: float
+    pistoia_volume_fraction: float
+    nonlinear_strain: float
+    hip_displacement: float
+    criteria_source: str
+    description: str
+
+    @property
+    def title(self) -> str:
+        """Name and version, as every strength carries them."""
+        return f"{self.name} v{self.version}"
+
+    def materials(self, mineral_mg_cm3: NDArray) -> Materials:
+        """Modulus and yield stress of voxels with the given mineral density (mg/cm3, on the basis `mineral`)."""
+        low, high = self.density_range_mg_cm3
+        mineral = np.asarray(mineral_mg_cm3)
+        law_density = self.density.g_cm3(np.clip(mineral, low, high))
+        modulus = np.maximum(self.modulus(law_density), self.minimum_modulus_mpa)
+        if self.yield_stress is None:
+            strength = np.full(modulus.shape, np.inf)
+        else:
+            # The yield laws have negative intercepts; a voxel at the floor of the modulus yields at 1 % strain instead.
+            strength = np.maximum(self.yield_stress(law_density), 0.01 * self.minimum_modulus_mpa)
+        return Materials(
+            modulus.astype(np.float32),
+            strength.astype(np.float32),
+            int(np.count_nonzero(mineral < low)),
+            int(np.count_nonzero(mineral > high)),
+        )
+
+
+def builtin_profiles() -> tuple[str, ...]:
+    """Names of the profiles that come with the package."""
+    folder = resources.files("fea.bone") / "builtin_profiles"
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def load_profile(name_or_path: str | Path) -> BoneProfile:
+    """A built-in profile by its name, or one from a TOML file.
+
+    Raises
+    ------
+    ProfileError
+        If there is no such profile, or the file is not TOML, lacks an entry or has a value that makes no sense.
+    """
+    name = str(name_or_path)
+    if name in builtin_profiles():
+        text = (resources.files("fea.bone") / "builtin_profiles" / f"{name}.toml").read_text(encoding="utf-8")
+        return parse_profile(text, name)
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ProfileError(
+            f"there is no profile '{name}'. Built in: {', '.join(builtin_profiles())}; or give the path of a TOML file."
+        )
+    try:
+        return parse_profile(path.read_text(encoding="utf-8"), path.name)
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"profile {path.name} is not a text file in UTF-8.") from error
+
+
+def parse_profile(text: str, origin: str) -> BoneProfile:
+    """The profile written in a TOML text; `origin` names it in error messages."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"profile {origin} is not valid TOML: {error}.") from error
+    try:
+        profile = _profile(table, hashlib.sha256(text.encode()).hexdigest()[:12])
+    except KeyError as error:
+        raise ProfileError(f"profile {origin} lacks the entry {error}.") from error
+    except (TypeError, ValueError) as error:
+        raise ProfileError(f"profile {origin}: {error}.") from error
+    _require_sense(profile, origin)
+    return profile
+
+
+def _profile(table: Mapping[str, Any], fingerprint: str) -> BoneProfile:
+    density, material, cap, criteria = table["density"], table["material"], table["cap"], table["criteria"]
+    low, high = (float(end) for end in density["range_mg_cm3"])
+    return BoneProfile(
+        name=str(table["name"]),
+        version=int(table["version"]),
+        fingerprint=fingerprint,
+        tests=tuple(VirtualTest(test) for test in table["tests"]),
+        mineral=str(density["mineral"]),
+        density=DensityScale(
+            str(density["kind"]), float(density["slope"]), float(density["intercept_mg_cm3"]), str(density["source"])
+        ),
+        modulus=_law(table["modulus_mpa"]),
+        yield_stress=_law(table["yield_stress_mpa"]) if "yield_stress_mpa" in table else None,
+        density_range_mg_cm3=(low, high),
+        minimum_modulus_mpa=float(material["minimum_modulus_mpa"]),
+        poisson=float(material["poisson"]),
+        hardening_ratio=float(material["hardening_ratio"]),
+        cap=Cap(
+            float(cap["modulus_mpa"]),
+            float(cap["poisson"]),
+            float(cap["yield_mpa"]),
+            float(cap["thickness_mm"]),
+            float(cap["depth_mm"]),
+            str(cap["source"]),
+        ),
+        boundary=Boundary(material["boundary"]),
+        strength=Criterion(criteria["strength"]),
+        linear_rule_coefficient=float(criteria["linear_rule_coefficient"]),
+        linear_rule_height=str(criteria["linear_rule_height"]),
+        pistoia_strain=float(criteria["pistoia_strain"]),
+        pistoia_volume_fraction=float(criteria["pistoia_volume_fraction"]),
+        nonlinear_strain=float(criteria["nonlinear_strain"]),
+        hip_displacement=float(criteria["hip_displacement"]),
+        criteria_source=str(criteria["source"]),
+        description=str(table["description"]).strip(),
+    )
+
+
+def _law(table: Mapping[str, Any]) -> Law:
+    pieces = tuple(
+        PowerLaw(
+            float(piece.get("from_g_cm3", 0.0)),
+            float(piece.get("offset", 0.0)),
+            float(piece["coefficient"]),
+            float(piece["exponent"]),
+        )
+        for piece in table["pieces"]
+    )
+    starts = [piece.from_g_cm3 for piece in pieces]
+    if not pieces or starts[0] != 0.0 or starts != sorted(set(starts)):
+        raise ValueError("the pieces of a law must start at 0 and rise")
+    return Law(pieces, str(table["source"]))
+
+
+def _require_sense(profile: BoneProfile, origin: str) -> None:
+    low, high = profile.density_range_mg_cm3
+    wrong = {
+        "name is empty": not profile.name,
+        "tests is empty": not profile.tests,
+        "density.mineral must be 'K2HPO4' or 'HA'": profile.mineral not in ("K2HPO4", "HA"),
+        "density.range_mg_cm3 must rise": not low < high,
+        "density.slope must be positive": profile.density.slope <= 0,
+        "material.minimum_modulus_mpa must be positive": profile.minimum_modulus_mpa <= 0,
+        "material.poisson must lie in [0, 0.5)": not 0 <= profile.poisson < 0.5,
+        "material.hardening_ratio must lie in [0, 1)": not 0 <= profile.hardening_ratio < 1,
+        "cap.poisson must lie in [0, 0.5)": not 0 <= profile.cap.poisson < 0.5,
+        "cap.modulus_mpa and cap.thickness_mm must be positive": min(profile.cap.modulus_mpa, profile.cap.thickness_mm) <= 0,
+        "criteria.linear_rule_height must be 'body' or 'model'": profile.linear_rule_height not in ("body", "model"),
+        "criteria.pistoia_volume_fraction must lie in (0, 1)": not 0 < profile.pistoia_volume_fraction < 1,
+        "criteria: strains and coefficients must be positive": min(
+            profile.linear_rule_coefficient, profile.pistoia_strain, profile.nonlinear_strain, profile.hip_displacement
+        )
+        <= 0,
+        "criteria.strength 'nonlinear-strain' needs a yield_stress_mpa law": profile.strength is Criterion.NONLINEAR_STRAIN
+        and profile.yield_stress is None,
+    }
+    for complaint, holds in wrong.items():
+        if holds:
+            raise ProfileError(f"profile {origin}: {complaint}.")

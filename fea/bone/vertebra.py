@@ -1,0 +1,227 @@
+"""Compression of a vertebral body between flat cement caps, along the mean normal of its end plates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fea.bone.assembly import TestModel, TestRefused, bone_voxels, cap_region, with_caps
+from fea.bone.profiles import BoneProfile, VirtualTest
+from fea.bone.resample import PosedBone, grid_around, resample_bone
+from fea.model import Prescribed
+
+_LEAST_HEIGHT_MM = 8.0  # below, there are too few voxels between the caps for a stress to spread
+_LEAST_VOLUME_MM3 = 2000.0  # a fifth of a small adult T4
+_DEPTH_OF_HEIGHT = 0.25  # a cap reaches at least this part of the height down a wedged or hollow end plate
+
+
+@dataclass(frozen=True)
+class BodyPose:
+    """A right-handed frame of a vertebral body in world coordinates (any frame in mm).
+
+    Attributes
+    ----------
+    origin_mm : float ndarray of shape (3,)
+    left, posterior, superior : float ndarray of shape (3,)
+        Orthonormal; `superior` is the direction of the load.
+    """
+
+    origin_mm: NDArray[np.float64]
+    left: NDArray[np.float64]
+    posterior: NDArray[np.float64]
+    superior: NDArray[np.float64]
+
+    @property
+    def axes(self) -> NDArray[np.float64]:
+        """Rows: superior, posterior, left, the array axes of the model."""
+        return np.stack([self.superior, self.posterior, self.left]).astype(float)
+
+
+def build_vertebra(
+    density_mg_cm3: NDArray,
+    body: NDArray[np.bool_],
+    index_to_world: NDArray,
+    pose: BodyPose,
+    profile: BoneProfile,
+    *,
+    voxel_mm: float = 1.0,
+    bone: NDArray[np.bool_] | None = None,
+) -> TestModel:
+    """The compression model of a vertebral body.
+
+    The lower cap's outer face is held in all directions; the upper one's is moved down and free to slide, the scheme of the open
+    reference model. The applied displacement is `linear_rule_coefficient` times the height with caps, so that its reaction is
+    the reference's force.
+
+    Parameters
+    ----------
+    density_mg_cm3 : ndarray of shape (Z, Y, X)
+        On the mineral basis of the profile.
+    body : bool ndarray of shape (Z, Y, X)
+        The vertebral body, without the arch.
+    index_to_world : float ndarray of shape (4, 4)
+        From voxel index (k, j, i) to world coordinates.
+    pose : BodyPose
+    profile : BoneProfile
+    voxel_mm : float
+        0.5 to 2.
+    bone : bool ndarray of shape (Z, Y, X), optional
+        Everything that is part of the model, where it is more than the body (body and arch); the caps still sit on the body.
+
+    Raises
+    ------
+    TestRefused
+        ``voxel_size``, ``mask_empty``, ``mask_too_small``, ``density_unphysical`` or ``disconnected_pieces``.
+    """
+    if not 0.4 <= voxel_mm <= 2.0:
+        raise TestRefused("voxel_size", f"a model voxel of {voxel_mm:g} mm; it must lie between 0.5 and 2 mm.")
+    everything = body if bone is None else bone | body
+    volume_mm3 = float(body.sum()) * abs(float(np.linalg.det(np.asarray(index_to_world, float)[:3, :3])))
+    if volume_mm3 == 0:
+        raise TestRefused("mask_empty", "the mask of the vertebral body is empty.")
+    if volume_mm3 < _LEAST_VOLUME_MM3:
+        raise TestRefused("mask_too_small", f"the vertebral body measures only {volume_mm3:.0f} mm3.")
+    index = np.argwhere(everything & ~ndimage.binary_erosion(everything)).astype(float)
+    points = index @ np.asarray(index_to_world, float)[:3, :3].T + np.asarray(index_to_world, float)[:3, 3]
+    half_source_mm = 0.5 * float(np.abs(pose.axes @ np.asarray(index_to_world, float)[:3, :3]).sum(axis=1).max())
+    cap_voxels = max(int(np.ceil(profile.cap.thickness_mm / voxel_mm - 1e-9)), 1)
+    grid = grid_around(points, pose.axes, voxel_mm, 2 * half_source_mm + (cap_voxels + 1) * voxel_mm)
+    posed = resample_bone(density_mg_cm3, everything, index_to_world, grid)
+    body_fraction = posed.fraction
+    if bone is not None:
+        body_fraction = resample_bone(density_mg_cm3, body, index_to_world, grid).fraction
+    voxels = bone_voxels(posed, profile)
+    held_body = np.where(voxels.share > 0, body_fraction, 0)
+    height_mm = _mean_height_mm(held_body, voxel_mm)
+    if height_mm < _LEAST_HEIGHT_MM:
+        raise TestRefused("mask_too_small", f"the vertebral body is only {height_mm:.1f} mm high.")
+    depth = int(np.ceil(max(profile.cap.depth_mm, _DEPTH_OF_HEIGHT * height_mm) / voxel_mm - 1e-9))
+    lower, upper = (
+        cap_region(held_body, 0, side, depth_voxels=depth, thickness_voxels=cap_voxels) for side in (False, True)
+    )
+    modulus, strength, poisson = with_caps(voxels, (lower, upper), profile)
+    height_with_caps_mm = (upper.face - lower.face) * voxel_mm
+    applied_mm = profile.linear_rule_coefficient * height_with_caps_mm
+    supports = (
+        Prescribed("inferior", lower.face_nodes(), z=0.0, y=0.0, x=0.0),
+        Prescribed("superior", upper.face_nodes(), z=-applied_mm),
+    )
+    return TestModel(
+        test=VirtualTest.SPINE_COMPRESSION,
+        profile=profile,
+        bone=posed,
+        modulus_mpa=modulus,
+        yield_stress_mpa=strength,
+        is_bone=voxels.is_bone,
+        poisson=poisson,
+        supports=supports,
+        loaded="superior",
+        load_axis=0,
+        applied_mm=applied_mm,
+        lengths_mm={"body": height_mm, "model": height_with_caps_mm},
+        cross_section_mm2=_cross_section_mm2(held_body, posed, height_mm),
+        issues=voxels.issues,
+    )
+
+
+def _mean_height_mm(fraction: NDArray, voxel_mm: float) -> float:
+    """Mean distance of the end plates over the middle of the body, from the bone between them in each column."""
+    outline = (fraction >= 0.5).any(axis=0)
+    reach = ndimage.distance_transform_edt(np.pad(outline, 1))[1:-1, 1:-1]
+    middle = reach > 0.35 * reach.max()
+    levels = np.arange(len(fraction))[:, None, None]
+    solid = fraction >= 0.5
+    # A pit in the mask (a vein, a hole) must not shorten a column: its ends count, with the part voxels beyond them.
+    top = np.where(solid, levels + 1, 0).max(axis=0)
+    bottom = np.where(solid, levels, len(fraction)).min(axis=0)
+    beyond = np.where((levels >= top) | (levels < bottom), fraction, 0).sum(axis=0)
+    ends = np.take_along_axis(fraction, np.maximum(top - 1, 0)[None], axis=0)[0]
+    starts = np.take_along_axis(fraction, np.minimum(bottom, len(fraction) - 1)[None], axis=0)[0]
+    height = top - bottom + beyond - (1 - ends) - (1 - starts)
+    return float(np.mean(height[middle & outline])) * voxel_mm
+
+
+def _cross_section_mm2(fraction: NDArray, posed: PosedBone, height_mm: float) -> float:
+    """Mean area of the body across the load."""
+    return float(fraction.sum(dtype=np.float64)) * posed.grid.voxel_mm**3 / height_mm
+
+
+def pose_of_body(body: NDArray[np.bool_], index_to_world: NDArray) -> BodyPose:
+    """Pose of a vertebral body from its mask alone: superior is the mean normal of planes through its two end plates.
+
+    The world must be DICOM LPS (x to the left, y to the back, z to the head) within 45 degrees of the patient.
+
+    Raises
+    ------
+    TestRefused
+        ``mask_empty``, or ``end_plates_not_found`` if the planes do not settle or differ by more than 60 degrees.
+    """
+    if not body.any():
+        raise TestRefused("mask_empty", "the mask of the vertebral body is empty.")
+    matrix = np.asarray(index_to_world, float)
+    surface = np.argwhere(body & ~ndimage.binary_erosion(body)).astype(float)
+    points = surface @ matrix[:3, :3].T + matrix[:3, 3]
+    origin = np.argwhere(body).mean(axis=0) @ matrix[:3, :3].T + matrix[:3, 3]
+    edge_mm = float(np.linalg.norm(matrix[:3, :3], axis=0).max())
+    superior = np.array([0.0, 0.0, 1.0])
+    for _ in range(20):
+        left, posterior = _across(superior)
+        along = points - origin
+        u, v, w = along @ left, along @ posterior, along @ superior
+        normals = []
+        for sign in (1.0, -1.0):
+            normals.append(_end_plate_normal(u, v, sign * w, sign, edge_mm))
+        upper, lower = (u_ * left + v_ * posterior + w_ * superior for u_, v_, w_ in normals)
+        if upper @ lower < 0.5:
+            raise TestRefused("end_plates_not_found", "the two end plates are not roughly parallel.")
+        mean = (upper + lower) / np.linalg.norm(upper + lower)
+        turned = float(np.degrees(np.arccos(np.clip(mean @ superior, -1, 1))))
+        superior = mean
+        if turned < 0.05:
+            break
+    if superior[2] < np.cos(np.radians(60.0)):
+        raise TestRefused("end_plates_not_found", "the end plates face more than 60 degrees away from the head.")
+    left, posterior = _across(superior)
+    return BodyPose(origin, left, posterior, superior)
+
+
+def _across(superior: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Left and posterior perpendicular to `superior`, as near as can be to those of the world."""
+    back = np.array([0.0, 1.0, 0.0])
+    posterior = back - (back @ superior) * superior
+    posterior /= np.linalg.norm(posterior)
+    return np.cross(posterior, superior), posterior
+
+
+def _end_plate_normal(
+    u: NDArray, v: NDArray, w: NDArray, sign: float, edge_mm: float
+) -> tuple[float, float, float]:
+    """Normal (along left, posterior, superior; towards the head) of the plane through the outermost points per column.
+
+    `w` is the height already turned so that the end plate is up; the rim of the body and deep outliers are left out.
+    """
+    cell_mm = max(2.0, edge_mm)
+    column = np.stack([np.round(u / cell_mm), np.round(v / cell_mm)], axis=1).astype(int)
+    _, which = np.unique(column, axis=0, return_inverse=True)
+    which = which.ravel()
+    order = np.lexsort((w, which))
+    last = order[np.flatnonzero(np.diff(np.append(which[order], -1)))]
+    radius = np.hypot(u[last] / max(np.abs(u).max(), 1e-9), v[last] / max(np.abs(v).max(), 1e-9))
+    keep = (radius < 0.8) & (w[last] > 0)
+    if keep.sum() < 6:
+        raise TestRefused("end_plates_not_found", "too few voxels to find the end plates.")
+    design = np.column_stack([u[last], v[last], np.ones(len(last))])
+    for _ in range(8):
+        plane, *_ = np.linalg.lstsq(design[keep], w[last][keep], rcond=None)
+        off = w[last] - design @ plane
+        spread = 1.4826 * float(np.median(np.abs(off[keep]))) + 0.1 * edge_mm
+        again = (radius < 0.8) & (np.abs(off) < 2.5 * spread) & (w[last] > 0)
+        if again.sum() < 6 or np.array_equal(again, keep):
+            break
+        keep = again
+    normal = np.array([-sign * plane[0], -sign * plane[1], 1.0])
+    normal /= np.linalg.norm(normal)
+    return float(normal[0]), float(normal[1]), float(normal[2])
