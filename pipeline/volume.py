@@ -71,7 +71,7 @@ class Grid:
 
     def to_index(self, point_lps_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Fractional array indices (..., 3) as (k, j, i) of LPS points (..., 3) as (x, y, z) in mm."""
-        inverse: NDArray[np.float64] = np.linalg.inv(self.index_to_lps)
+        inverse = np.asarray(np.linalg.inv(self.index_to_lps), np.float64)
         return np.asarray(point_lps_mm, float) @ inverse[:3, :3].T + inverse[:3, 3]
 
 

@@ -10,10 +10,10 @@ from typing import IO, Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from pipeline.errors import InputRefused
-from pipeline.ingest.sources import Candidate, Reader, Skipped
+from pipeline.ingest.sources import Candidate, Reader, Skipped, split_locator
 from pipeline.volume import Acquisition
 
 ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
@@ -352,6 +352,8 @@ def _open_dataset(stream: IO[bytes]) -> pydicom.FileDataset | None:
 
 def _pixel_fault(dataset: pydicom.FileDataset, at: int, size_bytes: int, syntax: str) -> str | None:
     """What is wrong with the pixel data, as far as it can be told from where the header ends (byte `at`); None if nothing."""
+    if syntax == DeflatedExplicitVRLittleEndian:  # the stream was unpacked as a whole, so its position says nothing
+        return None
     if size_bytes - at < 8:
         return "ends before its pixel data"
     if not syntax or UID(syntax).is_compressed:
@@ -364,15 +366,33 @@ def _pixel_fault(dataset: pydicom.FileDataset, at: int, size_bytes: int, syntax:
     return None
 
 
+def _incomplete_directory(dataset: pydicom.FileDataset, candidate: Candidate) -> Skipped | None:
+    """A DICOMDIR is only an index: the files are found without it. But it may list some that are gone."""
+    path, members = split_locator(candidate.locator)
+    if members:
+        return None
+    listed = [_value(record, "ReferencedFileID") for record in _value(dataset, "DirectoryRecordSequence") or ()]
+    gone = 0
+    for file_id in listed:
+        if file_id is not None:
+            parts = [file_id] if isinstance(file_id, str) else [str(part) for part in file_id]
+            gone += not (path.parent.joinpath(*parts).exists() or path.parent.joinpath(*(p.lower() for p in parts)).exists())
+    if not gone:
+        return None
+    return Skipped(candidate.name, "incomplete_dicomdir", f"lists {gone} files that are not there")
+
+
 def _frames_or_skipped(dataset: pydicom.FileDataset, at: int, candidate: Candidate) -> list[Frame] | Skipped | None:
     def get(keyword: str) -> Any:
         return _value(dataset, keyword)
 
     name = candidate.name
     meta = dataset.file_meta
-    sop_class = str(get("SOPClassUID") or _value(meta, "MediaStorageSOPClassUID") or "")
+    # The class stands in two places; in a file cut short the second of them may be cut as well.
+    stated = [str(value) for value in (get("SOPClassUID"), _value(meta, "MediaStorageSOPClassUID")) if value]
+    sop_class = next((uid for uid in stated if "Storage" in UID(uid).name), stated[0] if stated else "")
     if sop_class == MEDIA_DIRECTORY or get("DirectoryRecordSequence") is not None:
-        return None
+        return _incomplete_directory(dataset, candidate)
     syntax = str(_value(meta, "TransferSyntaxUID") or "")
     kind = UID(sop_class).name if sop_class else "DICOM object"
     is_image = "Image Storage" in kind or get("Rows") is not None

@@ -185,7 +185,8 @@ def _dicom_studies(frames: Iterable[Frame]) -> list[Study]:
 def _dicom_series(frames: list[Frame]) -> Series:
     first = frames[0]
     description = next((f.acquisition.series_description for f in frames if f.acquisition.series_description), "")
-    groups = split_series(frames)
+    # Only CT can be used; a series of another modality is listed as a whole.
+    groups = split_series(frames) if first.acquisition.modality == "CT" else [list(frames)]
     groups.sort(key=lambda group: -len(group))
     number = first.identity.series_number
     name = f"series {'without number' if number is None else number}" + (f" '{description}'" if description else "")

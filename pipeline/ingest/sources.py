@@ -9,7 +9,7 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -334,7 +334,3 @@ class Reader:
                 remedy="Do not move the input while it is processed.",
             ) from error
 
-
-def missing_from_dicomdir(names: Sequence[tuple[str, ...]], folder: Path) -> int:
-    """How many of the files that a DICOMDIR lists (as path components) are not below its folder."""
-    return sum(1 for parts in names if not folder.joinpath(*parts).is_file())
