@@ -24,10 +24,13 @@ FRACTURE_GRADE = 2
 _PREFERRED_LEVELS = ("L1", "L2")
 _SUBSTITUTE_LEVELS = ("T12", "L3")
 
-_ACR = "ACR 2018 practice parameter for QCT; ISCD 2019 official positions"
-_WHO = "WHO 1994; ISCD 2019 official positions"
-_RULE = "Keaveny et al. 2020, Osteoporos Int 31:1025-1048"
-_GENANT = "Genant et al. 1993, J Bone Miner Res 8:1137-1148"
+_REFERENCES = (
+    "Keaveny et al. 2020, Osteoporos Int 31:1025-1048",
+    "ACR-SPR-SSR practice parameter for quantitative CT, 2018",
+    "ISCD 2019 official positions, adult",
+    "WHO 1994, Technical Report Series 843",
+    "Genant et al. 1993, J Bone Miner Res 8:1137-1148",
+)
 
 
 def vbmd_class(value_mg_cm3: float) -> DensityClass:
@@ -128,7 +131,7 @@ def assess(vertebrae: Sequence[Vertebra], femora: Sequence[Femur]) -> Assessment
         classification=classification,
         statement=_STATEMENTS[classification],
         rules=rules,
-        references=(_RULE, _ACR, _WHO, _GENANT),
+        references=_REFERENCES,
         basis=tuple(basis),
         omitted=tuple(omitted),
         spine_vbmd_mg_cm3=spine,
@@ -165,12 +168,12 @@ def _rules(
     if highest:
         grade_basis += f" ({', '.join(bodies)})"
     return (
-        Rule(rule="Spine: trabecular density at most 80 mg/cm³", basis=spine_basis, reference=_ACR,
+        Rule(rule="Spine: trabecular density at most 80 mg/cm³", basis=spine_basis, reference="ACR 2018; ISCD 2019",
              holds=None if spine_class is None else spine_class == "osteoporosis_range"),
-        Rule(rule="Hip: T-score at most −2.5", basis=hip_basis, reference=_WHO,
+        Rule(rule="Hip: T-score at most −2.5", basis=hip_basis, reference="WHO 1994; ISCD 2019",
              holds=None if hip_class is None else hip_class == "osteoporosis_range"),
-        Rule(rule="Vertebral fracture of grade 2 or 3", basis=grade_basis, reference=_GENANT,
+        Rule(rule="Vertebral fracture of grade 2 or 3", basis=grade_basis, reference="Genant 1993; Keaveny 2020",
              holds=None if highest is None else highest >= FRACTURE_GRADE),
         Rule(rule="Bone strength in the fragile range", basis="thresholds not validated for this analysis",
-             holds=None, reference=_RULE),
+             holds=None, reference="Keaveny 2020"),
     )  # fmt: skip

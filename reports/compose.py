@@ -22,12 +22,12 @@ from reports.document import (
     Table,
 )
 from reports.impression import impression, level_name, level_range
-from reports.language import Language, load_language
+from reports.language import Language, capitalised, load_language
 from reports.quantity import Quantity, printed_unit
 from reports.record import Femur, Severity, Strength, Structure, StudyRecord, Vertebra
 
 REPORTED_LEVELS = (*(f"T{i}" for i in range(4, 13)), *(f"L{i}" for i in range(1, 6)))
-_NARROW_PICTURES = {"density", "calibration", "curves"}
+TEXT_WIDTH_MM = 178.0
 
 
 def compose(record: StudyRecord, *, language: str = "en") -> Document:
@@ -112,6 +112,7 @@ def _quality(record: StudyRecord, words: Language) -> Section:
         if finding.severity is Severity.INFO and subject not in ("study", "series", "calibration"):
             continue
         name = subject_name(subject, words)
+        name = "" if finding.text.startswith(name) else name
         head = words(f"severity.{finding.severity.value}") + (f", {name}" if name else "")
         items.append((f"{head}:", finding.text))
     items = list(dict.fromkeys(items))
@@ -125,13 +126,13 @@ def _quality(record: StudyRecord, words: Language) -> Section:
 
 def _measure_columns(words: Language) -> tuple[Column, ...]:
     return (
-        Column(words("column.measure"), share=2.5),
-        Column(words("column.value"), align="right", share=1.5),
-        Column(words("column.interval"), align="right", share=1.7),
-        Column(words("column.unit"), share=1.5),
-        Column(words("column.class"), share=1.9),
-        Column(words("column.reference"), share=3.1),
-        Column(words("column.quality"), share=1.1),
+        Column(words("column.measure"), share=2.75),
+        Column(words("column.value"), align="right", share=1.6),
+        Column(words("column.interval"), align="right", share=1.6),
+        Column(words("column.unit"), share=1.75),
+        Column(words("column.class"), share=1.75),
+        Column(words("column.reference"), share=3.2),
+        Column(words("column.quality"), share=0.9),
     )
 
 
@@ -220,8 +221,8 @@ def _levels(record: StudyRecord, words: Language) -> Section:
         (printed_unit(v.vbmd_mg_cm3.unit) for v in record.vertebrae if v.vbmd_mg_cm3 is not None), "mg/cm³"
     )
     columns = (
-        Column(words("column.level"), share=1.0),
-        Column(words("column.grade"), share=2.3),
+        Column(words("column.level"), share=1.35),
+        Column(words("column.grade"), share=2.6),
         Column(words("column.loss"), "%", "right", 1.3),
         Column(words("column.anterior"), "mm", "right", 1.6),
         Column(words("column.middle"), "mm", "right", 1.6),
@@ -279,7 +280,7 @@ def _remarks(vertebra: Vertebra, words: Language) -> str:
         if getattr(vertebra, key) is None:
             reasons.setdefault(_why(vertebra, key, words), []).append(words(f"measure.{key}"))
     remarks = [f"{', '.join(names)} {words('text.not_measured', reason=why)}" for why, names in reasons.items()]
-    remarks = [remark[0].upper() + remark[1:] for remark in remarks]
+    remarks = [capitalised(remark) for remark in remarks]
     if vertebra.level is None:
         remarks.append(words("text.level_uncertain").capitalize() + ".")
     elif vertebra.level_confidence is not None and vertebra.level_confidence < 0.95:
@@ -310,7 +311,7 @@ def _femur_rows(femur: Femur, words: Language) -> list[Row]:
     status = words(f"status.{femur.status.value}")
     if femur.abmd_g_cm2 is None and femur.strength_n is None and femur.stiffness_n_mm is None:
         keys = ("abmd_g_cm2", "t_score", "strength_n")
-        names = ", ".join(words(f"measure.{key}") for key in keys)
+        names = capitalised(", ".join(words(f"measure.{key}") for key in keys))
         return [Row((names, words("text.not_measured", reason=_reason_among([femur], keys[0], words))), spans=True)]
     rows: list[Row] = []
     if femur.abmd_g_cm2 is None:
@@ -339,24 +340,34 @@ def _femur_rows(femur: Femur, words: Language) -> list[Row]:
                 _measure_row(words("measure.stiffness_test", test=test_name), stiffness, "", words, status=status)
             )
     if femur.strength_n is None:
-        rows.append(_measure_row(words("measure.strength_n"), None, _why(femur, "strength_n", words), words))
+        rows.append(
+            _measure_row(capitalised(words("measure.strength_n")), None, _why(femur, "strength_n", words), words)
+        )
         if femur.stiffness_n_mm is not None:
-            rows.append(_measure_row(words("measure.stiffness_n_mm"), femur.stiffness_n_mm, "", words, status=status))
+            rows.append(
+                _measure_row(
+                    capitalised(words("measure.stiffness_n_mm")), femur.stiffness_n_mm, "", words, status=status
+                )
+            )
     if femur.stiffness_n_mm is None:
-        rows.append(_measure_row(words("measure.stiffness_n_mm"), None, _why(femur, "stiffness_n_mm", words), words))
+        rows.append(
+            _measure_row(
+                capitalised(words("measure.stiffness_n_mm")), None, _why(femur, "stiffness_n_mm", words), words
+            )
+        )
     return rows
 
 
 def _assessment(record: StudyRecord, words: Language) -> Section:
     assessment = record.assessment
-    lead = f"{words(f'risk.{assessment.classification}')}. {assessment.statement}"
+    lead = assessment.statement
     if assessment.basis:
         lead += " " + words("text.based_on", basis=", ".join(assessment.basis))
     columns = (
-        Column(words("column.rule"), share=3.0),
+        Column(words("column.rule"), share=4.0),
         Column(words("column.holds"), share=0.9),
-        Column(words("column.basis"), share=3.2),
-        Column(words("column.reference"), share=3.2),
+        Column(words("column.basis"), share=3.6),
+        Column(words("column.reference"), share=2.4),
     )
     answer = {True: words("text.yes"), False: words("text.no"), None: words("text.not_asked")}
     rows = tuple(Row((r.rule, answer[r.holds], r.basis, r.reference or "")) for r in assessment.rules)
@@ -371,7 +382,9 @@ def _assessment(record: StudyRecord, words: Language) -> Section:
 
 def _pictures(record: StudyRecord, words: Language) -> Section:
     items = tuple(
-        DocumentPicture(number, figure.file, figure.caption, figure.alt, figure.id in _NARROW_PICTURES)
+        DocumentPicture(
+            number, figure.file, figure.caption, figure.alt, min(figure.width_mm or TEXT_WIDTH_MM, TEXT_WIDTH_MM)
+        )
         for number, figure in enumerate(record.quality.figures, start=1)
     )
     return Section("pictures", words("section.pictures"), (Pictures(items),) if items else ())

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from reports.document import Block, Column, Paragraph, Row, Section, Table, Terms
-from reports.language import Language
+from reports.language import Language, capitalised
 from reports.quantity import Quantity
 from reports.record import Coverage, Service, StudyRecord
 
 
 def services_section(record: StudyRecord, words: Language) -> Section:
-    """One box for each service: what the data support, and what the payer's dated document says."""
+    """A box for each service: whether the data support it, its coverage status; then once what they all rest on."""
     if not record.services:
         return Section("services", words("section.services"), ())
     boxes: list[Block] = [_service_box(service, words) for service in record.services]
+    covered = [service.coverage for service in record.services if service.coverage is not None]
+    if covered:
+        boxes.append(Terms(words("service.common"), tuple(_common_items(covered, words)), boxed=True))
     boxes.append(Paragraph(words("service.notice"), "note"))
     return Section("services", words("section.services"), tuple(boxes))
 
@@ -22,45 +25,42 @@ def services_section(record: StudyRecord, words: Language) -> Section:
 def _service_box(service: Service, words: Language) -> Terms:
     paraphrase = words.get(f"service.paraphrase_{service.cpt}", words("service.paraphrase_other"))
     supported = words("service.supported" if service.supported else "service.not_supported")
-    items = [(words("service.data"), ". ".join([supported, *service.reasons]) if service.reasons else supported)]
+    items = [(words("service.data"), " ".join([f"{supported}.", *service.reasons]))]
     if service.missing:
         items.append((words("service.missing"), "; ".join(service.missing)))
-    if service.coverage is None:
+    coverage = service.coverage
+    if coverage is None:
         items.append((words("service.coverage"), words("service.coverage_none")))
     else:
-        items += _coverage_items(service.coverage, words)
+        status = words.get(f"coverage.{coverage.status}", coverage.status)
+        if coverage.last_known_status:
+            last = words.get(f"coverage.{coverage.last_known_status}", coverage.last_known_status)
+            status = words("service.last_known", status=status, last=last)
+        items += [(words("service.coverage"), status), (words("service.statement"), coverage.text)]
+        if coverage.route:
+            items.append((words("service.route"), coverage.route))
     return Terms(words("service.title", cpt=service.cpt, paraphrase=paraphrase), tuple(items), boxed=True)
 
 
-def _coverage_items(coverage: Coverage, words: Language) -> list[tuple[str, str]]:
-    """Status, what it rests on, who disagrees, and what to do; no word here may sound better than its source."""
-    status = words.get(f"coverage.{coverage.status}", coverage.status)
-    if coverage.last_known_status:
-        last = words.get(f"coverage.{coverage.last_known_status}", coverage.last_known_status)
-        status = words("service.last_known", status=status, last=last)
-    payer = ", ".join(part for part in (coverage.payer, coverage.policy) if part)
-    items = [
-        (words("service.coverage"), status),
-        (words("service.payer"), payer or words("fact.not_stated")),
-        (words("service.date"), words.date(coverage.date_of_service)),
-        (words("service.statement"), coverage.text),
-    ]
-    items += [(words("service.basis"), _source_text(source, words)) for source in coverage.sources]
-    items += [(words("service.conflict"), _said(conflict)) for conflict in coverage.conflicts]
-    if coverage.prior_authorization:
-        stated = words.get(f"authorization.{coverage.prior_authorization}", coverage.prior_authorization)
-        items.append((words("service.authorization"), stated))
-    warnings = [_said(warning) for warning in coverage.warnings]
-    items += [(words("service.warning"), text) for text in warnings if text not in coverage.text]
-    if coverage.route:
-        items.append((words("service.route"), coverage.route))
-    open_items = [str(entry.get("item", "")) for entry in coverage.checklist if entry.get("met") != "yes"]
-    done = [_checked(entry) for entry in coverage.checklist if entry.get("met") == "yes"]
-    if open_items:
-        items.append((words("service.checklist"), "; ".join(open_items)))
+def _common_items(covered: list[Coverage], words: Language) -> list[tuple[str, str]]:
+    """What the statuses rest on, who disagrees, what is still to be done: each sentence once for all services."""
+    payers = ", ".join(dict.fromkeys(part for c in covered for part in (c.payer, c.policy) if part))
+    dates = ", ".join(dict.fromkeys(words.date(c.date_of_service) for c in covered))
+    items = [(words("service.payer"), payers or words("fact.not_stated")), (words("service.date"), dates)]
+    items += [(words("service.basis"), _source_text(source, words)) for c in covered for source in c.sources]
+    items += [(words("service.conflict"), _said(conflict)) for c in covered for conflict in c.conflicts]
+    for stated in dict.fromkeys(c.prior_authorization for c in covered if c.prior_authorization):
+        items.append((words("service.authorization"), words.get(f"authorization.{stated}", stated)))
+    items += [(words("service.warning"), _said(warning)) for c in covered for warning in c.warnings]
+    entries = [entry for c in covered for entry in c.checklist]
+    done = dict.fromkeys(_checked(entry) for entry in entries if entry.get("met") == "yes")
+    met = {str(entry.get("item", "")) for entry in entries if entry.get("met") == "yes"}
+    left = dict.fromkeys(item for entry in entries if (item := str(entry.get("item", ""))) not in met)
+    if left:
+        items.append((words("service.checklist"), "; ".join(left)))
     if done:
         items.append((words("service.checklist_done"), "; ".join(done)))
-    return items
+    return list(dict.fromkeys(items))
 
 
 def _checked(entry: dict[str, Any]) -> str:
@@ -88,11 +88,13 @@ def _source_text(source: dict[str, Any], words: Language) -> str:
 def methods_section(record: StudyRecord, words: Language) -> Section:
     """How each kind of number was obtained, how it is to be read, and the works that it rests on."""
     columns = (
-        Column(words("column.measure"), share=2.0),
+        Column(words("column.measure"), share=2.2),
         Column(words("column.method"), share=4.0),
         Column(words("column.reference"), share=4.0),
     )
-    rows = tuple(dict.fromkeys(Row((name, q.method, q.reference or "")) for name, q in _methods_used(record, words)))
+    rows = tuple(
+        dict.fromkeys(Row((capitalised(name), q.method, q.reference or "")) for name, q in _methods_used(record, words))
+    )
     blocks: list[Block] = []
     if rows:
         blocks.append(Table(words("section.methods"), columns, rows))

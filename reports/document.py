@@ -91,7 +91,7 @@ class DocumentPicture:
     file: str
     caption: str
     alt: str
-    narrow: bool
+    width_mm: float
 
 
 @dataclass(frozen=True)

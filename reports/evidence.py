@@ -174,7 +174,7 @@ def spine_views(
     *,
     six_points: NDArray[np.float64] | None = None,
     slab_mm: float = 3.0,
-    margin_mm: float = 25.0,
+    margin_mm: float = 35.0,
 ) -> tuple[SliceView, SliceView]:
     """A sagittal and a coronal view that follow the spine, so that a scoliotic spine stays in both.
 

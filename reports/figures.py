@@ -65,7 +65,7 @@ class Picture:
 def draw_spine(sagittal: SliceView | None, coronal: SliceView | None) -> Picture:
     """The spine with outlined, named bodies, seen from the side and from the front."""
     views = [view for view in (sagittal, coronal) if view is not None]
-    figure, axes = _panels(views, max_height_mm=105.0)
+    figure, axes = _panels(views, max_height_mm=92.0)
     names: list[str] = []
     for view, axis in zip(views, axes, strict=True):
         _draw_view(axis, view)
@@ -111,7 +111,7 @@ def draw_hips(hips: Sequence[HipView]) -> Picture:
     """For each hip the CT with the outline of the femur and the projection with the regions of the density measurement."""
     views = [view for hip in hips for view in (hip.coronal, hip.projection) if view is not None]
     sides = [hip.side for hip in hips for view in (hip.coronal, hip.projection) if view is not None]
-    figure, axes = _panels(views, max_height_mm=72.0)
+    figure, axes = _panels(views, max_height_mm=60.0)
     for view, axis, side in zip(views, axes, sides, strict=True):
         _draw_view(axis, view, heading=f"{side.capitalize()} hip: {view.title}")
     regions = sorted({o.name.replace("_", " ") for hip in hips if hip.projection for o in hip.projection.outlines})
@@ -131,7 +131,7 @@ def draw_fields(fields: Sequence[FieldCut]) -> Picture:
     from matplotlib.colors import Normalize
 
     views = [view for cut in fields for view in (cut.ct, cut.ct)]
-    figure, axes = _panels(views, max_height_mm=52.0, bottom_mm=11.0, equal_heights=True)
+    figure, axes = _panels(views, max_height_mm=46.0, bottom_mm=11.0, equal_heights=True)
     for cut, ct_axis, map_axis in zip(fields, axes[::2], axes[1::2], strict=True):
         words = cut.name.replace("vertebra_", "").replace("_", " ").capitalize()
         _draw_view(ct_axis, cut.ct, heading=f"{words}: CT")

@@ -12,9 +12,9 @@ from reports.figures import BLUE, INK, ORANGE, PURPLE, SKY, VERMILION, Picture, 
 from reports.quantity import format_number, format_quantity, printed_unit, resolution
 from reports.record import Calibration, Strength, Vertebra
 
-CHART_WIDTH_MM = 87.0
-_CHART_HEIGHT_MM = 56.0
-_TEXT_PT = 7.0
+CHART_WIDTH_MM = 58.0
+_CHART_HEIGHT_MM = 48.0
+_TEXT_PT = 6.8
 _HALF_95 = 1.96
 
 VBMD_BANDS = (("osteoporosis range", 80.0), ("low", 120.0), ("normal", float("inf")))
@@ -36,7 +36,7 @@ def draw_density_profile(vertebrae: Sequence[Vertebra]) -> Picture | None:
     for (word, upper), shade in zip(VBMD_BANDS, _BAND_SHADES, strict=True):
         axis.axhspan(edge, min(upper, high), color=shade, linewidth=0, zorder=0)
         middle = (max(edge, low) + min(upper, high)) / 2
-        axis.text(len(named) - 0.42, middle, word, fontsize=6.0, color=INK, va="center", ha="right", style="italic")
+        axis.text(len(named) - 0.42, middle, word, fontsize=5.6, color=INK, va="center", ha="right", style="italic")
         edge = upper
     for i, quantity in measured:
         error = _HALF_95 * quantity.uncertainty if quantity.uncertainty is not None else None
@@ -48,7 +48,7 @@ def draw_density_profile(vertebrae: Sequence[Vertebra]) -> Picture | None:
     axis.set_xlim(-0.6, len(named) - 0.4)
     axis.set_ylim(low, high)
     unit = printed_unit(measured[0][1].unit)
-    axis.set_ylabel(f"trabecular vBMD ({unit})", fontsize=_TEXT_PT, color=INK)
+    axis.set_ylabel(f"vBMD ({unit})", fontsize=_TEXT_PT, color=INK)
     listed = "; ".join(f"{named[i].level} {format_quantity(q)}" for i, q in measured)
     return as_picture(
         figure,
@@ -115,13 +115,16 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Pictur
         axis.plot(reached, strength.value, "o", color=colour, markersize=3.2)
         ends.append(float(curve[:, 0].max()))
     longest, highest = max(ends), max(strength.value for _, strength in curves)
-    places = _spread([strength.value for _, strength in curves], ends, 0.062 * highest)
+    places = _spread([strength.value for _, strength in curves], ends, 0.066 * highest)
     for (name, strength), end, place in zip(curves, ends, places, strict=True):
         words = f"{name}  {format_number(strength.value, resolution(strength))} N"
-        axis.text(end + 0.025 * longest, place, words, fontsize=6.0, va="center", color=INK)
+        if end > 0.5 * longest and end > min(ends):  # no room to the right of the longest curve
+            axis.text(end, place + 0.06 * highest, words, fontsize=5.8, va="center", ha="right", color=INK)
+        else:
+            axis.text(end + 0.03 * longest, place, words, fontsize=5.8, va="center", color=INK)
     axis.set_xlabel("displacement (mm)", fontsize=_TEXT_PT, color=INK)
     axis.set_ylabel("force (N)", fontsize=_TEXT_PT, color=INK)
-    axis.set_xlim(0, 1.3 * longest)
+    axis.set_xlim(0, (1.05 if longest > 2 * min(ends) else 1.55) * longest)
     axis.set_ylim(0, 1.12 * max(highest, *places))
     listed = "; ".join(f"{name} {format_quantity(strength)}" for name, strength in curves)
     return as_picture(
@@ -145,8 +148,8 @@ def _spread(heights: Sequence[float], columns: Sequence[float], gap: float) -> l
 
 def _chart() -> tuple[Figure, Axes]:
     figure = new_figure(CHART_WIDTH_MM, _CHART_HEIGHT_MM)
-    axis = figure.add_axes((0.145, 0.165, 0.835, 0.8))
-    axis.tick_params(labelsize=_TEXT_PT - 0.5, length=2.5, width=0.6, color=INK, labelcolor=INK)
+    axis = figure.add_axes((0.2, 0.18, 0.78, 0.79))
+    axis.tick_params(labelsize=_TEXT_PT - 0.8, length=2.5, width=0.6, color=INK, labelcolor=INK)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     for side in ("left", "bottom"):

@@ -43,7 +43,8 @@ def save_pictures(pictures: tuple[Picture, ...], folder: Path) -> tuple[Figure, 
     for picture in pictures:
         file = f"{FOLDER}/{picture.id}.png"
         write_atomically(folder / file, picture.png)
-        entries.append(Figure(id=picture.id, file=file, caption=picture.caption, alt=picture.alt))
+        width_mm = round(picture.width_mm, 1)
+        entries.append(Figure(id=picture.id, file=file, caption=picture.caption, width_mm=width_mm, alt=picture.alt))
     return tuple(entries)
 
 

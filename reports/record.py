@@ -412,6 +412,7 @@ class Figure(Part):
     id: str
     file: str = Field(description="path relative to the record, with forward slashes")
     caption: str
+    width_mm: float | None = Field(default=None, gt=0, description="printed width; None for the full width of the text")
     alt: str = Field(description="what the picture shows, for readers who do not see it")
 
 

@@ -93,3 +93,8 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             words[f"{prefix}{key}"] = str(value)
     return words
+
+
+def capitalised(text: str) -> str:
+    """`text` with a capital first letter, unless it begins with an abbreviation such as aBMD or vBMD."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 from hypothesis import strategies as st
 
 from reports.assessment import assess
+from reports.coverage.knowledge import load_knowledge
+from reports.coverage.services import services_of
 from reports.quantity import Quantity
 from reports.record import (
     Acquisition,
     Calibration,
     CalibrationSample,
-    Coverage,
-    Element,
     Femur,
     Finding,
     Fracture,
@@ -23,7 +24,6 @@ from reports.record import (
     RejectedSeries,
     Score,
     SeriesSection,
-    Service,
     Software,
     Strength,
     Study,
@@ -33,6 +33,7 @@ from reports.record import (
 )
 
 LEVELS = ("T4", "T5", "T6", "T7", "T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
+KNOWLEDGE = load_knowledge()
 VBMD_UNIT = "mg/cm3 K2HPO4"
 WOMEN = "NHANES III, white women aged 20 to 29"
 _LOOKER = "Looker 1998, NHANES III"
@@ -127,6 +128,7 @@ def example_record(**parts: Any) -> StudyRecord:
         not_measured={"z_score": no_table},
     )  # fmt: skip
     left = Femur(name="femur_left", side="left", label=31, status="failed", findings=(metal,))
+    assessment = assess(vertebrae, (right, left))
     values: dict[str, Any] = {
         "software": Software(version="0.1.0", python="3.11.7", platform="Linux x86_64",
                              dependencies={"numpy": "2.4.6", "pydicom": "3.0.2"}, settings={"calibration": "internal"},
@@ -154,31 +156,17 @@ def example_record(**parts: Any) -> StudyRecord:
         ),
         "vertebrae": vertebrae,
         "femora": (right, left),
-        "assessment": assess(vertebrae, (right, left)),
-        "services": (
-            Service(cpt="0691T", supported=False, reasons=("no interpretation has been signed yet",),
-                    missing=("interpretation and report by a qualified clinician",),
-                    elements=(Element(element="vertebral fracture result per level", met="yes", basis="T12 to L5"),),
-                    coverage=Coverage(
-                        status="INDETERMINATE_STALE", last_known_status="NOT_COVERED", payer="Cigna", policy="0300",
-                        date_of_service="2026-11-21", prior_authorization="NOT_STATED",
-                        warnings=({"code": "STALE_PAST_NEXT_REVIEW", "text": "Past the review date."},),
-                        sources=({"id": "P1", "document": "Cigna Medical Coverage Policy 0300", "rank": 1,
-                                  "quote": "is not covered or reimbursable", "effective": "2025-04-15"},),
-                        conflicts=({"id": "C1", "claim": "covered with criteria", "document": "third-party summary",
-                                    "rank": 5, "text": "A third-party summary claims coverage under unnamed criteria."},),
-                        checklist=({"item": "Plan document checked", "met": "unknown", "basis": ""},
-                                   {"item": "Concurrent fracture assessment", "met": "yes", "basis": "T12 to L5"}),
-                        text="0691T: coverage not verified for date of service 2026-11-21. Check with the payer.",
-                    )),
-            Service(cpt="0743T", supported=False, reasons=("no interpretation has been signed yet",)),
-        ),
+        "assessment": assessment,
         "quality": Quality(
             findings=(coarse,),
             limits=("Strength comes from an open model; published fragility thresholds were not validated for it.",),
         ),
         "timings_s": {"ingest": 2.1, "segmentation": 9.4, "density": 3.0, "fracture": 0.8, "strength": 21.0},
     }  # fmt: skip
+    values["services"] = services_of(
+        vertebrae, (right, left), assessment, values["study"], values["software"], knowledge=KNOWLEDGE,
+        date_of_service=dt.date(2026, 11, 21), evaluated_on=dt.date(2026, 11, 21),
+    )  # fmt: skip
     return StudyRecord.model_validate(values | parts)
 
 
