@@ -10,14 +10,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-# Distance of the scratch rows, a compile-time constant so that the vectoriser needs no overlap tests between them. It
-# is not a multiple of 4096 bytes, which would put all rows into the same cache sets.
-SCRATCH = 1040
+# Distance of the scratch rows, a compile-time constant so that the vectoriser needs no overlap tests between them.
+# 1136 entries are 71 (float32) or 142 (float64) cache lines, which spreads the rows over the sets of the cache.
+SCRATCH = 1136
+AHEAD = 2  # node rows between asking for memory and using it
 LONGEST_ROW = SCRATCH - 16
+
+
+def scratch_size(field_shape: tuple[int, ...]) -> int:
+    """Entries of scratch that `apply_slab` needs for fields of this shape."""
+    _, rows, components, stride = field_shape
+    return 36 * SCRATCH + (rows + 1) * components * stride
 
 
 @intrinsic
@@ -47,6 +56,31 @@ def row(typing_context: Any, array: Any, offset: Any, length: Any) -> Any:
         return result._getvalue()
 
     return view(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def prefetch(typing_context: Any, array: Any, offset: Any) -> Any:
+    """Ask for the cache line of array[offset]; harmless beyond the end."""
+    if not isinstance(array, types.Array) or array.ndim != 1:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        base = make_array(signature.args[0])(context, builder, arguments[0])
+        byte, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
+        pointer = builder.bitcast(builder.gep(base.data, [arguments[1]]), byte)
+        builder.call(function, [pointer, integer(0), integer(3), integer(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+@njit(cache=True, nogil=True)
+def _fetch(array, start, count, step):
+    """Ask for array[start : start + count], `step` entries being one cache line."""
+    for i in range(0, count, step):
+        prefetch(array, start + i)
 
 
 RAW, MASKED_DOT, START, STEP, FINAL, LAST = 0, 1, 2, 3, 4, 5
@@ -254,7 +288,9 @@ def _finish(mode, at, a, n, stride, forces, u, inverse, c1, c2, source, residual
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def apply_slab(mode, z0, z1, u, first, second, ranges, q, inverse, c1, c2, source, residual, direction, x, sums):
+def apply_slab(
+    mode, z0, z1, u, first, second, ranges, q, inverse, c1, c2, source, residual, direction, x, sums, scratch
+):
     """Apply the operator to `u` and finish node planes z0 .. z1-1 according to `mode`.
 
     Element layers z0-1 .. z1-1 are worked through, so a layer at the border of two slabs is done twice; in return no
@@ -270,12 +306,16 @@ def apply_slab(mode, z0, z1, u, first, second, ranges, q, inverse, c1, c2, sourc
     LAST        x += u + (c1 u + c2 inverse (source - y));  sums[plane] = x . second source (passed as `residual`)
     """
     nz, rows_per_plane, stride = first.shape
-    f = np.zeros(12 * SCRATCH, u.dtype)
-    h = np.zeros(12 * SCRATCH, u.dtype)
-    g = np.zeros(12 * SCRATCH, u.dtype)
     length = 3 * stride
-    y = np.zeros(length, u.dtype)
-    partial = np.zeros(rows_per_plane * length, u.dtype)
+    lanes = 64 // u.itemsize
+    f = row(scratch, 0, 12 * SCRATCH)
+    h = row(scratch, 12 * SCRATCH, 12 * SCRATCH)
+    g = row(scratch, 24 * SCRATCH, 12 * SCRATCH)
+    y = row(scratch, 36 * SCRATCH, length)
+    partial = row(scratch, 36 * SCRATCH + length, rows_per_plane * length)
+    partial[:] = 0
+    for m in range(12):
+        h[m * SCRATCH : m * SCRATCH + stride] = 0
     u = u.reshape(-1)
     first = first.reshape(-1)
     second = second.reshape(-1)
@@ -308,6 +348,19 @@ def apply_slab(mode, z0, z1, u, first, second, ranges, q, inverse, c1, c2, sourc
                 _gather(g, a, n, stride, y, partial, waiting)
             else:
                 y[:] = partial[waiting : waiting + length]
+            if k >= z0:
+                # the memory that later rows will want: too many streams for the hardware to foresee all
+                there = here + AHEAD * length
+                _fetch(u, there + plane, length, lanes)
+                _fetch(residual, there, length, lanes)
+                if mode != RAW:
+                    _fetch(inverse, there, length, 16)
+                if mode >= START:
+                    _fetch(source, there, length, lanes)
+                if mode == START or mode == STEP:
+                    _fetch(direction, there, length, lanes)
+                if mode > START:
+                    _fetch(x, there, length, lanes)
             if k >= z0:
                 total += _finish(mode, here, a, n, stride, y, u, inverse, c1, c2, source, residual, direction, x)
         if k >= z0:

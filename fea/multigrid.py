@@ -18,9 +18,9 @@ from fea.operator import Level, Workers
 from fea.transfer import coarsen, prolong, restrict
 
 DEGREE = 3
-_COARSEST_NODES = 260
-_POWER_STEPS = 10
-_SAFETY = 1.1
+_COARSEST_NODES = 80
+_LANCZOS_STEPS = 10
+_SAFETY = 1.05
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
@@ -74,14 +74,12 @@ def _dense_inverse(level: Level, extents: tuple[int, int, int]) -> tuple[np.ndar
     number = np.full(level.inverse.size, -1)
     number[free] = np.arange(len(free))
     local = number[where]
-    matrix = np.zeros(len(free) * len(free))
     lam = level.factors[0] * level.first[k, j, i].astype(np.float64)
     mu = level.factors[1] * level.second[k, j, i].astype(np.float64)
-    for p in range(24):
-        for q in range(24):
-            both = (local[:, p] >= 0) & (local[:, q] >= 0) & (mu > 0)
-            entry = lam * parts[0][p, q] + mu * parts[1][p, q]
-            matrix += np.bincount(local[both, p] * len(free) + local[both, q], entry[both], minlength=matrix.size)
+    entry = lam[:, None, None] * parts[0] + mu[:, None, None] * parts[1]
+    both = (local[:, :, None] >= 0) & (local[:, None, :] >= 0) & (mu > 0)[:, None, None]
+    place = (local[:, :, None] * len(free) + local[:, None, :])[both]
+    matrix = np.bincount(place, entry[both], minlength=len(free) ** 2)
     matrix = matrix.reshape(len(free), len(free))
     root = 1 / np.sqrt(np.diag(matrix))
     matrix *= root[:, None] * root
@@ -118,27 +116,38 @@ class Multigrid:
             self.grids.append(grid)
             if factors == (1, 1, 1):
                 break
-            grid.bound = min(cap, self._power(grid))
+            grid.bound = min(cap, self._largest_eigenvalue(grid))
             level, extents = _coarser(level, extents, factors, workers)
         self.matrix, self.index = _dense_inverse(level, extents)
 
-    def _power(self, grid: _Grid) -> float:
-        """Largest eigenvalue of D^-1 K by power iteration, with a margin."""
-        noise = np.random.default_rng(1).random(grid.x.shape, dtype=np.float32)
-        np.subtract(noise, np.float32(0.5), out=grid.x)
-        grid.x[grid.level.inverse == 0] = 0
-        grid.right[:] = 0
-        largest = 0.0
-        scale = 1.0
-        for _ in range(_POWER_STEPS):
-            before = float(np.sqrt(np.vdot(grid.x, grid.x)))
-            grid.level.smooth(kernels.START, grid.x, 0.0, -scale, grid.right, grid.r, grid.d, grid.x)
-            largest = float(np.sqrt(np.vdot(grid.d, grid.d))) / (before * scale)
-            scale = 1 / largest
-            grid.x, grid.d = grid.d, grid.x
+    def _largest_eigenvalue(self, grid: _Grid) -> float:
+        """Largest eigenvalue of D^-1 K by Lanczos steps in the inner product of D, with a margin."""
+        level = grid.level
+        free = level.inverse > 0
+        x = grid.x
+        np.subtract(np.random.default_rng(1).random(x.shape, dtype=np.float32), np.float32(0.5), out=x)
+        x[~free] = 0
+        weight = np.divide(np.float32(1), level.inverse, out=np.zeros_like(level.inverse), where=free)
+        previous, diagonal, beside = level.zeros(), [], []
+        length = float(np.sqrt(np.vdot(x, weight * x)))
+        for step in range(_LANCZOS_STEPS):
+            x /= np.float32(length)
+            level.smooth(kernels.START, x, 0.0, -1.0, grid.right, grid.r, grid.d, x)
+            diagonal.append(-float(np.vdot(x, grid.r)))
+            if step == _LANCZOS_STEPS - 1:
+                break
+            # the new vector takes the place of the one before the last
+            previous *= np.float32(-length if step else 0.0)
+            previous += grid.d
+            previous -= np.float32(diagonal[-1]) * x
+            length = float(np.sqrt(np.vdot(previous, weight * previous)))
+            if length < 1e-5 * diagonal[-1]:
+                break
+            beside.append(length)
+            x, previous = previous, x
         for field in (grid.x, grid.r, grid.d):
             field[:] = 0
-        return _SAFETY * largest
+        return _SAFETY * float(scipy.linalg.eigvalsh_tridiagonal(diagonal, beside[: len(diagonal) - 1])[-1])
 
     def cycle(self) -> float:
         """x = B right on the finest grid (fields `right`, `x`), x already holding its first smoothing step.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,16 +21,33 @@ class Workers:
     def __init__(self, threads: int | None) -> None:
         self.count = max(1, threads if threads is not None else (os.cpu_count() or 1))
         self._pool = ThreadPoolExecutor(self.count) if self.count > 1 else None
+        self._scratch: dict[tuple[int, type], np.ndarray] = {}
 
-    def slabs(self, planes: int, nodes: int, task: Callable[[int, int], None]) -> None:
-        """Call `task(first, stop)` on slabs that together cover `planes` planes."""
-        if self._pool is None or nodes < _SERIAL_BELOW or planes < 4 * self.count:
-            task(0, planes)
-            return
-        parts = min(planes // 2, 3 * self.count)
+    def slabs(
+        self, planes: int, nodes: int, task: Callable[..., None], *, scratch: tuple[type, int] | None = None
+    ) -> None:
+        """Call `task(first, stop)` on slabs that together cover `planes` planes.
+
+        With `scratch` = (dtype, size) the task gets a third argument, an array that no other slab uses.
+        """
+        parts = 1
+        if self._pool is not None and nodes >= _SERIAL_BELOW and planes >= 4 * self.count:
+            parts = min(planes // 2, 3 * self.count)
         edges = [planes * n // parts for n in range(parts + 1)]
-        for _ in self._pool.map(task, edges[:-1], edges[1:]):
+        arguments: list[Iterable[object]] = [edges[:-1], edges[1:]]
+        if scratch is not None:
+            arguments.append([self._scratch_of(part, *scratch) for part in range(parts)])
+        if self._pool is None or parts == 1:
+            task(*(next(iter(argument)) for argument in arguments))
+            return
+        for _ in self._pool.map(task, *arguments):
             pass
+
+    def _scratch_of(self, part: int, dtype: type, size: int) -> np.ndarray:
+        held = self._scratch.get((part, dtype))
+        if held is None or held.size < size:
+            held = self._scratch[part, dtype] = zeros_field((size,), dtype)
+        return held
 
     def close(self) -> None:
         """End the threads."""
@@ -120,15 +137,16 @@ class Level:
         numbers = self.numbers32 if kind is np.float32 else self.numbers
         inverse = self.inverse if self.inverse.size else self._nothing[np.float32]
 
-        def slab(z0: int, z1: int) -> None:
+        def slab(z0: int, z1: int, scratch: np.ndarray) -> None:
             kernels.apply_slab(
                 mode, z0, z1, u, self.first, self.second, self.ranges, numbers, inverse,
                 kind(arrays.get("c1", 0.0)), kind(arrays.get("c2", 0.0)),
                 arrays.get("source", nothing), arrays.get("residual", nothing),
-                arrays.get("direction", nothing), arrays.get("x", nothing), sums,
+                arrays.get("direction", nothing), arrays.get("x", nothing), sums, scratch,
             )  # fmt: skip
 
-        self.workers.slabs(self.field_shape[0], self.nodes, slab)
+        size = kernels.scratch_size(self.field_shape)
+        self.workers.slabs(self.field_shape[0], self.nodes, slab, scratch=(kind, size))
         return float(sums.sum())
 
     def apply(self, u: np.ndarray, out: np.ndarray) -> None:
