@@ -15,7 +15,7 @@ from pipeline.volume import Volume
 _STEP_MM = 2.0
 _LEFT_MM = np.arange(-30.0, 56.0, _STEP_MM)
 _POSTERIOR_MM = np.arange(-75.0, 16.0, _STEP_MM)
-_RADII_MM = (7.0, 9.0, 11.0, 13.0, 16.0)
+_RADII_MM = (7.0, 9.0, 11.0, 13.0, 16.0, 19.0)
 _SLICE_MM = 4.0
 _RANGE_HU = (10.0, 700.0)
 _FALL_HU = 35.0
@@ -58,10 +58,11 @@ def find_aorta(volume: Volume, segmentation: Segmentation) -> Vessel | None:
     """
     if len(segmentation.vertebrae) < 2:
         return None
-    centres, images = _slices_along_the_spine(volume, segmentation)
+    centres, images, bone = _slices_along_the_spine(volume, segmentation)
     if len(centres) < _SHORTEST_MM / _SLICE_MM:
         return None
     score, inside = _disc_scores(images)
+    score[bone] = -1.0
     path = _best_path(score)
     rows = np.arange(len(path))
     along = score[rows, path[:, 0], path[:, 1]]
@@ -81,8 +82,9 @@ def find_aorta(volume: Volume, segmentation: Segmentation) -> Vessel | None:
 
 def _slices_along_the_spine(
     volume: Volume, segmentation: Segmentation
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Centres of the spine (N, 3) every 4 mm in LPS, and the image around each on a 2 mm raster (N, posterior, left)."""
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.bool_]]:
+    """Centres of the spine (N, 3) every 4 mm in LPS, the image around each on a 2 mm raster (N, posterior, left), and where a
+    vessel's centre cannot be because bone is within 6 mm."""
     bodies = np.array([v.frame.centre_lps_mm for v in segmentation.vertebrae])
     bodies = bodies[np.argsort(bodies[:, 2])]
     z = np.arange(bodies[0, 2] - 10, bodies[-1, 2] + 10, _SLICE_MM)
@@ -96,7 +98,11 @@ def _slices_along_the_spine(
         images += ndimage.map_coordinates(
             volume.hu, np.moveaxis(index, -1, 0), output=np.float32, order=1, mode="constant", cval=-1000.0
         )
-    return centres, ndimage.gaussian_filter(images / 3, (0, 0.7, 0.7))
+    index = np.round(volume.grid.to_index(centres[:, None, None, :] + offsets)).astype(int)
+    index = np.clip(index, 0, np.array(volume.shape) - 1)
+    labelled = segmentation.labels[index[..., 0], index[..., 1], index[..., 2]] > 0
+    bone = ndimage.binary_dilation(labelled, np.ones((1, 7, 7)))
+    return centres, ndimage.gaussian_filter(images / 3, (0, 0.7, 0.7)), bone
 
 
 def _disc_scores(images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -100,7 +100,8 @@ def measure_vertebra(
     vertebra : Vertebra
     calibration : Calibration
     fracture_grade : int, optional
-        From `pipeline.fracture`; a fractured body is denser by impaction and is not measured.
+        From `pipeline.fracture`. A fractured body (grade 2 or 3) is denser by impaction and is not measured; a possible
+        deformity (grade 1, most of which are none) is measured and said.
 
     Raises
     ------
@@ -162,7 +163,7 @@ def measure_vertebra(
 def _require_measurable(vertebra: Vertebra, fracture_grade: int | None) -> None:
     if not vertebra.complete:
         raise NotMeasurable("cut_by_field_of_view", "the field of view cuts the body.", subject=vertebra.name)
-    if fracture_grade is not None and fracture_grade >= 1:
+    if fracture_grade is not None and fracture_grade >= 2:
         raise NotMeasurable(
             "fractured",
             f"height loss of grade {fracture_grade}: impacted bone reads denser than it was, so no density is reported.",
@@ -310,6 +311,9 @@ def _findings(
     if volume.spacing_mm[0] > 5.0:
         text = f"{vertebra.name}: slices {volume.spacing_mm[0]:.1f} mm apart are too thick for a quantitative density."
         findings.append(Finding("thick_slices_density", Severity.WARNING, text))
+    if fracture_grade == 1:
+        text = f"{vertebra.name}: possible mild deformity; if it is a fracture its density is too high."
+        findings.append(Finding("possible_deformity", Severity.WARNING, text))
     if fracture_grade is None:
         text = f"{vertebra.name}: it was not checked for fracture before density was measured."
         findings.append(Finding("fracture_not_checked", Severity.INFO, text))

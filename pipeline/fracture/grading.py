@@ -44,9 +44,9 @@ class VertebraShape:
     deformity : str or None
         One of `DEFORMITIES`; which height is reduced most, ``none`` below 20 % loss.
     genant_grade : int or None
-        0 to 3. Grade 1 (20 to 25 %) means "possible, reader to confirm"; from 25 % on `flagged` is True.
+        0 to 3. Grade 1 means "possible, reader to confirm": 20 to 25 % loss, or more that only the midline shows.
     flagged : bool
-        True if the loss reaches 25 %.
+        True from 25 % loss on (grade 2 and 3).
     grade_probabilities : dict of int to float
         From the uncertainty of heights and norm.
     norms : dict of str to str
@@ -243,7 +243,17 @@ def _shape(
     kind = max(losses, key=lambda name: losses[name].value)
     worst = losses[kind]
     grade = _grade(worst.value)
+    corroborated = _corroborated(body, kind, worst)
+    if not corroborated:
+        grade = min(grade, 1)
     findings = _shape_findings(vertebra, body, losses, kind, grade, volume, sex)
+    if not corroborated and worst.value >= limits.flag_from:
+        text = (
+            f"{vertebra.name}: the {kind} loss of {100 * worst.value:.0f} % at the midline is not "
+            f"seen a quarter of the width to either "
+            "side: a local depression (Schmorl's node) or a slip of the segmentation; not flagged."
+        )
+        findings = (*findings, Finding("deformity_not_corroborated", Severity.WARNING, text))
     reference = f"{limits.source}; norm: {worst.norm.source}"
     return VertebraShape(
         name=vertebra.name,
@@ -289,12 +299,26 @@ def _shape(
         losses={name: loss.value for name, loss in losses.items()},
         deformity=kind if grade > 0 else "none",
         genant_grade=grade,
-        flagged=worst.value >= limits.flag_from,
+        flagged=grade >= 2,
         grade_probabilities=_grade_probabilities(worst.value, worst.sd),
         norms={name: f"{loss.norm.value:.3g}: {loss.norm.source}" for name, loss in losses.items()},
         points_lps_mm=np.stack([slab.upper_lps_mm, slab.lower_lps_mm]),
         findings=findings,
     )
+
+
+def _corroborated(body: BodyHeights, kind: str, worst: _Loss) -> bool:
+    """Whether a parasagittal slab shows at least half of a loss; without any such slab the midline has to do."""
+    sides = [side for side in (body.left, body.right) if side is not None]
+    if not sides:
+        return True
+    part = {"wedge": 0, "biconcave": 1, "crush": 2}[kind]
+    for side in sides:
+        whole = body.middle.heights_mm[2] / worst.ratio if kind == "crush" else side.heights_mm[2]
+        norm = 1.0 if kind == "crush" else worst.norm.value
+        if 1.0 - float(side.heights_mm[part] / whole) / norm >= 0.5 * worst.value:
+            return True
+    return False
 
 
 def _grade(loss: float) -> int:

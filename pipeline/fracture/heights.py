@@ -92,6 +92,12 @@ def measure_heights(segmentation: Segmentation, vertebra: Vertebra) -> BodyHeigh
             f"the body is {middle.heights_mm.max():.0f} mm high in slices {spacing:.1f} mm apart; four are needed.",
             subject=vertebra.name,
         )
+    points = np.concatenate([middle.upper_lps_mm, middle.lower_lps_mm])
+    index = segmentation.grid.to_index(points)
+    if (index < 0.5).any() or (index > np.array(segmentation.grid.shape) - 1.5).any():
+        raise NotMeasurable(
+            "cut_by_field_of_view", "an endplate lies in the outermost slice of the volume.", subject=vertebra.name
+        )
     aside = _PARASAGITTAL_SHARE * float(columns[-1] - columns[0])
     return BodyHeights(
         middle,
