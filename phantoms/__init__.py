@@ -1,0 +1,13 @@
+"""Digital phantoms with exact ground truth, CT image formation, and writers of real DICOM series.
+
+>>> from phantoms import make_phantom, write_study
+>>> truth = write_study(make_phantom("torso", seed=1), "out", kvp=120, slice_mm=2.0)  # doctest: +SKIP
+"""
+
+from phantoms.anatomy_spine import Fracture
+from phantoms.image import PhantomImage
+from phantoms.phantom import KINDS, Phantom, make_phantom
+from phantoms.study import write_study
+from phantoms.truth import Truth
+
+__all__ = ["KINDS", "Fracture", "Phantom", "PhantomImage", "Truth", "make_phantom", "write_study"]

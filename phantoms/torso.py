@@ -1,0 +1,183 @@
+"""The torso phantom: spine, pelvis and both hips in a body, from a handful of parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from phantoms import anatomy_hip, anatomy_spine, anatomy_trunk
+from phantoms.anatomy_hip import FemurShape
+from phantoms.anatomy_spine import LEVELS, Fracture, Spine
+from phantoms.materials import Materials
+from phantoms.solids import Solid, Vector
+
+_SACRUM_MM = np.array([0.0, 25.0, 0.0])
+_MARROW = "marrow_mixed"
+
+
+@dataclass(frozen=True)
+class TorsoOptions:
+    """Parameters of a torso; what is not given follows from sex and age.
+
+    Attributes
+    ----------
+    sex : "F" or "M"
+    age_years : int
+    top_level : str
+        Uppermost vertebra wholly in the image.
+    hips : bool
+        Whether the image reaches below the lesser trochanters; otherwise it ends below the sacrum.
+    spine_density_mg_cm3 : float or None
+        Trabecular density of L1 as a calibrated scanner reads it (K2HPO4, fatty marrow included); None: by age.
+    hip_density_scale : float or None
+        Scales mineral and cortex of femora and pelvis; None: by age and sex.
+    size : float
+        Scales all lengths.
+    fat_mm : float
+        Thickness of the subcutaneous fat.
+    fractures : dict of level to Fracture
+    lordosis : float
+        Scales the wedges of the discs.
+    sacral_slope_deg, scoliosis_deg : float
+    variation : float
+        How much density differs at random from level to level, relative.
+    texture : float
+        Relative standard deviation of the trabecular texture.
+    neck_shaft_angle_deg, anteversion_deg : float
+    contrast : "none", "arterial" or "venous"
+    """
+
+    sex: Literal["F", "M"] = "F"
+    age_years: int = 66
+    top_level: str = "T10"
+    hips: bool = True
+    spine_density_mg_cm3: float | None = None
+    hip_density_scale: float | None = None
+    size: float = 1.0
+    fat_mm: float = 20.0
+    fractures: dict[str, Fracture] = field(default_factory=dict)
+    lordosis: float = 1.0
+    sacral_slope_deg: float = 38.0
+    scoliosis_deg: float = 0.0
+    variation: float = 0.03
+    texture: float = 0.22
+    neck_shaft_angle_deg: float = 130.0
+    anteversion_deg: float = 12.0
+    contrast: Literal["none", "arterial", "venous"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.sex not in ("F", "M"):
+            raise ValueError(f"sex is {self.sex!r}; it must be F or M")
+        unknown = [level for level in (self.top_level, *self.fractures) if level not in LEVELS]
+        if unknown:
+            raise ValueError(f"no such vertebra: {', '.join(unknown)}")
+        if not 0.6 <= self.size <= 1.4:
+            raise ValueError(f"size is {self.size}; it must lie between 0.6 and 1.4")
+
+    @property
+    def spine_density(self) -> float:
+        """Trabecular density of L1; by age from the CT numbers of Jang et al. (Radiology 2019;291:360) if not given."""
+        if self.spine_density_mg_cm3 is not None:
+            return self.spine_density_mg_cm3
+        return (226.0 - 2.04 * (max(self.age_years, 25) - 25)) / Materials.at(120).hu_per_mg_cm3
+
+    @property
+    def hip_scale(self) -> float:
+        """Density of the hip; falls by about 0.6 % a year after 45, more slowly in men."""
+        if self.hip_density_scale is not None:
+            return self.hip_density_scale
+        loss = 0.0065 if self.sex == "F" else 0.0045
+        return 1.08 - loss * max(self.age_years - 45, 0)
+
+    @property
+    def cortex(self) -> float:
+        """Thickness of cortices of the spine relative to the standard, from the density of its core."""
+        return float(np.clip(0.8 + 0.2 * self.spine_density / 120.0, 0.75, 1.2))
+
+
+@dataclass(frozen=True)
+class Torso:
+    """A built torso: all solids in painting order and the descriptions that truth is computed from."""
+
+    solids: tuple[Solid, ...]
+    spine: Spine
+    shown: tuple[str, ...]
+    """Levels from the uppermost that the image shows wholly to L5."""
+    femur: FemurShape
+    low_mm: Vector
+    high_mm: Vector
+    table_mm: float
+
+    def solid(self, name: str) -> Solid:
+        return next(s for s in self.solids if s.name == name)
+
+
+def build_torso(options: TorsoOptions, seed: int) -> Torso:
+    """Build the solids of a torso in LPS mm; the middle of the S1 endplate lies at (0, 25, 0)."""
+    rng = np.random.default_rng(seed)
+    size, sex = options.size, options.sex
+    first = LEVELS.index(options.top_level)
+    levels = LEVELS[max(first - 3, 0) :]  # those above give their ribs and the margin of the image
+    matrix_120 = Materials.at(120)
+    marrow = matrix_120.hu(_MARROW) / matrix_120.hu_per_mg_cm3
+    # Trabecular density rises a little from L3 upwards (about 1 % a level in QCT series).
+    trend = {level: 1.0 + 0.012 * (LEVELS.index("L1") - LEVELS.index(level)) for level in levels}
+    core = {
+        level: float(
+            max(options.spine_density * trend[level] * (1 + options.variation * rng.standard_normal()) - marrow, 0.0)
+        )
+        for level in levels
+    }
+    sacrum_at = _SACRUM_MM * size
+    spine = anatomy_spine.build_spine(
+        levels, sex=sex, size=size, sacrum_mm=sacrum_at, sacral_slope_deg=options.sacral_slope_deg, lordosis=options.lordosis,
+        scoliosis_deg=options.scoliosis_deg, fractures=options.fractures, core_mg_cm3=core,
+    )  # fmt: skip
+    head = (np.array([86.0 if sex == "F" else 90.0, 5.0, -100.0])) * size
+    femur = anatomy_hip.femur_shape(
+        head, sex=sex, size=size, density_scale=options.hip_scale, shaft_length_mm=210.0 * size,
+        neck_shaft_angle_deg=options.neck_shaft_angle_deg, anteversion_deg=options.anteversion_deg,
+    )  # fmt: skip
+    habitus = anatomy_trunk.Habitus(size * (1.0 if sex == "F" else 1.06), options.fat_mm)
+    cortex = options.cortex
+    solids: list[Solid] = [
+        *anatomy_trunk.table_solids(habitus.back_skin_mm()),
+        *anatomy_trunk.outer_solids(habitus, femur),
+        *anatomy_trunk.cavity_solids(habitus, spine, rng),
+        *anatomy_trunk.lung_solids(habitus),
+        *anatomy_trunk.muscle_solids(spine, femur, habitus),
+        *anatomy_trunk.vessel_solids(spine, femur, size),
+        *anatomy_spine.disc_solids(spine),
+        *anatomy_spine.canal_solids(spine, anatomy_spine.sacral_canal_points(spine.sacrum, size)),
+        *(anatomy_hip.joint_capsule(head, femur.head_radius_mm, side) for side in ("left", "right")),
+        *anatomy_trunk.rib_solids(spine, habitus, cortex=cortex),
+        anatomy_spine.sacrum_solid(
+            spine.sacrum,
+            sex=sex,
+            size=size,
+            core_mg_cm3=1.1 * options.spine_density - marrow,
+            marrow=_MARROW,
+            cortex=cortex,
+        ),
+    ]
+    for side in ("left", "right"):
+        solids.append(
+            anatomy_hip.hemipelvis_solid(
+                head, femur.head_radius_mm, sacrum_at, side, sex=sex, size=size, density_scale=options.hip_scale
+            )
+        )
+        solids.append(anatomy_hip.femur_solid(femur, side, texture=options.texture))
+    solids += [
+        anatomy_spine.vertebra_solid(v, marrow=_MARROW, size=size, cortex=cortex, texture=options.texture)
+        for v in spine.vertebrae
+    ]
+    shown = LEVELS[first:]
+    top_vertebra = spine.vertebra(options.top_level)
+    top = float(top_vertebra.place.point(0, 0, top_vertebra.shape.upper[0])[2]) + 14.0 * size
+    bottom = float(femur.lesser_trochanter_mm[2]) - 72.0 * size if options.hips else -115.0 * size
+    half = 172.0 * habitus.size + options.fat_mm + 6.0
+    low = np.array([-half, -107.0 * habitus.size - options.fat_mm - 6.0, bottom])
+    high = np.array([half, habitus.back_skin_mm() + 28.0, top])
+    return Torso(tuple(solids), spine, shown, femur, low, high, habitus.back_skin_mm())
