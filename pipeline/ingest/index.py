@@ -376,7 +376,9 @@ def _incomplete_directory(dataset: pydicom.FileDataset, candidate: Candidate) ->
     for file_id in listed:
         if file_id is not None:
             parts = [file_id] if isinstance(file_id, str) else [str(part) for part in file_id]
-            gone += not (path.parent.joinpath(*parts).exists() or path.parent.joinpath(*(p.lower() for p in parts)).exists())
+            gone += not (
+                path.parent.joinpath(*parts).exists() or path.parent.joinpath(*(p.lower() for p in parts)).exists()
+            )
     if not gone:
         return None
     return Skipped(candidate.name, "incomplete_dicomdir", f"lists {gone} files that are not there")

@@ -132,8 +132,8 @@ def _form_problems(image: nibabel.Nifti1Image) -> list[Finding]:
 
 
 def _scaling(image: nibabel.Nifti1Image) -> tuple[float, float]:
-    slope, intercept = image.header.get_slope_inter()
-    return (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
+    # nibabel clears the scaling in the header of an image that it has read; only the array proxy knows it.
+    return float(image.dataobj.slope), float(image.dataobj.inter)
 
 
 def _value_problem(image: nibabel.Nifti1Image, plain: IO[bytes]) -> Finding | None:

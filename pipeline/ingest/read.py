@@ -18,7 +18,7 @@ from pipeline.ingest.pixels import AIR_HU, DecodedSlices, decode_slices, undecla
 from pipeline.ingest.plausibility import plausibility_findings
 from pipeline.ingest.shear import shear_back
 from pipeline.ingest.sources import Reader, base_name
-from pipeline.ingest.stacks import SAME_POSITION_MM, Geometry, Stack, plan_run
+from pipeline.ingest.stacks import SAME_POSITION_MM, Geometry, Stack, lower_first, plan_run
 from pipeline.volume import Grid, Source, Volume, canonical_order
 
 Progress = Callable[[int, int], None]
@@ -41,13 +41,7 @@ _REMEDIES = {
 
 def refused(stack: Stack, finding: Finding) -> InputRefused:
     """The refusal of a stack for a finding."""
-    return InputRefused(
-        finding.code, _lower_first(finding.text), subject=stack.name, remedy=_REMEDIES.get(finding.code)
-    )
-
-
-def _lower_first(text: str) -> str:
-    return text if text[:2].isupper() else text[0].lower() + text[1:]
+    return InputRefused(finding.code, lower_first(finding.text), subject=stack.name, remedy=_REMEDIES.get(finding.code))
 
 
 def load_volume(stack: Stack, *, progress: Progress | None = None) -> Volume:

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import InputRefused
 from pipeline.ingest.inventory import Inventory, Study
 from pipeline.ingest.kernels import KernelClass, kernel_class
-from pipeline.ingest.stacks import MINIMUM_SLICES, Stack
+from pipeline.ingest.stacks import MINIMUM_SLICES, Stack, lower_first
 
 REGIONS = ("spine", "hips")
 MAXIMUM_STEP_MM = 5.0
@@ -201,7 +201,7 @@ def _hard_reason(stack: Stack) -> tuple[str, str] | None:
             f"has only {stack.count} slice{'s' if stack.count != 1 else ''} (at least {MINIMUM_SLICES} are needed)",
         )
     if fatal is not None:
-        return fatal.code, fatal.text
+        return fatal.code, f"cannot be used: {lower_first(fatal.text)}"
     return None
 
 

@@ -333,4 +333,3 @@ class Reader:
                 subject=base_name(locator),
                 remedy="Do not move the input while it is processed.",
             ) from error
-

@@ -25,6 +25,8 @@ MINIMUM_RUN_MM = 60.0
 MAXIMUM_TILT_DEG = 30.0
 _TILT_NOISE_DEG = 0.1
 _MAXIMUM_IN_PLANE_SCATTER_MM = 0.5
+_MAXIMUM_DRIFT_MM = 0.5
+_ROUNDING_MM = 0.05
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,14 @@ class Stack:
         return next((p for p in self.problems if p.severity is Severity.FAILURE), None)
 
 
+def lower_first(text: str) -> str:
+    """A sentence made fit to follow a colon; abbreviations keep their capitals."""
+    return text if text[:2].isupper() else text[0].lower() + text[1:]
+
+
 def step_tolerance_mm(step_mm: float) -> float:
-    """How far a step may be from the typical one: rounding of decimal strings, at most 0.05 mm or 2 %."""
-    return max(0.02 * step_mm, min(0.05, 0.1 * step_mm))
+    """How far a slice may be from its place: the rounding of positions to 0.1 mm, or 2 % of the step if that is more."""
+    return max(0.02 * step_mm, min(1.2 * _ROUNDING_MM, 0.1 * step_mm))
 
 
 def plane_normal(orientation: Sequence[float]) -> NDArray[np.float64]:
@@ -183,14 +190,9 @@ def geometry_of(frames: Sequence[Frame]) -> Geometry | None:
     slope, scatter = _line(offsets, in_plane)
     tilt = float(np.degrees(np.arctan(np.linalg.norm(slope))))
     tilted = tilt >= _TILT_NOISE_DEG
-    gaps, uneven = [], []
-    for place in np.flatnonzero(~repeated):
-        ratio = (offsets[place + 1] - offsets[place]) / step
-        whole = max(round(ratio), 1)
-        if abs(ratio - whole) * step > step_tolerance_mm(step) * whole:
-            uneven.append(int(place))
-        elif whole > 1:
-            gaps.append((int(place), int(whole - 1)))
+    distinct = np.concatenate([[True], ~repeated])
+    places = np.flatnonzero(distinct)[:-1]
+    whole, odd = _lattice(offsets[distinct], step)
     return Geometry(
         order=tuple(int(i) for i in order),
         positions_mm=offsets,
@@ -200,18 +202,40 @@ def geometry_of(frames: Sequence[Frame]) -> Geometry | None:
         tilt_deg=tilt if tilted else 0.0,
         scatter_mm=scatter,
         duplicates=tuple(int(i) + 1 for i in np.flatnonzero(repeated)),
-        gaps=tuple(gaps),
-        uneven=tuple(uneven),
+        gaps=tuple((int(places[i]), int(whole[i] - 1)) for i in np.flatnonzero(~odd & (whole > 1))),
+        uneven=tuple(int(places[i]) for i in np.flatnonzero(odd)),
     )
 
 
 def _typical_step(steps: NDArray[np.float64]) -> float:
-    """The commonest step; the mean of those near it, so that rounded positions average out."""
-    median = float(np.median(steps))
-    near = [np.count_nonzero(np.abs(steps - s) <= step_tolerance_mm(float(s))) for s in steps]
-    best = max(range(len(near)), key=lambda i: (near[i], -abs(steps[i] - median)))
-    close = np.abs(steps - steps[best]) <= step_tolerance_mm(float(steps[best]))
-    return float(steps[close].mean())
+    """The commonest step; the mean of those near it, so that positions rounded to 0.1 mm average out."""
+    ascending = np.sort(steps)
+    width = np.maximum(0.02 * ascending, np.minimum(2 * _ROUNDING_MM, 0.1 * ascending))
+    first, last = (
+        np.searchsorted(ascending, ascending - width),
+        np.searchsorted(ascending, ascending + width, side="right"),
+    )
+    common = int(np.argmax(last - first))
+    return float(ascending[first[common] : last[common]].mean())
+
+
+def _lattice(positions_mm: NDArray[np.float64], step_mm: float) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Each distance of neighbours as a whole number of steps, and which of them are none.
+
+    Positions that lie on one lattice within rounding are even, however their single steps are rounded. Steps that are each
+    within tolerance but drift away from the lattice are not.
+    """
+    steps = np.diff(positions_mm)
+    whole = np.maximum(np.rint(steps / step_mm), 1).astype(np.int64)
+    index = np.concatenate([[0], np.cumsum(whole)]).astype(float)
+    slope, offset = np.polyfit(index, positions_mm, 1) if len(index) > 2 else (step_mm, positions_mm[0])
+    residual = np.abs(positions_mm - offset - slope * index)
+    if residual.max() <= step_tolerance_mm(step_mm):
+        return whole, np.zeros(len(steps), bool)
+    odd = np.abs(steps - whole * step_mm) > step_tolerance_mm(step_mm) * whole
+    if not odd.any() and residual.max() > min(_MAXIMUM_DRIFT_MM, 0.25 * step_mm):
+        odd[min(int(residual[1:-1].argmax()) + 1, len(steps) - 1)] = True
+    return whole, odd
 
 
 def _line(offsets: NDArray[np.float64], in_plane: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
@@ -263,9 +287,7 @@ def plan_run(positions_mm: NDArray[np.float64], step_mm: float, *, minimum_run_m
     everything = tuple(range(count))
     if count < 2:
         return Run(everything)
-    ratios = np.diff(positions_mm) / step_mm
-    whole = np.maximum(np.rint(ratios), 1)
-    odd = np.abs(ratios - whole) * step_mm > step_tolerance_mm(step_mm) * whole
+    whole, odd = _lattice(positions_mm, step_mm)
     breaks = np.flatnonzero(odd | (whole > 1))
     if breaks.size == 0:
         return Run(everything)
@@ -364,8 +386,10 @@ def _irregularity(frames: Sequence[Frame]) -> float:
 
 def _by_phase(frames: list[Frame]) -> list[list[Frame]]:
     before = _irregularity(frames)
-    if before == 0 or len(frames) < 4:
+    if len(frames) < 4:
         return [frames]
+    if before == 0:
+        return next((parts for parts in _partitions(frames) if _interleave(frames, parts)), [frames])
     best, best_cost = [frames], before
     for parts in _partitions(frames):
         cost = sum(_irregularity(part) for part in parts)
@@ -374,6 +398,15 @@ def _by_phase(frames: list[Frame]) -> list[list[Frame]]:
     if len(best) == 1:
         return best
     return [final for part in best for final in _by_phase(part)]
+
+
+def _interleave(frames: Sequence[Frame], parts: Sequence[Sequence[Frame]]) -> bool:
+    """Whether parts of an even stack each reach over nearly all of it: phases half a step apart, not one fine stack."""
+    whole = geometry_of(frames)
+    geometries = [geometry_of(part) for part in parts if len(part) >= MINIMUM_SLICES]
+    if whole is None or len(geometries) < len(parts):
+        return False
+    return all(g is not None and g.span_mm > 0.8 * whole.span_mm for g in geometries)
 
 
 def _partitions(frames: Sequence[Frame]) -> Iterable[list[list[Frame]]]:
@@ -401,9 +434,11 @@ def _partitions(frames: Sequence[Frame]) -> Iterable[list[list[Frame]]]:
 
 def _runs_by_instance_number(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Frames in the order of their instance numbers, cut where the position jumps back: the last resort."""
-    if any(f.instance_number is None or f.position_mm is None or f.orientation is None for f in frames):
+    orientation = frames[0].orientation
+    unknown = any(f.instance_number is None or f.position_mm is None for f in frames)
+    if unknown or orientation is None or not is_orthonormal(orientation):
         return [list(frames)]
-    normal = plane_normal(frames[0].orientation)  # type: ignore[arg-type]
+    normal = plane_normal(orientation)
     ordered = sorted(frames, key=lambda f: f.instance_number or 0)
     offsets = np.array([f.position_mm for f in ordered], float) @ normal
     steps = np.diff(offsets)

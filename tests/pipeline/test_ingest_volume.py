@@ -97,7 +97,7 @@ signed_permutations = st.permutations([0, 1, 2]).flatmap(
 )
 
 
-@settings(max_examples=24, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turn=signed_permutations, obliquity=st.sampled_from([0.0, 7.0, 25.0]))
 def test_any_orientation_of_the_slices_gives_the_same_patient(
     tmp_path_factory: pytest.TempPathFactory, turn: tuple[list[int], tuple[float, float, float]], obliquity: float
@@ -109,15 +109,15 @@ def test_any_orientation_of_the_slices_gives_the_same_patient(
     matrix = Rotation.from_euler("xz", [obliquity, obliquity / 2], degrees=True).as_matrix() @ matrix.T
     orientation = (*matrix[:, 0], *matrix[:, 1])
     folder = tmp_path_factory.mktemp("turned")
-    write(plane_series(orientation, count=24, step_mm=4.0, spacing=(3.0, 3.0), shape=(40, 44)), folder)
+    write(plane_series(orientation, count=14, step_mm=6.0, spacing=(3.0, 3.0), shape=(40, 44)), folder)
 
     volume = read(folder)
 
     assert is_canonical(volume)
     assert deviation_hu(volume).max() <= ROUNDING_HU
-    assert len(volume.source.sop_instance_uids) == 24
+    assert len(volume.source.sop_instance_uids) == 14
     back = volume.axis_order.to_source(volume.hu)
-    assert back.shape == (24, 40, 44), "the way back leads to slices, rows, columns"
+    assert back.shape == (14, 40, 44), "the way back leads to slices, rows, columns"
 
 
 @pytest.mark.parametrize("tilt_deg", [-22.0, -5.0, 8.5, 18.5, 29.0])
