@@ -1,0 +1,371 @@
+"""Areal density of the hip as a DXA scan would show it, and its T-score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from pipeline.density import tables
+from pipeline.density.calibration import Calibration
+from pipeline.density.hip_regions import REGION_LABEL, Regions, place_regions
+from pipeline.density.projection import PIXEL_MM, BonePaths, Projection, bone_paths, pose_of, project
+from pipeline.errors import Finding, NotMeasurable, Severity, Status, status_of
+from pipeline.segmentation.model import Femur, Segmentation
+from pipeline.volume import Volume
+from reports.quantity import Quantity
+
+HIP_REGIONS = ("total_hip", "femoral_neck", "trochanter", "intertrochanter")
+HIP_CLASSES = ("osteoporosis", "low bone mass", "normal")
+_CLASSIFIED = ("total_hip", "femoral_neck")
+_METAL_HU = 2000.0
+_METAL_MM3 = 100.0
+_INDEPENDENT_MM3 = 8.0
+_THICK_SLICE_MM = 3.5
+_PLAUSIBLE_G_CM2 = (0.2, 2.2)
+_YOUNGEST_CLASSIFIED_YEARS = 50.0
+
+
+@dataclass(frozen=True)
+class HipDensity:
+    """What was measured in one hip.
+
+    Attributes
+    ----------
+    name, side : str
+    abmd_g_cm2, bmc_g, area_cm2 : dict of str to Quantity
+        By region (`HIP_REGIONS`); a region that cannot be placed is absent, and `missing` says why.
+    t_scores : dict of str to Quantity
+        Against white women of 20 to 29 years (NHANES III), for both sexes; total hip and femoral neck.
+    male_reference_t_scores : dict of str to Quantity
+        For men, in addition, against young men; unverified reference, never classified.
+    z_scores : dict of str to Quantity
+        Only where a verified table exists.
+    z_score_reason : str
+        Why there is no Z-score, or which table it comes from.
+    classification : str or None
+        One of `HIP_CLASSES` by the lower T-score of total hip and neck.
+    class_probabilities : dict of str to float
+    missing : dict of str to str
+        Region to reason.
+    image_g_cm2 : float ndarray of shape (H, W)
+        The projection; rows run down the shaft, columns from medial to lateral.
+    pixel_mm : float
+    region_labels : uint8 ndarray of shape (H, W)
+        1 neck, 2 trochanter, 3 intertrochanteric, 4 bone outside all regions.
+    neck_box_px, trochanter_line_px : float ndarray of shape (4, 2), (2, 2) or None
+        As (column, row) for drawing.
+    bottom_px : float or None
+        Row of the lower limit of the total hip.
+    findings : tuple of Finding
+    """
+
+    name: str
+    side: str
+    abmd_g_cm2: dict[str, Quantity]
+    bmc_g: dict[str, Quantity]
+    area_cm2: dict[str, Quantity]
+    t_scores: dict[str, Quantity]
+    male_reference_t_scores: dict[str, Quantity]
+    z_scores: dict[str, Quantity]
+    z_score_reason: str
+    classification: str | None
+    class_probabilities: dict[str, float]
+    missing: dict[str, str]
+    image_g_cm2: NDArray[np.float64]
+    pixel_mm: float
+    region_labels: NDArray[np.uint8]
+    neck_box_px: NDArray[np.float64]
+    trochanter_line_px: NDArray[np.float64] | None
+    bottom_px: float | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def status(self) -> Status:
+        return status_of(self.findings)
+
+
+def measure_hip(
+    volume: Volume,
+    segmentation: Segmentation,
+    femur: Femur,
+    calibration: Calibration,
+    *,
+    sex: str | None = None,
+    age_years: float | None = None,
+) -> HipDensity:
+    """Areal density by DXA region of one hip, with T-scores.
+
+    Parameters
+    ----------
+    volume : Volume
+    segmentation : Segmentation
+    femur : Femur
+        With landmarks.
+    calibration : Calibration
+        On the K2HPO4 scale; on the hydroxyapatite scale no T-score is given.
+    sex : str, optional
+        ``"F"`` or ``"M"``.
+    age_years : float, optional
+        Below 50 years no class is given.
+
+    Raises
+    ------
+    NotMeasurable
+        ``not_fit_for_density`` with what segmentation said, ``implant``, ``axes_unknown``, ``notch_not_found``,
+        ``no_soft_tissue``, ``implausible_density``.
+    """
+    _require_measurable(volume, segmentation, femur)
+    paths = bone_paths(volume, segmentation, femur, calibration)
+    projection, regions = _posed(paths, femur, calibration)
+    areal = projection.areal_g_cm2(calibration)
+    tolerance = tables.number("hip.pose_tolerance_deg")
+    turned = []
+    for angles in ((tolerance, 0.0), (-tolerance, 0.0), (0.0, tolerance), (0.0, -tolerance)):
+        other, placed = _posed(paths, femur, calibration, *angles)
+        turned.append(_region_values(other.areal_g_cm2(calibration), placed))
+    values = _region_values(areal, regions)
+    abmd: dict[str, Quantity] = {}
+    bmc: dict[str, Quantity] = {}
+    area: dict[str, Quantity] = {}
+    missing = dict(regions.missing)
+    for region in HIP_REGIONS:
+        if region in missing or region not in values:
+            missing.setdefault(region, "the region holds no bone")
+            continue
+        density, surface_cm2 = values[region]
+        if not _PLAUSIBLE_G_CM2[0] < density < _PLAUSIBLE_G_CM2[1]:
+            raise NotMeasurable(
+                "implausible_density",
+                f"{region.replace('_', ' ')} reads {density:.2f} g/cm2, which no hip has.",
+                subject=femur.name,
+            )
+        picked = _picked(regions.labels, region)
+        parts = _components(paths, projection, picked, density, calibration, volume)
+        parts["pose"] = _pose_sd([pose.get(region) for pose in turned], 0, density)
+        area_sd = _pose_sd([pose.get(region) for pose in turned], 1, surface_cm2)
+        method = "CT projected along the DXA direction, soft tissue subtracted"
+        reference = f"regions after {tables.constant('hip.neck_box_width_mm').source}; calibration {calibration.method}"
+        uncertainty = float(np.linalg.norm(list(parts.values())))
+        abmd[region] = Quantity(
+            value=density, unit="g/cm2", uncertainty=uncertainty, method=method, reference=reference, components=parts
+        )
+        area[region] = Quantity(
+            value=surface_cm2,
+            unit="cm2",
+            uncertainty=area_sd,
+            method=method,
+            reference=reference,
+            components={"pose": area_sd},
+        )
+        bmc_sd = float(np.hypot(uncertainty * surface_cm2, area_sd * density))
+        bmc[region] = Quantity(
+            value=density * surface_cm2, unit="g", uncertainty=bmc_sd, method=method, reference=reference
+        )
+    findings = _findings(volume, femur, calibration, missing)
+    scores: dict[str, Quantity] = {}
+    male: dict[str, Quantity] = {}
+    class_: str | None = None
+    probabilities: dict[str, float] = {}
+    if calibration.mineral == "K2HPO4":
+        scores = {r: _t_score(abmd[r], r, "women") for r in _CLASSIFIED if r in abmd}
+        male = {r: _t_score(abmd[r], r, "men") for r in _CLASSIFIED if r in abmd and sex == "M"}
+        class_, probabilities = _classify(scores, age_years, findings)
+    z_scores, z_reason = _z_scores(abmd, sex, age_years, calibration)
+    return HipDensity(
+        name=femur.name,
+        side=femur.side,
+        abmd_g_cm2=abmd,
+        bmc_g=bmc,
+        area_cm2=area,
+        t_scores=scores,
+        male_reference_t_scores=male,
+        z_scores=z_scores,
+        z_score_reason=z_reason,
+        classification=class_,
+        class_probabilities=probabilities,
+        missing=missing,
+        image_g_cm2=areal,
+        pixel_mm=PIXEL_MM,
+        region_labels=regions.labels,
+        neck_box_px=regions.neck_box_mm / PIXEL_MM,
+        trochanter_line_px=None if regions.trochanter_line_mm is None else regions.trochanter_line_mm / PIXEL_MM,
+        bottom_px=None if regions.bottom_mm is None else regions.bottom_mm / PIXEL_MM,
+        findings=tuple(findings),
+    )
+
+
+def _require_measurable(volume: Volume, segmentation: Segmentation, femur: Femur) -> None:
+    if not femur.fit_for_density or femur.status is Status.FAILED:
+        said = (
+            "; ".join(f.text for f in femur.findings if f.severity is not Severity.INFO) or "the segmentation says so"
+        )
+        raise NotMeasurable("not_fit_for_density", said, subject=femur.name)
+    metal = (volume.hu > _METAL_HU) & (segmentation.labels == femur.label)
+    metal_mm3 = float(metal.sum()) * volume.grid.voxel_volume_mm3
+    if metal_mm3 > _METAL_MM3:
+        detail = f"{metal_mm3:.0f} mm3 of the bone are above {_METAL_HU:.0f} HU: an implant."
+        raise NotMeasurable("implant", detail, subject=femur.name)
+
+
+def _posed(
+    paths: BonePaths, femur: Femur, calibration: Calibration, rotation_deg: float = 0.0, flexion_deg: float = 0.0
+) -> tuple[Projection, Regions]:
+    pose = pose_of(femur, paths, rotation_deg=rotation_deg, flexion_deg=flexion_deg)
+    projection = project(paths, pose)
+    return projection, place_regions(projection.areal_g_cm2(calibration), pose, femur)
+
+
+def _picked(labels: NDArray[np.uint8], region: str) -> NDArray[np.bool_]:
+    if region == "total_hip":
+        return np.isin(labels, list(REGION_LABEL.values()))
+    return np.asarray(labels == REGION_LABEL[region])
+
+
+def _region_values(areal: NDArray[np.float64], regions: Regions) -> dict[str, tuple[float, float]]:
+    """Mean areal density in g/cm2 and area in cm2 of each region that is there."""
+    values = {}
+    for region in HIP_REGIONS:
+        picked = _picked(regions.labels, region)
+        if region not in regions.missing and picked.any():
+            values[region] = (float(areal[picked].mean()), float(picked.sum()) * PIXEL_MM**2 / 100.0)
+    return values
+
+
+def _pose_sd(turned: list[tuple[float, float] | None], index: int, value: float) -> float:
+    """Half the spread over rotation and over flexion by the tolerance, in quadrature; lost regions count as no information."""
+    spreads = []
+    for pair in (turned[:2], turned[2:]):
+        found = [entry[index] for entry in pair if entry is not None] + [value]
+        spreads.append((max(found) - min(found)) / 2)
+    return float(np.linalg.norm(spreads))
+
+
+def _components(
+    paths: BonePaths,
+    projection: Projection,
+    picked: NDArray[np.bool_],
+    density: float,
+    calibration: Calibration,
+    volume: Volume,
+) -> dict[str, float]:
+    """Uncertainty of the mean areal density of a region in g/cm2, by source."""
+    hu_mm = float(projection.excess_hu_mm[picked].mean())
+    thickness_mm = float(projection.thickness_mm[picked].mean())
+    gradient = np.array([hu_mm, thickness_mm])
+    fit = float(gradient @ calibration.covariance @ gradient)
+    random = calibration.random_mg_cm3 * thickness_mm
+    scale = np.sqrt(max(fit, 0.0) + random**2) * 1e-4
+    # Where the mask ends half a voxel off on both faces, soft tissue is counted as bone or not.
+    half_voxel = 0.5 * float(np.cbrt(np.prod(volume.spacing_mm)))
+    background = abs(float(calibration.density_mg_cm3(paths.background_hu)))
+    volume_mm3 = float(projection.thickness_mm[picked].sum()) * PIXEL_MM**2
+    independent = max(1.0, volume_mm3 / max(_INDEPENDENT_MM3, volume.grid.voxel_volume_mm3))
+    parts = {
+        "calibration": float(np.hypot(scale, calibration.systematic_relative * density)),
+        "boundary": 2 * half_voxel * background * 1e-4,
+        "noise": calibration.slope_mg_cm3_per_hu * paths.noise_hu * thickness_mm / float(np.sqrt(independent)) * 1e-4,
+    }
+    if calibration.contrast_enhanced:
+        parts["contrast"] = tables.number("contrast.hip_sd_g_cm2")
+    return parts
+
+
+def _t_score(abmd: Quantity, region: str, reference: str) -> Quantity:
+    """T-score with the uncertainty of the areal density and the standard error of CT against DXA."""
+    entry = tables.constant(f"nhanes3_white_{reference}_20_29.{region}")
+    mean, sd = tables.numbers(entry.name)
+    parts = {name: value / sd for name, value in abmd.components.items()}
+    parts["ct_against_dxa"] = tables.number("hip.standard_error_against_dxa_g_cm2") / sd
+    unverified = "" if entry.verified else ", unverified reference"
+    return Quantity(
+        value=(abmd.value - mean) / sd,
+        unit="1",
+        uncertainty=float(np.linalg.norm(list(parts.values()))),
+        method=f"(aBMD - {mean}) / {sd}, NHANES III white {reference} 20-29{unverified}",
+        reference=entry.source,
+        components=parts,
+    )
+
+
+def _classify(
+    scores: dict[str, Quantity], age_years: float | None, findings: list[Finding]
+) -> tuple[str | None, dict[str, float]]:
+    """WHO class by the lower T-score, with the probability of each class; adds findings on what qualifies it."""
+    if not scores:
+        return None, {}
+    if age_years is not None and age_years < _YOUNGEST_CLASSIFIED_YEARS:
+        text = (
+            f"No class: T-score classes are for postmenopausal women and men from 50 years; the age is {age_years:.0f}."
+        )
+        findings.append(Finding("class_withheld_age", Severity.WARNING, text))
+        return None, {}
+    lower = min(scores.values(), key=lambda q: q.value)
+    low, high = tables.number("who.osteoporosis_le_t"), tables.number("who.normal_ge_t")
+    spread = max(lower.uncertainty or 0.0, 1e-9)
+    below_low, below_high = (float(norm.cdf((limit - lower.value) / spread)) for limit in (low, high))
+    probabilities = dict(zip(HIP_CLASSES, (below_low, below_high - below_low, 1 - below_high), strict=True))
+    class_ = HIP_CLASSES[0] if lower.value <= low else HIP_CLASSES[1] if lower.value < high else HIP_CLASSES[2]
+    if max(probabilities.values()) < 0.9:
+        text = (
+            "The class is uncertain: " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in probabilities.items()) + "."
+        )
+        findings.append(Finding("class_uncertain", Severity.WARNING, text))
+    if "total_hip" not in scores or "femoral_neck" not in scores:
+        text = f"The class rests on {next(iter(scores)).replace('_', ' ')} alone."
+        findings.append(Finding("class_from_one_region", Severity.WARNING, text))
+    return class_, probabilities
+
+
+def _z_scores(
+    abmd: dict[str, Quantity], sex: str | None, age_years: float | None, calibration: Calibration
+) -> tuple[dict[str, Quantity], str]:
+    """Z-scores where a verified table exists: total hip of men of 21 to 80 years (NHANES 2005-2008)."""
+    if calibration.mineral != "K2HPO4":
+        return {}, "the reference is not on the scale of this calibration"
+    if sex not in ("F", "M") or age_years is None:
+        return {}, "sex or age is not recorded"
+    decade = int((age_years - 21) // 10)
+    name = f"nhanes_2005_2008.{'men' if sex == 'M' else 'women'}_total_hip.{21 + 10 * decade}"
+    if not tables.has_constant(name) or "total_hip" not in abmd:
+        return {}, "no verified reference values for this sex and age"
+    entry = tables.constant(name)
+    mean, sd = tables.numbers(name)
+    total = abmd["total_hip"]
+    see = tables.number("hip.standard_error_against_dxa_g_cm2")
+    score = Quantity(
+        value=(total.value - mean) / sd,
+        unit="1",
+        uncertainty=float(np.hypot(total.uncertainty or 0.0, see)) / sd,
+        method=f"(aBMD - {mean}) / {sd}, all ethnic groups, {21 + 10 * decade}-{30 + 10 * decade} years",
+        reference=entry.source,
+    )
+    return {"total_hip": score}, entry.source
+
+
+def _findings(volume: Volume, femur: Femur, calibration: Calibration, missing: dict[str, str]) -> list[Finding]:
+    findings = [f for f in femur.findings if f.severity is Severity.WARNING]
+    by_reason: dict[str, list[str]] = {}
+    for region, reason in missing.items():
+        by_reason.setdefault(reason, []).append(region.replace("_", " "))
+    for reason, names in by_reason.items():
+        text = f"{femur.name}: no {', '.join(names)}: {reason}."
+        findings.append(Finding("hip_region_missing", Severity.WARNING, text))
+    if volume.spacing_mm[0] > _THICK_SLICE_MM:
+        text = f"{femur.name}: slices are {volume.spacing_mm[0]:.1f} mm apart; areal density needs 3 mm or less."
+        findings.append(Finding("thick_slices_hip", Severity.WARNING, text))
+    if calibration.mineral != "K2HPO4":
+        text = f"{femur.name}: no T-score, the calibration is in {calibration.unit} and is not converted silently."
+        findings.append(Finding("t_score_withheld_mineral", Severity.WARNING, text))
+    text = (
+        f"{femur.name}: areal density is K2HPO4-equivalent and was not cross-calibrated to a DXA device; the T-score includes "
+        f"{tables.number('hip.standard_error_against_dxa_g_cm2')} g/cm2 for that, the best published agreement."
+    )
+    findings.append(Finding("not_cross_calibrated", Severity.INFO, text))
+    if calibration.contrast_enhanced:
+        bias = tables.number("contrast.hip_bias_g_cm2")
+        text = f"{femur.name}: contrast agent raises neck density by about {bias} g/cm2; reported uncorrected."
+        findings.append(Finding("contrast_hip", Severity.WARNING, text))
+    return findings
