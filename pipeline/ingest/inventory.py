@@ -134,7 +134,7 @@ def find_studies(inputs: Sequence[str | Path], *, progress: Callable[[int, int],
 
 
 def _read(candidate: Candidate, reader: Reader) -> list[Frame] | nifti.NiftiHeader | Skipped | None:
-    if nifti.looks_like_nifti(candidate, reader):
+    if nifti.looks_like_nifti(candidate):
         return nifti.read_nifti_header(candidate, reader)
     return read_header(candidate, reader)
 
@@ -169,7 +169,9 @@ def _pseudonym(*parts: str) -> str:
 def _dicom_studies(frames: Iterable[Frame]) -> list[Study]:
     by_study: dict[tuple[str, str], list[Frame]] = defaultdict(list)
     for frame in frames:
-        by_study[frame.identity.patient, frame.identity.study_uid].append(frame)
+        # Without a study UID nothing says that two series belong together.
+        uid = frame.identity.study_uid or f"series {frame.identity.series_uid}"
+        by_study[frame.identity.patient, uid].append(frame)
     studies = []
     for (patient, uid), members in by_study.items():
         by_series: dict[str, list[Frame]] = defaultdict(list)
@@ -178,7 +180,7 @@ def _dicom_studies(frames: Iterable[Frame]) -> list[Study]:
         series = [_dicom_series(group) for group in by_series.values()]
         series.sort(key=lambda s: (s.number if s.number is not None else 1 << 30, s.uid))
         date = next((f.acquisition.acquisition_date for f in members if f.acquisition.acquisition_date), None)
-        studies.append(Study(_pseudonym(uid, patient), "dicom", uid, date, tuple(series)))
+        studies.append(Study(_pseudonym(uid, patient), "dicom", members[0].identity.study_uid, date, tuple(series)))
     return studies
 
 

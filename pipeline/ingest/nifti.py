@@ -49,13 +49,9 @@ def _magic(head: bytes) -> bool:
     return size in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") and head[4:7] in (b"n+2", b"ni2")
 
 
-def looks_like_nifti(candidate: Candidate, reader: Reader) -> bool:
+def looks_like_nifti(candidate: Candidate) -> bool:
     """Judge by content: a NIfTI header, plain or behind gzip."""
-    try:
-        with reader.open(candidate.locator, head_only=True) as stream:
-            head = stream.read(8192)
-    except (OSError, EOFError, InputRefused, RuntimeError, ValueError):
-        return False  # read_header reports it
+    head = candidate.head
     if head[:2] == b"\x1f\x8b":
         try:
             head = zlib.decompressobj(wbits=31).decompress(head, 1024)

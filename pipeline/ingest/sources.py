@@ -20,6 +20,7 @@ from typing import IO
 from pipeline.errors import InputRefused
 
 SEPARATOR = "!/"
+HEAD_BYTES = 1024
 _MAXIMUM_NESTING = 4
 _MAXIMUM_MEMBERS = 500_000
 _MAXIMUM_MEMBER_BYTES = 8 * 2**30
@@ -56,10 +57,11 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that may be an image: its locator and its size in bytes."""
+    """A file that may be an image: its locator, its size in bytes and its first bytes."""
 
     locator: str
     size_bytes: int
+    head: bytes
 
     @property
     def name(self) -> str:
@@ -150,7 +152,7 @@ def _look_at(file: Path, candidates: list[Candidate], skipped: list[Skipped]) ->
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
-            head = stream.read(262)
+            head = stream.read(HEAD_BYTES)
     except OSError as error:
         skipped.append(Skipped(name, "unreadable", f"cannot be opened ({_cause(error)})"))
         return
@@ -165,7 +167,7 @@ def _look_at(file: Path, candidates: list[Candidate], skipped: list[Skipped]) ->
         except _DAMAGE as error:
             skipped.append(Skipped(name, "unreadable", f"is a damaged zip archive ({_cause(error)})"))
     else:
-        candidates.append(Candidate(str(file), size))
+        candidates.append(Candidate(str(file), size, head))
 
 
 def _foreign_archive(head: bytes) -> str | None:
@@ -243,11 +245,11 @@ def _look_at_member(
     name = base_name(member.filename)
     try:
         with archive.open(member) as stream:
-            head = stream.read(262)
+            head = stream.read(HEAD_BYTES)
         if foreign := _foreign_archive(head):
             skipped.append(_unsupported(name, foreign))
         elif not head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-            candidates.append(Candidate(locator, member.file_size))
+            candidates.append(Candidate(locator, member.file_size, head))
         elif depth >= _MAXIMUM_NESTING:
             skipped.append(Skipped(name, "suspicious_archive", f"lies more than {_MAXIMUM_NESTING} archives deep"))
         else:
