@@ -106,7 +106,7 @@ def run(
     InputRefused
         If `out` cannot be written, or the scheduler cannot be used.
     """
-    _require_writable(out)
+    require_writable(out)
     _write_series_table(inventory, out)
     before = {} if overwrite else _last_outcomes(out)
     outcomes: dict[str, Outcome] = {}
@@ -322,7 +322,7 @@ def _replace_folder(source: Path, target: Path) -> None:
         source.rename(target)
 
 
-def _require_writable(out: Path) -> None:
+def require_writable(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".openbct-write-test"

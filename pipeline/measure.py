@@ -1,0 +1,393 @@
+"""All measurements on one segmented volume, as parts of the record: each number present, or absent with its reason.
+
+A refusal of one measurement never takes another with it: it stands in `not_measured` under the key of the absent number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline import errors
+from pipeline.density import calibrate
+from pipeline.density.calibration import Calibration
+from pipeline.density.hip import HipDensity, measure_hip
+from pipeline.density.spine import SpineDensity, summarise_spine
+from pipeline.density.vertebra import VertebraDensity, measure_vertebra
+from pipeline.errors import NotMeasurable
+from pipeline.fracture import VertebraShape, grade_vertebrae
+from pipeline.segmentation.model import Femur, Segmentation, Vertebra
+from pipeline.strength import Strength, femur_strength, vertebra_strength
+from pipeline.volume import Volume
+from reports import record
+from reports.quantity import Quantity
+
+SPINE_TEST = "spine-compression"
+HIP_TEST = "hip-sideways-fall"
+_FRACTURED_GRADE = 2
+_POPULATION = "NHANES III, white women 20-29 years, for both sexes"
+_NO_STRENGTH = errors.Finding("strength_not_asked", errors.Severity.INFO, "Strength was not asked for.")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on one volume, for the record and for the pictures.
+
+    Attributes
+    ----------
+    vertebrae, femora : tuple of record parts
+    spine : SpineDensity or None
+    calibration : Calibration or None
+    shapes, densities, hips, strengths : dict by structure name
+        Results of the stages, with the geometry that pictures need.
+    findings : tuple of Finding
+        What concerns the whole volume.
+    """
+
+    vertebrae: tuple[record.Vertebra, ...] = ()
+    femora: tuple[record.Femur, ...] = ()
+    spine: SpineDensity | None = None
+    calibration: Calibration | None = None
+    shapes: dict[str, VertebraShape] = field(default_factory=dict)
+    densities: dict[str, VertebraDensity] = field(default_factory=dict)
+    hips: dict[str, HipDensity] = field(default_factory=dict)
+    strengths: dict[str, Strength] = field(default_factory=dict)
+    findings: tuple[errors.Finding, ...] = ()
+
+
+def measure(
+    volume: Volume,
+    segmentation: Segmentation,
+    *,
+    calibration_choice: str | None = None,
+    strength: bool = True,
+    profile: str | None = None,
+    threads: int | None = None,
+    on_stage: Callable[[str], None] = lambda _stage: None,
+) -> Measured:
+    """Calibrate the volume, then measure every vertebra and femur that passed quality control.
+
+    Parameters
+    ----------
+    volume : Volume
+    segmentation : Segmentation
+    calibration_choice : str, optional
+        As in `pipeline.density.calibrate`.
+    strength : bool
+        False leaves out the finite-element tests.
+    profile : str, optional
+        Strength profile by name or file; the default of each test if absent.
+    threads : int, optional
+    on_stage : callable
+        Told the name of each stage as it begins.
+
+    Raises
+    ------
+    InputRefused
+        If the calibration or profile that the user named cannot be used.
+    """
+    on_stage("calibration")
+    findings: list[errors.Finding] = []
+    calibration: Calibration | None = None
+    why_no_calibration: errors.Finding | None = None
+    if segmentation.vertebrae or segmentation.femora:
+        try:
+            calibration = calibrate(volume, segmentation, choice=calibration_choice)
+        except NotMeasurable as refusal:
+            why_no_calibration = _as_finding(refusal)
+            findings.append(why_no_calibration)
+    facts = volume.acquisition
+    on_stage("fracture")
+    shapes = grade_vertebrae(volume, segmentation, sex=facts.patient_sex)
+    sheet = _Sheet(volume, segmentation, calibration, why_no_calibration, strength, profile, threads)
+    on_stage("density")
+    for vertebra in segmentation.vertebrae:
+        sheet.measure_density(vertebra, shapes.get(vertebra.name))
+    for femur in segmentation.femora:
+        sheet.measure_hip(femur)
+    on_stage("strength")
+    for vertebra in segmentation.vertebrae:
+        sheet.measure_strength(vertebra, shapes.get(vertebra.name))
+    for femur in segmentation.femora:
+        sheet.measure_strength(femur, None)
+    spine = None
+    if calibration is not None and segmentation.vertebrae:
+        spine = summarise_spine(sheet.densities.values(), calibration, age_years=facts.patient_age_years)
+        findings += spine.findings
+    return Measured(
+        vertebrae=tuple(sheet.vertebra_part(v, shapes.get(v.name)) for v in segmentation.vertebrae),
+        femora=tuple(sheet.femur_part(f) for f in segmentation.femora),
+        spine=spine,
+        calibration=calibration,
+        shapes=shapes,
+        densities=sheet.densities,
+        hips=sheet.hips,
+        strengths=sheet.strengths,
+        findings=tuple(findings),
+    )
+
+
+class _Sheet:
+    """The results of one volume while they are being gathered, with the reason for every one that is missing."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        segmentation: Segmentation,
+        calibration: Calibration | None,
+        why_no_calibration: errors.Finding | None,
+        strength: bool,
+        profile: str | None,
+        threads: int | None,
+    ) -> None:
+        self.volume, self.segmentation, self.calibration = volume, segmentation, calibration
+        self.why_no_calibration = why_no_calibration
+        self.with_strength, self.profile, self.threads = strength, profile, threads
+        self.densities: dict[str, VertebraDensity] = {}
+        self.hips: dict[str, HipDensity] = {}
+        self.strengths: dict[str, Strength] = {}
+        self.reasons: dict[tuple[str, str], errors.Finding] = {}
+
+    def measure_density(self, vertebra: Vertebra, shape: VertebraShape | None) -> None:
+        if not self._ready(vertebra, "trabecular_hu"):
+            return
+        assert self.calibration is not None
+        grade = shape.genant_grade if shape is not None and shape.flagged else None
+        try:
+            self.densities[vertebra.name] = measure_vertebra(
+                self.volume, self.segmentation, vertebra, self.calibration, fracture_grade=grade
+            )
+        except NotMeasurable as refusal:
+            self.reasons[vertebra.name, "trabecular_hu"] = _as_finding(refusal)
+
+    def measure_hip(self, femur: Femur) -> None:
+        if not self._ready(femur, "abmd_g_cm2"):
+            return
+        assert self.calibration is not None
+        facts = self.volume.acquisition
+        try:
+            self.hips[femur.name] = measure_hip(
+                self.volume,
+                self.segmentation,
+                femur,
+                self.calibration,
+                sex=facts.patient_sex,
+                age_years=facts.patient_age_years,
+            )
+        except NotMeasurable as refusal:
+            self.reasons[femur.name, "abmd_g_cm2"] = _as_finding(refusal)
+
+    def measure_strength(self, structure: Vertebra | Femur, shape: VertebraShape | None) -> None:
+        key = (structure.name, "strength_n")
+        if not self.with_strength:
+            self.reasons[key] = _NO_STRENGTH
+            return
+        if not self._ready(structure, "strength_n"):
+            return
+        assert self.calibration is not None
+        if shape is not None and shape.flagged and (shape.genant_grade or 0) >= _FRACTURED_GRADE:
+            text = f"Grade {shape.genant_grade} deformity: strength is computed for intact bodies only."
+            self.reasons[key] = errors.Finding("fractured", errors.Severity.FAILURE, text)
+            return
+        try:
+            if isinstance(structure, Vertebra):
+                result = vertebra_strength(
+                    self.volume,
+                    self.segmentation,
+                    structure,
+                    self.calibration,
+                    profile=self.profile,
+                    threads=self.threads,
+                )
+            else:
+                result = femur_strength(
+                    self.volume,
+                    self.segmentation,
+                    structure,
+                    self.calibration,
+                    test=HIP_TEST,
+                    profile=self.profile,
+                    threads=self.threads,
+                )
+        except NotMeasurable as refusal:
+            self.reasons[key] = _as_finding(refusal)
+            return
+        self.strengths[structure.name] = result
+        if result.strength is None:
+            failures = [f for f in result.findings if f.severity is errors.Severity.FAILURE]
+            self.reasons[key] = failures[0] if failures else _unexplained("strength")
+
+    def vertebra_part(self, vertebra: Vertebra, shape: VertebraShape | None) -> record.Vertebra:
+        """The vertebra as it stands in the record."""
+        failed = vertebra.status is errors.Status.FAILED
+        density = self.densities.get(vertebra.name)
+        heights = shape.heights_mm if shape is not None and not failed else None
+        fracture = _fracture(shape) if shape is not None and heights is not None else None
+        numbers: dict[str, Any] = {
+            "trabecular_hu": density.trabecular_hu if density is not None else None,
+            "vbmd_mg_cm3": density.vbmd_mg_cm3 if density is not None else None,
+            "heights_mm": record.Heights(**heights) if heights is not None else None,
+            "fracture": fracture,
+            **self._strength_numbers(vertebra.name, SPINE_TEST),
+        }
+        no_density = self.reasons.get((vertebra.name, "trabecular_hu"))
+        no_shape = _first_failure(shape.findings if shape is not None else ())
+        reasons = {
+            "trabecular_hu": no_density,
+            "vbmd_mg_cm3": no_density,
+            "heights_mm": no_shape,
+            "fracture": no_shape,
+            **self._no_strength(vertebra.name),
+        }
+        further: dict[str, Quantity] = {}
+        if density is not None and density.ellipse_vbmd_mg_cm3 is not None:
+            further["vbmd_elliptical_region"] = density.ellipse_vbmd_mg_cm3
+        if shape is not None and shape.wedge_deg is not None and not failed:
+            further["wedge_angle"] = shape.wedge_deg
+        stages = (density, shape, self.strengths.get(vertebra.name))
+        return record.Vertebra(
+            name=vertebra.name,
+            label=vertebra.label,
+            level=vertebra.level,
+            level_confidence=vertebra.level_confidence,
+            level_alternatives=vertebra.level_alternatives,
+            score=vertebra.score,
+            complete=vertebra.complete,
+            further=further,
+            **self._state(vertebra, stages, numbers, reasons),
+            **numbers,
+        )
+
+    def femur_part(self, femur: Femur) -> record.Femur:
+        """The femur as it stands in the record."""
+        hip = self.hips.get(femur.name)
+        numbers: dict[str, Any] = {
+            "abmd_g_cm2": None,
+            "t_score": None,
+            "z_score": None,
+            **self._strength_numbers(femur.name, HIP_TEST),
+        }
+        no_density = self.reasons.get((femur.name, "abmd_g_cm2"))
+        reasons = dict.fromkeys(("abmd_g_cm2", "t_score", "z_score"), no_density) | self._no_strength(femur.name)
+        scores: dict[str, record.Score] = {}
+        if hip is not None:
+            numbers["abmd_g_cm2"] = record.HipDensity(**hip.abmd_g_cm2)
+            scores = {name: _score(name, q, _POPULATION) for name, q in hip.t_scores.items()}
+            leading = [scores[name] for name in ("total_hip", "femoral_neck") if name in scores]
+            numbers["t_score"] = min(leading, key=lambda s: s.value, default=None)
+            why = "; ".join(hip.missing.values()) or "No region could be scored."
+            reasons["t_score"] = _first_failure(hip.findings) or errors.Finding(
+                "no_region", errors.Severity.FAILURE, why
+            )
+            reasons["z_score"] = errors.Finding("no_verified_reference", errors.Severity.INFO, hip.z_score_reason)
+        stages = (hip, self.strengths.get(femur.name))
+        return record.Femur(
+            name=femur.name,
+            side=femur.side,
+            label=femur.label,
+            score=femur.score,
+            complete=femur.fit_for_strength,
+            t_scores=scores,
+            **self._state(femur, stages, numbers, reasons),
+            **numbers,
+        )
+
+    def _ready(self, structure: Vertebra | Femur, key: str) -> bool:
+        """Whether a number of this structure can be asked for at all; notes why not."""
+        if structure.status in (errors.Status.FAILED, errors.Status.ABSENT):
+            return False  # its own findings say why
+        if self.calibration is None:
+            self.reasons[structure.name, key] = self.why_no_calibration or _unexplained("calibration")
+            return False
+        return True
+
+    def _strength_numbers(self, name: str, test: str) -> dict[str, Any]:
+        result = self.strengths.get(name)
+        if result is None or result.strength is None:
+            return {"strength_n": None, "stiffness_n_mm": None}
+        strength = record.Strength(
+            **result.strength.model_dump(),
+            test=test,
+            profile=result.profile,
+            definition=result.definition,
+            curve=tuple((float(d), float(f)) for d, f in result.curve),
+            model=result.model,
+        )
+        return {"strength_n": strength, "stiffness_n_mm": result.stiffness}
+
+    def _no_strength(self, name: str) -> dict[str, errors.Finding | None]:
+        reason = self.reasons.get((name, "strength_n"))
+        return {"strength_n": reason, "stiffness_n_mm": reason}
+
+    @staticmethod
+    def _state(
+        structure: Vertebra | Femur,
+        stages: Sequence[Any],
+        numbers: dict[str, Any],
+        reasons: dict[str, errors.Finding | None],
+    ) -> dict[str, Any]:
+        """Status, findings and reasons for absent numbers.
+
+        The status is that of the structure itself, lowered to ``warning`` by any stage that warned or refused; it is ``failed``
+        only if the structure failed, because a refused number does not take the others with it.
+        """
+        if structure.status in (errors.Status.FAILED, errors.Status.ABSENT):
+            return {"status": structure.status.value, "findings": _findings(structure.findings), "not_measured": {}}
+        said = [f for stage in stages if stage is not None for f in stage.findings]
+        warnings = [f for f in said if f.severity is not errors.Severity.FAILURE]
+        missing = {key: reasons.get(key) or _unexplained(key) for key, number in numbers.items() if number is None}
+        worrying = any(f.severity is errors.Severity.WARNING for f in (*structure.findings, *warnings))
+        worrying = worrying or any(f.severity is errors.Severity.FAILURE for f in missing.values())
+        return {
+            "status": "warning" if worrying else "ok",
+            "findings": _findings([*structure.findings, *warnings]),
+            "not_measured": {key: _findings([f])[0] for key, f in missing.items()},
+        }
+
+
+def _fracture(shape: VertebraShape) -> record.Fracture | None:
+    if shape.genant_grade is None or shape.height_loss is None or shape.deformity is None:
+        return None
+    loss = shape.height_loss
+    percent = loss.model_copy(
+        update={
+            "value": 100.0 * loss.value,
+            "unit": "%",
+            "uncertainty": None if loss.uncertainty is None else 100.0 * loss.uncertainty,
+            "components": {name: 100.0 * part for name, part in loss.components.items()},
+        }
+    )
+    norms = "; ".join(f"{kind} against {norm}" for kind, norm in shape.norms.items())
+    if shape.genant_grade == 1:
+        norms = "possible, reader to confirm; " + norms
+    return record.Fracture(
+        genant_grade=shape.genant_grade,
+        deformity=shape.deformity,
+        height_loss=percent,
+        grade_probabilities={str(grade): p for grade, p in shape.grade_probabilities.items()},
+        note=norms or None,
+    )
+
+
+def _score(region: str, quantity: Quantity, population: str) -> record.Score:
+    return record.Score(**quantity.model_dump(), region=region, population=population)
+
+
+def _as_finding(refusal: errors.Refusal) -> errors.Finding:
+    text = refusal.detail[0].upper() + refusal.detail[1:] + (f" {refusal.remedy}" if refusal.remedy else "")
+    return errors.Finding(refusal.reason, errors.Severity.FAILURE, text)
+
+
+def _first_failure(findings: Sequence[errors.Finding]) -> errors.Finding | None:
+    failures = [f for f in findings if f.severity is errors.Severity.FAILURE]
+    return failures[0] if failures else None
+
+
+def _unexplained(what: str) -> errors.Finding:
+    return errors.Finding("not_computed", errors.Severity.FAILURE, f"No {what.replace('_', ' ')} was computed.")
+
+
+def _findings(findings: Sequence[errors.Finding]) -> tuple[record.Finding, ...]:
+    unique = dict.fromkeys(findings)
+    return tuple(record.Finding(code=f.code, severity=f.severity.value, text=f.text) for f in unique)
