@@ -228,9 +228,7 @@ class CapRegion:
         return np.insert(nodes, self.axis, self.face, axis=1)
 
 
-def cap_region(
-    share: NDArray, axis: int, upper: bool, *, depth_voxels: int, thickness_voxels: int
-) -> CapRegion:
+def cap_region(share: NDArray, axis: int, upper: bool, *, depth_voxels: int, thickness_voxels: int) -> CapRegion:
     """The cap on one side of a bone.
 
     Its footprint is the outline of the bone within `depth_voxels` of the outermost voxel, holes filled, seen along `axis`. It

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from fea.bone.assembly import TestModel, TestRefused
 from fea.bone.profiles import Criterion
@@ -88,6 +89,8 @@ def run_linear(model: TestModel, *, rtol: float = 1e-6, threads: int | None = No
     if "body" in model.lengths_mm:
         height_mm = model.lengths_mm[profile.linear_rule_height]
         strength[Criterion.LINEAR_RULE] = profile.linear_rule_coefficient * height_mm * stiffness
+    else:
+        strength[Criterion.FIXED_DISPLACEMENT] = force
     ratio, first_yield = None, None
     if profile.yield_stress is not None:
         ratio = np.zeros_like(mises)
@@ -107,10 +110,42 @@ def run_linear(model: TestModel, *, rtol: float = 1e-6, threads: int | None = No
         iterations=solution.iterations,
         residual=solution.residual,
         seconds=time.perf_counter() - began,
-        reactions_n={
-            name: (float(z), float(y), float(x)) for name, (z, y, x) in sorted(solution.reaction_n.items())
-        },
+        reactions_n={name: (float(z), float(y), float(x)) for name, (z, y, x) in sorted(solution.reaction_n.items())},
     )
+
+
+def stiffness_change_by_density(result: TestResult, shift_mg_cm3: NDArray) -> float:
+    """Relative change of the stiffness when the mineral density of every voxel changes by `shift_mg_cm3` (Z, Y, X).
+
+    To first order under a prescribed displacement the stored energy changes by the energy of each voxel times the relative
+    change of its modulus, so no second solution is needed.
+    """
+    model = result.model
+    bone = model.is_bone
+    density = model.bone.density_mg_cm3[bone].astype(float)
+    before = model.profile.materials(density).modulus_mpa.astype(float)
+    after = model.profile.materials(density + shift_mg_cm3[bone]).modulus_mpa.astype(float)
+    energy = result.energy_density_mpa[bone].astype(float) * model.bone.grid.voxel_mm**3
+    return float(np.sum(energy * (after / before - 1))) / (0.5 * result.force_n * model.applied_mm)
+
+
+def stiffness_change_by_boundary(result: TestResult, shift_mm: float) -> float:
+    """Relative change of the stiffness, to first order, when the surface of the bone moves by `shift_mm`."""
+    model = result.model
+    h = model.bone.grid.voxel_mm
+    surface = model.is_bone & ~ndimage.binary_erosion(model.modulus_mpa > 0, iterations=2)
+    # The outer two layers of the model hold all voxels that are at least half bone and lie within one voxel of its surface.
+    energy = float(result.energy_density_mpa[surface].sum(dtype=np.float64)) * h**3
+    return abs(shift_mm) / (1.5 * h) * energy / (0.5 * result.force_n * model.applied_mm)
+
+
+def pistoia_force_n(result: TestResult, volume_fraction: float) -> float:
+    """Pistoia's force for another critical volume than that of the profile."""
+    bone = result.model.is_bone
+    critical = _weighted_quantile(
+        result.effective_strain[bone], result.model.bone.fraction[bone].astype(float), 1 - volume_fraction
+    )
+    return result.force_n * result.model.profile.pistoia_strain / critical
 
 
 def _weighted_quantile(values: NDArray, weights: NDArray, level: float) -> float:

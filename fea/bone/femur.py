@@ -34,8 +34,8 @@ def build_sideways_fall(
     """A fall to the side: ground under the greater trochanter, load on the head along the vertical of the fall.
 
     Array axis y is the vertical, from trochanter to head. It lies across the shaft, turned from the neck towards the front by
-    `internal_rotation_deg`, and leans from the plane across the shaft by `adduction_deg`, the knee away from the ground. The cap
-    on the head is moved down along y, the one under the trochanter held along y, the cut end of the shaft held across y:
+    `internal_rotation_deg`, and leans from the plane across the shaft by `adduction_deg`, the knee away from the ground. The
+    cap on the head is moved down along y, the one under the trochanter held along y, the cut end of the shaft held across y:
     the scheme of the open reference model.
 
     Parameters

@@ -106,9 +106,7 @@ def pose_of_femur(mask: NDArray[np.bool_], index_to_world: NDArray, *, side: str
     return FemurPose(head, radius, neck, distal, shaft_point, side)
 
 
-def _centres_of_slices(
-    solid: NDArray[np.bool_], grid: PosedGrid, low_mm: float, high_mm: float
-) -> NDArray[np.float64]:
+def _centres_of_slices(solid: NDArray[np.bool_], grid: PosedGrid, low_mm: float, high_mm: float) -> NDArray[np.float64]:
     """World points (N, 3): the centre of the greatest circle in each slice between two heights of the world."""
     centres = []
     for k in range(solid.shape[0]):

@@ -33,12 +33,13 @@ class Criterion(StrEnum):
     """How a strength is read from a solution.
 
     ``linear-rule``: coefficient x height x stiffness. ``pistoia``: the load at which a stated fraction of the bone volume
-    exceeds a stated energy-equivalent strain. ``nonlinear-strain``: the greatest force of the elastic-plastic curve up to a
-    stated apparent strain.
+    exceeds a stated energy-equivalent strain. ``fixed-displacement``: the linear force at the displacement of the hip tests.
+    ``nonlinear-strain``: the greatest force of the elastic-plastic curve up to a stated apparent strain.
     """
 
     LINEAR_RULE = "linear-rule"
     PISTOIA = "pistoia"
+    FIXED_DISPLACEMENT = "fixed-displacement"
     NONLINEAR_STRAIN = "nonlinear-strain"
 
 
@@ -179,6 +180,8 @@ class BoneProfile:
         Apparent strain of the capless height at which the curve ends (spine); for the hip part of the extent in load direction.
     hip_displacement : float
         Displacement of the head in a hip test, as part of the length of the model in the direction of the load.
+    criterion_uncertainty : float or None
+        Relative standard uncertainty of the strength that comes with the criterion; None where no figure is known.
     criteria_source : str
     description : str
     """
@@ -204,6 +207,7 @@ class BoneProfile:
     pistoia_volume_fraction: float
     nonlinear_strain: float
     hip_displacement: float
+    criterion_uncertainty: float | None
     criteria_source: str
     description: str
 
@@ -211,6 +215,20 @@ class BoneProfile:
     def title(self) -> str:
         """Name and version, as every strength carries them."""
         return f"{self.name} v{self.version}"
+
+    @property
+    def definition(self) -> str:
+        """Which force is called the strength, in words."""
+        height = "with caps" if self.linear_rule_height == "model" else "of the body"
+        return {
+            Criterion.LINEAR_RULE: f"{self.linear_rule_coefficient:g} x height {height} x linear stiffness",
+            Criterion.PISTOIA: f"linear force at which {100 * self.pistoia_volume_fraction:g} % of the bone exceeds "
+            f"{100 * self.pistoia_strain:g} % energy-equivalent strain",
+            Criterion.FIXED_DISPLACEMENT: f"linear force at a displacement of {100 * self.hip_displacement:g} % of the model's "
+            "length along the load; not a failure load",
+            Criterion.NONLINEAR_STRAIN: f"greatest force of the elastic-plastic curve up to "
+            f"{100 * self.nonlinear_strain:g} % apparent strain",
+        }[self.strength]
 
     def materials(self, mineral_mg_cm3: NDArray) -> Materials:
         """Modulus and yield stress of voxels with the given mineral density (mg/cm3, on the basis `mineral`)."""
@@ -310,6 +328,7 @@ def _profile(table: Mapping[str, Any], fingerprint: str) -> BoneProfile:
         pistoia_volume_fraction=float(criteria["pistoia_volume_fraction"]),
         nonlinear_strain=float(criteria["nonlinear_strain"]),
         hip_displacement=float(criteria["hip_displacement"]),
+        criterion_uncertainty=float(criteria["uncertainty"]) if "uncertainty" in criteria else None,
         criteria_source=str(criteria["source"]),
         description=str(table["description"]).strip(),
     )
@@ -343,14 +362,16 @@ def _require_sense(profile: BoneProfile, origin: str) -> None:
         "material.poisson must lie in [0, 0.5)": not 0 <= profile.poisson < 0.5,
         "material.hardening_ratio must lie in [0, 1)": not 0 <= profile.hardening_ratio < 1,
         "cap.poisson must lie in [0, 0.5)": not 0 <= profile.cap.poisson < 0.5,
-        "cap.modulus_mpa and cap.thickness_mm must be positive": min(profile.cap.modulus_mpa, profile.cap.thickness_mm) <= 0,
+        "cap.modulus_mpa and cap.thickness_mm must be positive": min(profile.cap.modulus_mpa, profile.cap.thickness_mm)
+        <= 0,
         "criteria.linear_rule_height must be 'body' or 'model'": profile.linear_rule_height not in ("body", "model"),
         "criteria.pistoia_volume_fraction must lie in (0, 1)": not 0 < profile.pistoia_volume_fraction < 1,
         "criteria: strains and coefficients must be positive": min(
             profile.linear_rule_coefficient, profile.pistoia_strain, profile.nonlinear_strain, profile.hip_displacement
         )
         <= 0,
-        "criteria.strength 'nonlinear-strain' needs a yield_stress_mpa law": profile.strength is Criterion.NONLINEAR_STRAIN
+        "criteria.strength 'nonlinear-strain' needs a yield_stress_mpa law": profile.strength
+        is Criterion.NONLINEAR_STRAIN
         and profile.yield_stress is None,
     }
     for complaint, holds in wrong.items():

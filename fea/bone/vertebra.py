@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
 
 from fea.bone.assembly import TestModel, TestRefused, bone_voxels, cap_region, with_caps
 from fea.bone.profiles import BoneProfile, VirtualTest
@@ -15,6 +16,7 @@ from fea.model import Prescribed
 
 _LEAST_HEIGHT_MM = 8.0  # below, there are too few voxels between the caps for a stress to spread
 _LEAST_VOLUME_MM3 = 2000.0  # a fifth of a small adult T4
+_LEAST_SOLIDITY = 0.6
 _DEPTH_OF_HEIGHT = 0.25  # a cap reaches at least this part of the height down a wedged or hollow end plate
 
 
@@ -52,9 +54,9 @@ def build_vertebra(
 ) -> TestModel:
     """The compression model of a vertebral body.
 
-    The lower cap's outer face is held in all directions; the upper one's is moved down and free to slide, the scheme of the open
-    reference model. The applied displacement is `linear_rule_coefficient` times the height with caps, so that its reaction is
-    the reference's force.
+    The lower cap's outer face is held in all directions; the upper one's is moved down and free to slide, the scheme of the
+    open reference model. The applied displacement is `linear_rule_coefficient` times the height with caps, so that its
+    reaction is the reference's force.
 
     Parameters
     ----------
@@ -157,7 +159,8 @@ def pose_of_body(body: NDArray[np.bool_], index_to_world: NDArray) -> BodyPose:
     Raises
     ------
     TestRefused
-        ``mask_empty``, or ``end_plates_not_found`` if the planes do not settle or differ by more than 60 degrees.
+        ``mask_empty``, ``mask_too_small``, ``not_a_vertebral_body``, or ``end_plates_not_found`` if
+        the planes do not settle or differ by more than 60 degrees.
     """
     if not body.any():
         raise TestRefused("mask_empty", "the mask of the vertebral body is empty.")
@@ -166,14 +169,13 @@ def pose_of_body(body: NDArray[np.bool_], index_to_world: NDArray) -> BodyPose:
     points = surface @ matrix[:3, :3].T + matrix[:3, 3]
     origin = np.argwhere(body).mean(axis=0) @ matrix[:3, :3].T + matrix[:3, 3]
     edge_mm = float(np.linalg.norm(matrix[:3, :3], axis=0).max())
+    _require_body_shape(body, points, float(abs(np.linalg.det(matrix[:3, :3]))))
     superior = np.array([0.0, 0.0, 1.0])
     for _ in range(20):
         left, posterior = _across(superior)
         along = points - origin
         u, v, w = along @ left, along @ posterior, along @ superior
-        normals = []
-        for sign in (1.0, -1.0):
-            normals.append(_end_plate_normal(u, v, sign * w, sign, edge_mm))
+        normals = [_end_plate_normal(u, v, sign * w, sign, edge_mm) for sign in (1.0, -1.0)]
         upper, lower = (u_ * left + v_ * posterior + w_ * superior for u_, v_, w_ in normals)
         if upper @ lower < 0.5:
             raise TestRefused("end_plates_not_found", "the two end plates are not roughly parallel.")
@@ -188,6 +190,20 @@ def pose_of_body(body: NDArray[np.bool_], index_to_world: NDArray) -> BodyPose:
     return BodyPose(origin, left, posterior, superior)
 
 
+def _require_body_shape(body: NDArray[np.bool_], points: NDArray, voxel_mm3: float) -> None:
+    """Refuse a whole vertebra: a body nearly fills its convex hull, a body with arch and processes less than half."""
+    try:
+        hull_mm3 = float(ConvexHull(points).volume)
+    except QhullError as error:
+        raise TestRefused("mask_too_small", "the mask is flat: no vertebral body.") from error
+    filled = float(body.sum()) * voxel_mm3 / max(hull_mm3, 1e-9)
+    if filled < _LEAST_SOLIDITY:
+        raise TestRefused(
+            "not_a_vertebral_body",
+            f"the mask fills only {100 * filled:.0f} % of its convex hull: are arch and processes part of it?",
+        )
+
+
 def _across(superior: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Left and posterior perpendicular to `superior`, as near as can be to those of the world."""
     back = np.array([0.0, 1.0, 0.0])
@@ -196,9 +212,7 @@ def _across(superior: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return np.cross(posterior, superior), posterior
 
 
-def _end_plate_normal(
-    u: NDArray, v: NDArray, w: NDArray, sign: float, edge_mm: float
-) -> tuple[float, float, float]:
+def _end_plate_normal(u: NDArray, v: NDArray, w: NDArray, sign: float, edge_mm: float) -> tuple[float, float, float]:
     """Normal (along left, posterior, superior; towards the head) of the plane through the outermost points per column.
 
     `w` is the height already turned so that the end plate is up; the rim of the body and deep outliers are left out.

@@ -1,0 +1,389 @@
+"""From a calibrated scan to bone strength: the bridge between density and the virtual tests of `fea.bone`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fea.bone.assembly import TestModel, TestRefused
+from fea.bone.evaluate import (
+    TestResult,
+    pistoia_force_n,
+    run_linear,
+    stiffness_change_by_boundary,
+    stiffness_change_by_density,
+)
+from fea.bone.femur import build_sideways_fall, build_stance
+from fea.bone.femur_pose import FemurPose, pose_of_femur
+from fea.bone.profiles import BoneProfile, Criterion, ProfileError, VirtualTest, load_profile
+from fea.bone.vertebra import BodyPose, build_vertebra, pose_of_body
+from pipeline.density import Calibration, tables
+from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
+from pipeline.segmentation.model import Femur, Segmentation, Vertebra
+from pipeline.segmentation.sampling import IndexBox, cropped_grid
+from pipeline.strength import checks
+from pipeline.strength.cuts import cuts_of
+from pipeline.strength.result import BoneImage, Strength
+from pipeline.volume import Grid, Volume
+from reports.quantity import Quantity
+
+DEFAULT_PROFILE = {
+    VirtualTest.SPINE_COMPRESSION: "kopperdahl2002",
+    VirtualTest.HIP_SIDEWAYS_FALL: "morgan-neck",
+    VirtualTest.HIP_STANCE: "morgan-neck",
+}
+_MARGIN_MM = 6.0
+_BOUNDARY_SD_VOXEL = 0.5 / np.sqrt(3)  # the surface lies anywhere within half a voxel of the edge of the mask
+
+Uncertainty = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Standard uncertainty (mg/cm3) of densities (mg/cm3), fully correlated between voxels."""
+
+
+@dataclass(frozen=True)
+class DensitySource:
+    """Where the density of a bone image comes from, and how well it is known.
+
+    Attributes
+    ----------
+    factor : float
+        From the mineral basis of the calibration to that of the profile.
+    factor_uncertainty : float
+        Relative.
+    uncertainty : callable or None
+        Of densities on the basis of the profile; None if nothing is known.
+    findings : tuple of Finding
+    """
+
+    factor: float
+    factor_uncertainty: float
+    uncertainty: Uncertainty | None
+    findings: tuple[Finding, ...] = ()
+
+
+def vertebra_strength(
+    volume: Volume,
+    segmentation: Segmentation,
+    vertebra: Vertebra,
+    calibration: Calibration,
+    *,
+    profile: str | None = None,
+    voxel_mm: float = 1.0,
+    threads: int | None = None,
+) -> Strength:
+    """Compressive strength of one vertebral body.
+
+    Parameters
+    ----------
+    volume : Volume
+    segmentation : Segmentation
+        On the grid of `volume`.
+    vertebra : Vertebra
+        Its frame poses the body: load along `superior`.
+    calibration : Calibration
+    profile : str, optional
+        Name of a profile or path of a profile file, or several with commas of which the first that is meant for this test
+        is taken; by default the one in `DEFAULT_PROFILE`.
+    voxel_mm : float
+        Edge of the model's voxels.
+    threads : int, optional
+
+    Raises
+    ------
+    NotMeasurable
+        ``cut_by_field_of_view``, ``voxels_too_coarse``, ``mask_empty``, ``mask_too_small``, ``metal``, ``density_unphysical``,
+        ``disconnected_pieces``, ``not_converged`` or ``no_load_carried``.
+    InputRefused
+        ``profile_unusable`` if the profile does not exist or is not meant for this test.
+    """
+    test = VirtualTest.SPINE_COMPRESSION
+    law = require_profile(profile, test)
+    if not vertebra.complete:
+        raise NotMeasurable("cut_by_field_of_view", "the field of view cuts it.", subject=vertebra.name)
+    source = density_source(calibration, law)
+    image = _cut_out(volume, segmentation, vertebra, calibration, source, open_end=None)
+    frame = vertebra.frame
+    pose = BodyPose(frame.centre_lps_mm, frame.left, frame.posterior, frame.superior)
+    return compress_body(image, pose, law, source, vertebra.name, voxel_mm=voxel_mm, threads=threads)
+
+
+def femur_strength(
+    volume: Volume,
+    segmentation: Segmentation,
+    femur: Femur,
+    calibration: Calibration,
+    *,
+    test: str = VirtualTest.HIP_SIDEWAYS_FALL.value,
+    profile: str | None = None,
+    voxel_mm: float = 1.0,
+    threads: int | None = None,
+) -> Strength:
+    """Strength of one proximal femur in a fall to the side or in single-leg stance.
+
+    Parameters as in `vertebra_strength`; `test` is ``"hip-sideways-fall"`` or ``"hip-stance"``. The femur is posed by its
+    landmarks, or from its mask where they lack an axis; a finding says which.
+
+    Raises
+    ------
+    NotMeasurable
+        As `vertebra_strength`, and ``femur_cut_short``, ``shaft_too_short``, ``femoral_head_not_found``, ``femur_axes``,
+        ``unfit_for_strength``.
+    InputRefused
+    """
+    kind = VirtualTest(test)
+    law = require_profile(profile, kind)
+    if not femur.fit_for_strength:
+        reasons = "; ".join(f.text for f in femur.findings if f.severity is not Severity.INFO)
+        raise NotMeasurable("unfit_for_strength", reasons or "too little of it is in view.", subject=femur.name)
+    source = density_source(calibration, law)
+    image = _cut_out(volume, segmentation, femur, calibration, source, open_end=(0, 0))
+    pose, notes = _femur_pose(image, femur)
+    return load_femur(image, pose, kind, law, source, femur.name, notes, voxel_mm=voxel_mm, threads=threads)
+
+
+def require_profile(wanted: str | None, test: VirtualTest) -> BoneProfile:
+    """The profile for a test.
+
+    Raises
+    ------
+    InputRefused
+        ``profile_unusable``.
+    """
+    remedy = "Profiles are described in docs/strength.md."
+    try:
+        if wanted is None:
+            return load_profile(DEFAULT_PROFILE[test])
+        profiles = [load_profile(name.strip()) for name in wanted.split(",") if name.strip()]
+    except ProfileError as error:
+        raise InputRefused("profile_unusable", str(error), subject="strength profile", remedy=remedy) from error
+    for profile in profiles:
+        if test in profile.tests:
+            return profile
+    names = ", ".join(profile.name for profile in profiles) or "(none)"
+    raise InputRefused(
+        "profile_unusable",
+        f"{names} is not meant for the test {test.value}.",
+        subject="strength profile",
+        remedy=remedy,
+    )
+
+
+def density_source(calibration: Calibration, profile: BoneProfile) -> DensitySource:
+    """How densities of a calibration enter a profile, with a conversion of the mineral basis where they differ."""
+
+    def uncertainty(density: NDArray[np.float64]) -> NDArray[np.float64]:
+        levels = np.linspace(-200.0, 2000.0, 45)
+        own = [calibration.relative_uncertainty(float(level)) * max(abs(float(level)), 1.0) for level in levels]
+        return np.interp(density / factor, levels, own) * factor
+
+    factor, spread = 1.0, 0.0
+    findings: tuple[Finding, ...] = ()
+    if calibration.mineral != profile.mineral:
+        ratio, deviation = tables.numbers("k2hpo4_per_ha")
+        factor = ratio if profile.mineral == "K2HPO4" else 1 / ratio
+        spread = deviation / ratio
+        text = (
+            f"Densities on the {calibration.mineral} scale were multiplied by {factor:.2f} (± {100 * spread:.0f} %) for the "
+            f"{profile.mineral} law of {profile.title}; published factors disagree."
+        )
+        findings = (Finding("mineral_basis_converted", Severity.WARNING, text),)
+    return DensitySource(factor, spread, uncertainty, findings)
+
+
+def _cut_out(
+    volume: Volume,
+    segmentation: Segmentation,
+    structure: Vertebra | Femur,
+    calibration: Calibration,
+    source: DensitySource,
+    *,
+    open_end: tuple[int, int] | None,
+) -> BoneImage:
+    """The part of the volume around one structure, calibrated, after every check that needs no model."""
+    checks.require_spacing(np.asarray(volume.spacing_mm), structure.name)
+    whole = segmentation.mask(structure)
+    checks.require_mask(whole, structure.name)
+    box = box_around(whole, volume.grid)
+    mask = whole[box]
+    checks.require_inside(whole, None, structure.name, open_end=open_end)
+    if volume.valid is not None:
+        closed = np.pad(volume.valid[box], 1, mode="edge")
+        checks.require_inside(np.pad(mask, 1), closed, structure.name)
+    hu = volume.hu[box]
+    spacing = np.asarray(volume.spacing_mm)
+    checks.require_no_metal(hu, mask, spacing, structure.name)
+    density = (calibration.density_mg_cm3(hu) * source.factor).astype(np.float32)
+    return BoneImage(density, mask, cropped_grid(volume.grid, box).index_to_lps, hu, True)
+
+
+def box_around(mask: NDArray[np.bool_], grid: Grid) -> IndexBox:
+    """The mask and a margin, within the grid."""
+    slices = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        occupied = np.flatnonzero(mask.any(axis=others))
+        margin = int(np.ceil(_MARGIN_MM / grid.spacing_mm[axis])) + 1
+        slices.append(slice(max(int(occupied[0]) - margin, 0), min(int(occupied[-1]) + margin + 1, mask.shape[axis])))
+    return slices[0], slices[1], slices[2]
+
+
+def _femur_pose(image: BoneImage, femur: Femur) -> tuple[FemurPose, tuple[Finding, ...]]:
+    marks = femur.landmarks
+    if (
+        marks is not None
+        and marks.neck_axis_lps is not None
+        and marks.shaft_axis_lps is not None
+        and marks.shaft_point_lps_mm is not None
+    ):
+        pose = FemurPose(
+            np.asarray(marks.head_centre_lps_mm, float),
+            float(marks.head_radius_mm),
+            np.asarray(marks.neck_axis_lps, float),
+            np.asarray(marks.shaft_axis_lps, float),
+            np.asarray(marks.shaft_point_lps_mm, float),
+            femur.side,
+            marks.lesser_trochanter_lps_mm,
+        )
+        return pose, ()
+    text = "Axes of the femur were taken from its mask, because its landmarks are incomplete."
+    try:
+        pose = pose_of_femur(image.mask, image.index_to_lps, side=femur.side)
+    except TestRefused as refused:
+        raise NotMeasurable(refused.code, refused.detail, subject=femur.name) from refused
+    return pose, (Finding("axes_from_mask", Severity.INFO, text),)
+
+
+def compress_body(
+    image: BoneImage,
+    pose: BodyPose | None,
+    profile: BoneProfile,
+    source: DensitySource,
+    subject: str,
+    *,
+    voxel_mm: float = 1.0,
+    threads: int | None = None,
+) -> Strength:
+    """Compression of a vertebral body given as an image; without a `pose` it is taken from the mask."""
+
+    def build() -> TestModel:
+        frame = pose or pose_of_body(image.mask, image.index_to_lps)
+        return build_vertebra(image.density_mg_cm3, image.mask, image.index_to_lps, frame, profile, voxel_mm=voxel_mm)
+
+    return _run(image, build, source, subject, (), threads)
+
+
+def load_femur(
+    image: BoneImage,
+    pose: FemurPose | None,
+    test: VirtualTest,
+    profile: BoneProfile,
+    source: DensitySource,
+    subject: str,
+    notes: tuple[Finding, ...] = (),
+    *,
+    voxel_mm: float = 1.0,
+    threads: int | None = None,
+) -> Strength:
+    """A virtual test of a femur given as an image; without a `pose` it is taken from the mask."""
+
+    def build() -> TestModel:
+        frame = pose or pose_of_femur(image.mask, image.index_to_lps)
+        make = build_sideways_fall if test is VirtualTest.HIP_SIDEWAYS_FALL else build_stance
+        return make(image.density_mg_cm3, image.mask, image.index_to_lps, frame, profile, voxel_mm=voxel_mm)
+
+    return _run(image, build, source, subject, notes, threads)
+
+
+def _run(
+    image: BoneImage,
+    build: Callable[[], TestModel],
+    source: DensitySource,
+    subject: str,
+    notes: tuple[Finding, ...],
+    threads: int | None,
+) -> Strength:
+    try:
+        result = run_linear(build(), threads=threads)
+    except TestRefused as refused:
+        raise NotMeasurable(refused.code, refused.detail, subject=subject) from refused
+    model, profile = result.model, result.model.profile
+    issues = tuple(
+        Finding(issue.code, Severity.WARNING if issue.serious else Severity.INFO, issue.text) for issue in model.issues
+    )
+    return Strength(
+        test=model.test.value,
+        profile=profile.title,
+        definition=profile.definition,
+        strength=_quantity(result, source, image, result.strength_n[profile.strength], "N", with_criterion=True),
+        stiffness=_quantity(result, source, image, result.stiffness_n_mm, "N/mm", with_criterion=False),
+        reaction_n=result.force_n,
+        curve=tuple((float(d), float(f)) for d, f in result.curve),
+        criteria_n={criterion.value: float(force) for criterion, force in result.strength_n.items()},
+        model=_facts(result),
+        findings=(*source.findings, *notes, *issues),
+        cuts=cuts_of(result, image, subject),
+        solved=result,
+    )
+
+
+def _quantity(
+    result: TestResult, source: DensitySource, image: BoneImage, value: float, unit: str, *, with_criterion: bool
+) -> Quantity:
+    """A force or stiffness with what is known of its uncertainty; the law itself is no part of it, it is in the profile."""
+    profile = result.model.profile
+    density = result.model.bone.density_mg_cm3.astype(float)
+    in_plane_mm = float(np.sort(image.spacing_mm)[1])
+    relative = {"boundary": stiffness_change_by_boundary(result, _BOUNDARY_SD_VOXEL * in_plane_mm)}
+    if source.uncertainty is not None:
+        relative["calibration"] = stiffness_change_by_density(result, source.uncertainty(density))
+    if source.factor_uncertainty > 0:
+        relative["mineral basis"] = stiffness_change_by_density(result, source.factor_uncertainty * density)
+    if with_criterion and profile.strength is Criterion.PISTOIA:
+        fraction = profile.pistoia_volume_fraction
+        low, high = pistoia_force_n(result, 0.5 * fraction), pistoia_force_n(result, 2 * fraction)
+        relative["criterion"] = abs(high - low) / (2 * value)
+    elif with_criterion and profile.criterion_uncertainty is not None:
+        relative["criterion"] = profile.criterion_uncertainty
+    components = {name: abs(part) * value for name, part in sorted(relative.items())}
+    method = (
+        f"{result.model.test.value}, {profile.title}, {profile.definition if with_criterion else 'linear stiffness'}"
+    )
+    missing = None
+    if source.uncertainty is None:
+        missing = "the density image came without an uncertainty"
+    return Quantity(
+        value=value,
+        unit=unit,
+        uncertainty=None if missing else float(np.sqrt(sum(part**2 for part in components.values()))),
+        uncertainty_reason=missing,
+        method=method,
+        reference=profile.modulus.source + (f"; {profile.criteria_source}" if with_criterion else ""),
+        components=components,
+    )
+
+
+def _facts(result: TestResult) -> dict[str, float | int | str | bool]:
+    """What the reader needs to repeat or judge the model."""
+    model = result.model
+    facts: dict[str, float | int | str | bool] = {
+        "profile_fingerprint": model.profile.fingerprint,
+        "element_size_mm": model.bone.grid.voxel_mm,
+        "elements": int(np.count_nonzero(model.modulus_mpa)),
+        "dof": result.dof,
+        "iterations": result.iterations,
+        "residual": result.residual,
+        "seconds": round(result.seconds, 3),
+        "linear": True,
+        "applied_displacement_mm": model.applied_mm,
+        "bone_mass_g": model.bone.mass_g,
+        "bone_volume_mm3": model.bone.source_volume_mm3,
+        "mean_section_mm2": model.cross_section_mm2,
+        "strain_energy_mj": 0.5 * result.force_n * model.applied_mm,
+    }
+    facts |= {f"{name}_length_mm": length for name, length in model.lengths_mm.items()}
+    facts |= {f"{criterion.value}_n": force for criterion, force in result.strength_n.items()}
+    if result.first_yield_n is not None:
+        facts["first_yield_n"] = result.first_yield_n
+    return facts

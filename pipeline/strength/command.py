@@ -1,0 +1,287 @@
+"""One virtual test of a bone that the user already has as an image and a mask: what `openbct strength` does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from fea import save_model
+from fea.bone.profiles import BoneProfile, VirtualTest
+from pipeline.density import calibrate
+from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
+from pipeline.segmentation.model import Segmentation
+from pipeline.segmentation.sampling import cropped_grid
+from pipeline.strength import checks
+from pipeline.strength.bridge import (
+    DensitySource,
+    box_around,
+    compress_body,
+    density_source,
+    load_femur,
+    require_profile,
+)
+from pipeline.strength.result import BoneImage, Strength
+from pipeline.volume import Grid, Volume, canonical_order
+
+_SAME_PLACE_MM = 0.1
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def run_strength_command(
+    image: Path | str,
+    mask: Path | str,
+    output: Path | str,
+    *,
+    test: str,
+    label: int | None = None,
+    profile: str | None = None,
+    is_density: bool = False,
+    voxel_mm: float = 1.0,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Read an image and a mask, run one virtual test, write ``strength.json`` and ``model.npz`` to the folder `output`.
+
+    Parameters
+    ----------
+    image, mask : Path
+        NIfTI or any format of SimpleITK, on the same grid. The image holds HU, or mineral density (mg/cm3 K2HPO4) with
+        `is_density`.
+    output : Path
+        Folder, made if absent.
+    test : str
+        ``spine-compression``, ``hip-sideways-fall`` or ``hip-stance``.
+    label : int, optional
+        Number of the bone in the mask; may be absent if the mask holds one structure.
+    profile : str, optional
+        Name of a profile or path of a profile file.
+
+    Returns
+    -------
+    dict
+        The content of ``strength.json``. A bone that cannot be tested gives None for the numbers, and a finding.
+
+    Raises
+    ------
+    InputRefused
+        ``image_unreadable``, ``grids_differ``, ``label_absent``, ``label_needed``, ``unknown_test``, ``profile_unusable`` or
+        ``output_not_writable``.
+    """
+    kind = _known_test(test)
+    law = require_profile(profile, kind)
+    values, index_to_lps = _read(Path(image))
+    labels, mask_to_lps = _read(Path(mask))
+    if (
+        values.shape != labels.shape
+        or np.abs(_corners(values.shape, index_to_lps - mask_to_lps)).max() > _SAME_PLACE_MM
+    ):
+        raise InputRefused(
+            "grids_differ",
+            f"it is not on the grid of the image ({labels.shape} and {values.shape} voxels along z, y, x, or another place).",
+            subject=Path(mask).name,
+            remedy="Resample the mask to the image.",
+        )
+    values, canonical, _ = canonical_order(values, index_to_lps)
+    labels, _, _ = canonical_order(labels, index_to_lps)
+    chosen = _chosen(labels, label, Path(mask).name)
+    subject = f"label {label}" if label is not None else "the mask"
+    result: Strength | None = None
+    try:
+        result = strength_from_image(
+            values,
+            chosen,
+            canonical,
+            test=kind.value,
+            profile=profile,
+            is_density=is_density,
+            subject=subject,
+            voxel_mm=voxel_mm,
+            threads=threads,
+        )
+        content = _content(result)
+    except NotMeasurable as refusal:
+        content = _refused(kind, law, refusal)
+    _write(Path(output), content, result)
+    return content
+
+
+def strength_from_image(
+    values: NDArray,
+    mask: NDArray[np.bool_],
+    index_to_lps: NDArray[np.float64],
+    *,
+    test: str,
+    profile: str | None = None,
+    is_density: bool = False,
+    subject: str = "the mask",
+    voxel_mm: float = 1.0,
+    threads: int | None = None,
+) -> Strength:
+    """One virtual test of the bone in `mask`, posed from the mask itself.
+
+    Parameters
+    ----------
+    values : ndarray of shape (Z, Y, X)
+        HU in canonical order (see `Volume`), or mineral density in mg/cm3 K2HPO4 with `is_density`. HU are calibrated from
+        what the image itself shows.
+    mask : bool ndarray of shape (Z, Y, X)
+        A vertebral body without its arch, or a solid proximal femur.
+    index_to_lps : float ndarray of shape (4, 4)
+
+    Raises
+    ------
+    NotMeasurable, InputRefused
+        As `vertebra_strength` and `femur_strength`.
+    """
+    kind = _known_test(test)
+    law = require_profile(profile, kind)
+    grid = Grid((mask.shape[0], mask.shape[1], mask.shape[2]), index_to_lps)
+    spacing = np.asarray(grid.spacing_mm)
+    checks.require_spacing(spacing, subject)
+    checks.require_mask(mask, subject)
+    checks.require_inside(mask, None, subject, open_end=None if kind is VirtualTest.SPINE_COMPRESSION else (0, 0))
+    box = box_around(mask, grid)
+    cut, place = values[box], cropped_grid(grid, box).index_to_lps
+    if is_density:
+        source = _plain_density(law)
+        density = np.asarray(cut, np.float32) * np.float32(source.factor)
+    else:
+        checks.require_no_metal(cut, mask[box], spacing, subject)
+        volume = Volume(np.ascontiguousarray(values), grid)
+        calibration = calibrate(volume, Segmentation(np.zeros(mask.shape, np.uint8), grid, method="mask from outside"))
+        source = density_source(calibration, law)
+        density = (calibration.density_mg_cm3(cut) * source.factor).astype(np.float32)
+    bone = BoneImage(density, mask[box], place, cut, not is_density)
+    if kind is VirtualTest.SPINE_COMPRESSION:
+        return compress_body(bone, None, law, source, subject, voxel_mm=voxel_mm, threads=threads)
+    return load_femur(bone, None, kind, law, source, subject, voxel_mm=voxel_mm, threads=threads)
+
+
+def _plain_density(profile: BoneProfile) -> DensitySource:
+    if profile.mineral == "K2HPO4":
+        return DensitySource(1.0, 0.0, None)
+    text = f"{profile.title} takes HA densities; the image was given as K2HPO4."
+    raise InputRefused("mineral_basis", text, subject="density image", remedy="Use a profile for K2HPO4 densities.")
+
+
+def _known_test(test: str) -> VirtualTest:
+    try:
+        return VirtualTest(test)
+    except ValueError as error:
+        known = ", ".join(kind.value for kind in VirtualTest)
+        raise InputRefused(
+            "unknown_test", f"there is no test '{test}'.", subject="--test", remedy=f"Tests: {known}."
+        ) from error
+
+
+def _read(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
+    """Array (Z, Y, X) and its index-to-LPS matrix."""
+    name = path.name
+    try:
+        if name.lower().endswith((".nii", ".nii.gz")):
+            image = nibabel.load(path)
+            data = np.asarray(image.dataobj)
+            while data.ndim > 3 and data.shape[-1] == 1:
+                data = data[..., 0]
+            affine = _RAS_TO_LPS @ np.asarray(image.affine, float)
+        else:
+            picture = sitk.ReadImage(str(path))
+            data = sitk.GetArrayFromImage(picture).T
+            affine = np.eye(4)
+            if picture.GetDimension() == 3:
+                affine[:3, :3] = np.array(picture.GetDirection()).reshape(3, 3) * np.array(picture.GetSpacing())
+                affine[:3, 3] = picture.GetOrigin()
+    except Exception as error:  # both libraries raise what they like for a damaged file
+        raise InputRefused("image_unreadable", "it is not a readable image.", subject=name) from error
+    if data.ndim != 3:
+        raise InputRefused("image_unreadable", "it does not hold one 3-D image.", subject=name)
+    matrix = affine.copy()
+    matrix[:3, :3] = affine[:3, :3][:, ::-1]
+    try:
+        Grid((data.shape[2], data.shape[1], data.shape[0]), matrix)
+    except ValueError as error:
+        raise InputRefused("image_unreadable", f"its geometry is unusable: {error}.", subject=name) from error
+    return np.ascontiguousarray(data.transpose(2, 1, 0)), matrix
+
+
+def _corners(shape: tuple[int, ...], matrix: NDArray) -> NDArray[np.float64]:
+    """Where a (difference of) index-to-LPS maps sends the corners of an array."""
+    ends = [(0, n - 1) for n in shape]
+    index = np.array([[k, j, i, 1.0] for k in ends[0] for j in ends[1] for i in ends[2]])
+    return np.asarray(index @ matrix[:3].T)
+
+
+def _chosen(labels: NDArray, label: int | None, name: str) -> NDArray[np.bool_]:
+    present = [int(value) for value in np.unique(labels) if value != 0]
+    listed = ", ".join(map(str, present[:20])) or "none"
+    if label is not None:
+        if label not in present:
+            raise InputRefused("label_absent", f"it has no label {label}; it has: {listed}.", subject=name)
+        return np.asarray(labels == label)
+    if len(present) > 1:
+        raise InputRefused(
+            "label_needed", f"it holds several labels: {listed}.", subject=name, remedy="Choose one by --label."
+        )
+    return np.asarray(labels != 0)
+
+
+def _content(result: Strength) -> dict[str, Any]:
+    strength, stiffness = result.strength, result.stiffness
+    return {
+        "test": result.test,
+        "profile": result.profile,
+        "definition": result.definition,
+        "strength_n": strength.value if strength else None,
+        "stiffness_n_mm": stiffness.value if stiffness else None,
+        "reaction_n": result.reaction_n,
+        "criteria_n": result.criteria_n,
+        "curve": [list(point) for point in result.curve],
+        "uncertainty": {
+            "strength_n": strength.model_dump() if strength else None,
+            "stiffness_n_mm": stiffness.model_dump() if stiffness else None,
+        },
+        "model": result.model,
+        "findings": [_as_dict(finding) for finding in result.findings],
+    }
+
+
+def _refused(test: VirtualTest, profile: BoneProfile, refusal: NotMeasurable) -> dict[str, Any]:
+    finding = Finding(refusal.reason, Severity.FAILURE, str(refusal))
+    return {
+        "test": test.value,
+        "profile": profile.title,
+        "definition": profile.definition,
+        "strength_n": None,
+        "stiffness_n_mm": None,
+        "reaction_n": None,
+        "criteria_n": {},
+        "curve": [],
+        "uncertainty": {},
+        "model": {},
+        "findings": [_as_dict(finding)],
+    }
+
+
+def _as_dict(finding: Finding) -> dict[str, str]:
+    return {"code": finding.code, "severity": finding.severity.value, "text": finding.text}
+
+
+def _write(folder: Path, content: dict[str, Any], result: Strength | None) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "strength.json").write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        if result is not None and result.solved is not None:
+            save_model(folder / "model.npz", result.solved.model.voxel_model(), result.solved.model.supports)
+    except OSError as error:
+        raise InputRefused(
+            "output_not_writable",
+            f"it cannot be written ({error.strerror or type(error).__name__}).",
+            subject=folder.name,
+        ) from error
