@@ -1,0 +1,245 @@
+"""From a femoral head to the solid proximal femur: head surface, neck direction, joint cut, whole bone.
+
+The hip joint is the only contact of femur and pelvis. So the head's own surface, with an empty shell kept around it except
+where the neck leaves, separates the two; no search for the joint space in the rest of the pelvis is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.segmentation import surface
+from pipeline.segmentation.femur.head import Field, Head, lateral_lps, usual_neck_direction
+from pipeline.segmentation.femur.landmarks import directions
+from pipeline.segmentation.sampling import IndexBox, index_box, interpolate
+from pipeline.volume import Grid
+
+SHELL_MM = 16.0
+"""Depth of the shell around the head that belongs to the pelvis, except towards the neck."""
+NECK_CONE_DEG = 58.0
+REACH_MM = 175.0
+"""No part of the proximal femur is farther from the head centre than that."""
+
+_POLAR, _AZIMUTH = 49, 96
+_OFFSETS_MM = np.arange(-3.0, 4.01, 0.25)
+
+
+@dataclass(frozen=True)
+class HeadSurface:
+    """Distance of the surface from the head centre as a function of direction.
+
+    Attributes
+    ----------
+    centre_lps_mm : float ndarray of shape (3,)
+    radius_mm : float ndarray of shape (P, A)
+        At polar angles from 0 to 180 degrees about LPS z, and azimuths from 0 to 360 degrees.
+    joint_dip_hu : float
+        Median depth of the dark line between head and socket, where there is a socket; NaN where there is none.
+    """
+
+    centre_lps_mm: NDArray[np.float64]
+    radius_mm: NDArray[np.float64]
+    joint_dip_hu: float
+
+    def at(self, direction_lps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Radius (...) in unit directions (..., 3)."""
+        polar = np.arccos(np.clip(direction_lps[..., 2], -1, 1)) / np.pi * (_POLAR - 1)
+        azimuth = np.mod(np.arctan2(direction_lps[..., 1], direction_lps[..., 0]), 2 * np.pi) / (2 * np.pi) * _AZIMUTH
+        wrapped = np.concatenate([self.radius_mm, self.radius_mm[:, :1]], axis=1)
+        return np.asarray(ndimage.map_coordinates(wrapped, [polar, azimuth], order=1, mode="nearest"))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A femur on the working grid.
+
+    Attributes
+    ----------
+    mask : bool ndarray of shape (Z, Y, X)
+        Solid.
+    grid : Grid
+    neck_direction_lps : float ndarray of shape (3,)
+        Where bone leaves the head; a first guess of the neck axis.
+    head_surface : HeadSurface
+    open_share : float
+        Share of the mask that only became solid by filling single slices, where the cortex does not close the bone.
+    threshold_hu : float
+        Above it a voxel counted as bone.
+    """
+
+    mask: NDArray[np.bool_]
+    grid: Grid
+    neck_direction_lps: NDArray[np.float64]
+    head_surface: HeadSurface
+    open_share: float
+    threshold_hu: float
+
+
+def box_about(grid: Grid, head: Head) -> IndexBox:
+    """The part of a volume that can hold the proximal femur of this head, straight or flexed."""
+    lateral = lateral_lps(head.side)
+    corners = [
+        head.centre_lps_mm + along * lateral + np.array([0.0, back, up])
+        for along in (-42.0, 105.0)
+        for back in (-150.0, 85.0)
+        for up in (40.0, -REACH_MM)
+    ]
+    return index_box(grid, np.array(corners))
+
+
+def outline_femur(field: Field, head: Head) -> Outline:
+    """Solid mask of the femur that belongs to a head.
+
+    Parameters
+    ----------
+    field : Field
+        HU on a grid of 1 to 1.5 mm that covers `box_about` the head.
+    head : Head
+
+    Returns
+    -------
+    Outline
+        Uncropped: as far as the field shows it, at most 175 mm from the head centre.
+    """
+    shell = head_surface(field, head)
+    threshold = 60.0 + 90.0 * field.bone_scale
+    bone = field.hu > threshold
+    offset = field.grid.to_lps(_index_grid(field.hu.shape)) - head.centre_lps_mm
+    distance = np.linalg.norm(offset, axis=-1)
+    direction = offset / np.maximum(distance, 1e-6)[..., None]
+    near = distance < head.radius_mm + SHELL_MM + 4.0
+    inside = np.zeros(bone.shape, dtype=bool)
+    inside[near] = distance[near] < shell.at(direction[near])
+    neck = neck_direction(field.grid, bone | inside, head)
+    cone = direction @ neck > np.cos(np.radians(NECK_CONE_DEG))
+    joint = near & ~inside & ~cone & (distance < head.radius_mm + SHELL_MM)
+    joint |= (offset[..., 2] > head.radius_mm + 3.0) | (distance > REACH_MM)
+    # In the cone the head ends where the neck takes over: no ball is added there.
+    seed = inside & ~(cone & (distance > 0.8 * head.radius_mm))
+    part = _component((bone | seed) & ~joint, field.grid, head.centre_lps_mm)
+    box = tuple(slice(max(a - 5, 0), b + 6) for a, b in _extent(part))
+    part, joint = np.ascontiguousarray(part[box]), joint[box]
+    closed = _morphology(part, 3.5, field.grid, sitk.BinaryMorphologicalClosing) & ~joint
+    solid = ndimage.binary_fill_holes(closed)
+    filled = solid.copy()
+    for axis in range(3):
+        for plane in range(filled.shape[axis]):
+            view = filled.take(plane, axis=axis)
+            if view.any():
+                np.moveaxis(filled, axis, 0)[plane] = ndimage.binary_fill_holes(view)
+    filled &= ~joint
+    opened = _morphology(filled, 1.5, field.grid, sitk.BinaryMorphologicalOpening)
+    crop = Grid(opened.shape, _shifted(field.grid, box))
+    mask = _component(opened, crop, head.centre_lps_mm)
+    lost = float((mask & ~solid).sum()) / max(int(mask.sum()), 1)
+    return Outline(mask, crop, neck, shell, lost, threshold)
+
+
+def head_surface(field: Field, head: Head) -> HeadSurface:
+    """The sphere let loose by 3 to 4 mm, to where bone ends in each direction."""
+    polar = np.linspace(0, np.pi, _POLAR)[:, None]
+    azimuth = np.arange(_AZIMUTH)[None, :] * (2 * np.pi / _AZIMUTH)
+    rays = np.stack(
+        [np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar) * np.ones_like(azimuth)],
+        axis=-1,
+    )
+    radii = head.radius_mm + np.arange(-6.0, 12.01, 0.25)
+    profile = field.along_rays(head.centre_lps_mm, rays.reshape(-1, 3), radii).reshape(_POLAR, _AZIMUTH, -1)
+    known = profile > -800
+    profile = np.where(known, profile, 0.0)
+    zero = 24  # index of offset 0 in `radii`
+    at = zero + np.rint(_OFFSETS_MM / 0.25).astype(int)
+    drop = profile[..., at - 4] - profile[..., at + 4]
+    # A dark line shallower than a full drop still is the joint space: its near edge is the head.
+    cost = -np.clip(drop, -50, 250 * field.bone_scale) / (100 * field.bone_scale) + 0.04 * _OFFSETS_MM**2
+    cost[~known[..., at].all(axis=-1)] = 0.04 * _OFFSETS_MM**2
+    neck = rays @ usual_neck_direction(head.side) > np.cos(np.radians(40))
+    cost[neck] = 0.04 * _OFFSETS_MM**2
+    found = surface.aggregate(cost.astype(np.float32), p1=0.3, p2=2.0, circular=(False, True))
+    offset = np.interp(found, np.arange(len(_OFFSETS_MM)), _OFFSETS_MM)
+
+    # Depth of the joint space: between the head's rim and the socket beyond it.
+    rows, columns = np.indices(found.shape)
+    start = zero + np.rint(offset / 0.25).astype(int)
+    rim = np.max([profile[rows, columns, start - s] for s in range(9)], axis=0)
+    gap = np.min([profile[rows, columns, start + s] for s in range(17)], axis=0)
+    socket = np.max([profile[rows, columns, np.minimum(start + s, profile.shape[2] - 1)] for s in range(8, 32)], axis=0)
+    roof = (rays[..., 2] > 0.2) & (socket > 200 * field.bone_scale) & known.all(axis=-1) & ~neck
+    dip = float(np.median((np.minimum(rim, socket) - gap)[roof])) if roof.sum() > 50 else float("nan")
+    return HeadSurface(head.centre_lps_mm, head.radius_mm + offset, dip)
+
+
+def neck_direction(grid: Grid, bone: NDArray[np.bool_], head: Head) -> NDArray[np.float64]:
+    """The direction from the head centre in which bone goes on most solidly, near the usual one."""
+    usual = usual_neck_direction(head.side)
+    # A neck is a tube: closing it makes the ray along its marrow as good as one along its cortex.
+    step = max(1, round(2.5 / grid.spacing_mm[0]))
+    coarse = ndimage.binary_closing(np.pad(bone[::step, ::step, ::step], 3), iterations=3)[3:-3, 3:-3, 3:-3]
+    for k in range(len(coarse)):
+        coarse[k] = ndimage.binary_fill_holes(coarse[k])
+    solid = ndimage.gaussian_filter(coarse.astype(np.float32), 4.0 / (step * grid.spacing_mm[0]))
+    rays = directions(1500)
+    rays = rays[rays @ usual > np.cos(np.radians(50))]
+    radii = head.radius_mm + np.arange(2.0, 28.0, 1.0)
+    points = head.centre_lps_mm + rays[:, None, :] * radii[None, :, None]
+    values = interpolate(solid, grid.to_index(points) / step, fill=0.0)
+    score = values.mean(axis=1) + 0.25 * (rays @ usual - 1)
+    best = np.clip(score - np.percentile(score, 92), 0, None)
+    mean = (rays * best[:, None]).sum(axis=0)
+    length = float(np.linalg.norm(mean))
+    return np.asarray(mean / length) if length > 0 else usual
+
+
+def on_grid(outline_mask: NDArray[np.bool_], outline_grid: Grid, grid: Grid) -> tuple[NDArray[np.bool_], IndexBox]:
+    """The mask on (a part of) another grid: where a slightly smoothed mask exceeds one half."""
+    soft = ndimage.gaussian_filter(outline_mask.astype(np.float32), 0.6, mode="nearest")
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in outline_grid.shape], indexing="ij")).reshape(3, -1).T
+    box = index_box(grid, outline_grid.to_lps(corners.astype(float)), margin_mm=1.0)
+    shape = tuple(s.stop - s.start for s in box)
+    out = np.empty(shape, dtype=bool)
+    starts = np.array([s.start for s in box], dtype=float)
+    for k in range(shape[0]):
+        index = _index_grid((1, shape[1], shape[2])) + starts + np.array([k, 0.0, 0.0])
+        out[k] = interpolate(soft, outline_grid.to_index(grid.to_lps(index)), fill=0.0)[0] > 0.5
+    return out, box
+
+
+def _index_grid(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    return np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij"), axis=-1)
+
+
+def _extent(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    out = []
+    for axis in range(3):
+        line = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        out.append((int(line[0]), int(line[-1])))
+    return out
+
+
+def _shifted(grid: Grid, box: tuple[slice, ...]) -> NDArray[np.float64]:
+    matrix = grid.index_to_lps.copy()
+    matrix[:3, 3] = grid.to_lps(np.array([float(s.start) for s in box]))
+    return matrix
+
+
+def _component(mask: NDArray[np.bool_], grid: Grid, point_lps_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """The connected part of a mask that holds a point (or, if the point is not in it, the largest part)."""
+    labels, _ = ndimage.label(mask)
+    place = tuple(np.clip(np.rint(grid.to_index(point_lps_mm)).astype(int), 0, np.array(mask.shape) - 1))
+    chosen = labels[place]
+    if chosen == 0:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        chosen = int(sizes.argmax())
+    return np.asarray(labels == chosen) if chosen else np.zeros_like(mask)
+
+
+def _morphology(mask: NDArray[np.bool_], radius_mm: float, grid: Grid, operation) -> NDArray[np.bool_]:  # type: ignore[no-untyped-def]
+    radius = max(1, round(radius_mm / grid.spacing_mm[0]))
+    image = sitk.GetImageFromArray(mask.view(np.uint8))
+    return np.asarray(sitk.GetArrayFromImage(operation(image, [radius] * 3, sitk.sitkBall)), dtype=bool)

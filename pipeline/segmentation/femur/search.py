@@ -1,0 +1,187 @@
+"""Where hips may lie in a study, and which of the spheres found there are the two femoral heads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.segmentation.femur.head import SIDES, Field, Head, candidates, fit_sphere
+
+if TYPE_CHECKING:
+    from pipeline.segmentation.spine import SpineResult
+
+ACCEPTED_SCORE = 0.36
+"""Below it a sphere is not taken for a femoral head; see docs/segmentation-femur.md for the scores of right and wrong ones."""
+
+_SPINE_CLEARANCE_MM = 45.0
+_LUNG_CLEARANCE_MM = 150.0
+_HEADS_APART_MM = (125.0, 230.0)
+_L5_TO_HEADS_MM = 150.0
+METAL_HU = 2300.0
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where on a coarse grid a femoral head may have its centre.
+
+    Attributes
+    ----------
+    allowed : bool ndarray of shape (Z, Y, X)
+    midline_x_mm : float or None
+        LPS x of the patient's midline; None when the field of view does not tell.
+    hips_in_view : bool
+        True when the spine says that the hips must be in the volume.
+    """
+
+    allowed: NDArray[np.bool_]
+    midline_x_mm: float | None
+    hips_in_view: bool
+
+
+def hip_region(field: Field, body: NDArray[np.bool_], spine: SpineResult | None) -> Region:
+    """Inside the body, away from the midline and the spinal canal, below the fifth lumbar vertebra and far below the lungs.
+
+    Each limit applies only as far as the field of view shows what it stands on.
+
+    Parameters
+    ----------
+    field : Field
+        On a grid of about 2 mm.
+    body : bool ndarray of shape (Z, Y, X)
+    spine : SpineResult or None
+    """
+    grid = field.grid
+    allowed = body.copy()
+    # Positions of the planes and columns; a volume may be oblique, so these are taken on its central lines.
+    middle = (np.array(grid.shape) - 1) / 2
+    z_mm = grid.to_lps(np.column_stack([np.arange(grid.shape[0]), *[np.full(grid.shape[0], m) for m in middle[1:]]]))[
+        :, 2
+    ]
+    x_mm = grid.to_lps(np.column_stack([*[np.full(grid.shape[2], m) for m in middle[:2]], np.arange(grid.shape[2])]))[
+        :, 0
+    ]
+
+    lung = _lung_share(field.hu, body) > 0.10
+    if lung.any():
+        allowed[z_mm > z_mm[np.flatnonzero(lung).min()] - _LUNG_CLEARANCE_MM] = False
+
+    midline = _midline_of_body(body, x_mm)
+    hips_in_view = False
+    if spine is not None and spine.canal_lps_mm is not None and len(spine.canal_lps_mm):
+        canal = np.asarray(spine.canal_lps_mm, float)
+        lowest = canal[canal[:, 2] <= np.percentile(canal[:, 2], 20)]
+        midline = float(np.median(lowest[:, 0]))
+        order = np.argsort(canal[:, 2])
+        at_x = np.interp(z_mm, canal[order, 2], canal[order, 0])
+        off = np.abs(x_mm[None, :] - at_x[:, None])
+        allowed &= (off > _SPINE_CLEARANCE_MM)[:, None, :]
+        fifth = [v for v in spine.vertebrae if v.level == "L5"]
+        if fifth:
+            level_mm = float(fifth[0].frame.centre_lps_mm[2])
+            allowed[z_mm > level_mm] = False
+            hips_in_view = bool(z_mm.min() < level_mm - _L5_TO_HEADS_MM)
+    if midline is not None:
+        allowed &= (np.abs(x_mm - midline) > _SPINE_CLEARANCE_MM)[None, None, :]
+    return Region(allowed, midline, hips_in_view)
+
+
+def _lung_share(hu: NDArray[np.float32], body: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Share of each slice, within the frame of the body, that has the HU of aerated lung; smoothed over 10 mm.
+
+    Within the frame rather than the body, because in a small reconstruction field the lungs reach the edge and look like
+    outside; and without what is darker than lung, which is air.
+    """
+    share = np.zeros(len(hu))
+    for k in range(len(hu)):
+        rows, columns = np.flatnonzero(body[k].any(axis=1)), np.flatnonzero(body[k].any(axis=0))
+        if rows.size:
+            part = hu[k, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            share[k] = ((part < -550) & (part > -940)).sum() / max(int((part > -940).sum()), 1)
+    return np.asarray(ndimage.median_filter(share, size=5, mode="nearest"))
+
+
+def _midline_of_body(body: NDArray[np.bool_], x_mm: NDArray[np.float64]) -> float | None:
+    """Centre of mass, if the field of view holds both flanks."""
+    profile: NDArray[np.bool_] = np.asarray(body.any(axis=1))
+    ends = np.concatenate([profile[:, :2], profile[:, -2:]], axis=1)
+    rows = np.flatnonzero(profile.any(axis=1))
+    cut = np.asarray(ends.any(axis=1))[rows]
+    if cut.size == 0 or cut.mean() > 0.3:
+        return None
+    width = profile.sum(axis=1).astype(float) * abs(float(x_mm[1] - x_mm[0])) if len(x_mm) > 1 else np.zeros(1)
+    # One leg, or a child's arm, is no trunk: its middle is not the midline.
+    if np.percentile(width[width > 0], 80) < 240.0:
+        return None
+    columns = body.sum(axis=(0, 1)).astype(float)
+    return float((columns * x_mm).sum() / columns.sum())
+
+
+def find_heads(field: Field, region: Region, *, threads: int = 1) -> list[Head]:
+    """At most one head for each side, chosen together when both are in view; possibly none.
+
+    When the midline is unknown and only one hip can be in view, both readings of its side may be returned, best first;
+    the neck decides between them later.
+    """
+    found = candidates(field, region.allowed)
+    if region.midline_x_mm is not None:
+        found = [c for c in found if (c[1][0] > region.midline_x_mm) == (c[0] == "left")]
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        fits = list(pool.map(lambda c: _settled(field, c[0], c[1]), found))
+    heads = {side: _distinct([h for h in fits if h is not None and h.side == side]) for side in SIDES}
+    pairs = [
+        (a.score + b.score - _strangeness(a, b, region.midline_x_mm), a, b)
+        for a, b in product(heads["left"][:5], heads["right"][:5])
+        if min(a.score, b.score) > 0.7 * ACCEPTED_SCORE and np.isfinite(_strangeness(a, b, region.midline_x_mm))
+    ]
+    alone = sorted((h for side in SIDES for h in heads[side][:3]), key=lambda h: -h.score)
+    best_pair = max(pairs, key=lambda p: p[0]) if pairs else None
+    # Half the sum of a pair weighs as much as one alone, less a little: two agreeing heads are better evidence.
+    if best_pair is not None and alone and 0.5 * best_pair[0] > alone[0].score - 0.12:
+        return [best_pair[1], best_pair[2]]
+    if region.midline_x_mm is not None:
+        return [heads[side][0] for side in SIDES if heads[side]]
+    return alone
+
+
+def _settled(field: Field, side: str, start_lps_mm: NDArray[np.float64]) -> Head | None:
+    """Fit again from the centre found, until it no longer moves: a start off the centre sees the far side aslant."""
+    head = fit_sphere(field, side, start_lps_mm)
+    for _ in range(3):
+        if head is None:
+            return None
+        again = fit_sphere(field, side, head.centre_lps_mm)
+        if again is None or again.score <= head.score:
+            return head
+        moved = float(np.linalg.norm(again.centre_lps_mm - head.centre_lps_mm))
+        head = again
+        if moved < 0.5:
+            break
+    return head
+
+
+def _distinct(heads: list[Head]) -> list[Head]:
+    """Best first, no two closer than 6 mm."""
+    kept: list[Head] = []
+    for head in sorted(heads, key=lambda h: -h.score):
+        if all(float(np.linalg.norm(head.centre_lps_mm - other.centre_lps_mm)) > 6.0 for other in kept):
+            kept.append(head)
+    return kept
+
+
+def _strangeness(left: Head, right: Head, midline_x_mm: float | None) -> float:
+    """How unlikely two spheres are as the two heads of one person; infinite when impossible."""
+    apart = left.centre_lps_mm - right.centre_lps_mm
+    if not _HEADS_APART_MM[0] < apart[0] < _HEADS_APART_MM[1] or abs(apart[2]) > 40.0 or abs(apart[1]) > 45.0:
+        return float("inf")
+    cost = 0.05 * (abs(apart[2]) / 20.0) ** 2 + 0.03 * (abs(apart[1]) / 20.0) ** 2
+    cost += 0.05 * ((left.radius_mm - right.radius_mm) / 2.0) ** 2
+    if midline_x_mm is not None:
+        centre = (left.centre_lps_mm[0] + right.centre_lps_mm[0]) / 2
+        cost += 0.05 * ((centre - midline_x_mm) / 15.0) ** 2
+    return float(cost)
