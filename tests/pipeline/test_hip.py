@@ -1,0 +1,203 @@
+"""Areal density of the hip against closed forms: mass is conserved, pose and soft tissue do not matter, refusals are honest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pipeline.density.hip import HIP_REGIONS, measure_hip
+from pipeline.density.projection import PIXEL_MM, bone_paths, pose_of, project
+from pipeline.errors import Finding, NotMeasurable, Severity
+from pipeline.segmentation.model import Segmentation
+from tests.pipeline.analytic_bones import exact_calibration, femur
+
+SLOPE = 0.75
+TRUE_G_CM3 = 400.0 * SLOPE / 1000.0
+
+
+def measured(**options):
+    volume, segmentation, _ = femur(**{k: v for k, v in options.items() if k not in ("sex", "age_years")})
+    person = {k: v for k, v in options.items() if k in ("sex", "age_years")}
+    return measure_hip(volume, segmentation, segmentation.femora[0], exact_calibration(SLOPE), **person)
+
+
+@pytest.fixture(scope="module")
+def upright():
+    return measured()
+
+
+@pytest.mark.parametrize("blur_mm", [0.0, 0.8])
+@pytest.mark.parametrize("tissue_hu", [-100.0, 40.0])
+def test_projected_mass_is_density_times_volume_whatever_blur_and_soft_tissue(blur_mm, tissue_hu):
+    volume, segmentation, true_mm3 = femur(blur_mm=blur_mm, tissue_hu=tissue_hu)
+    calibration = exact_calibration(SLOPE)
+    paths = bone_paths(volume, segmentation, segmentation.femora[0], calibration)
+    projection = project(paths, pose_of(segmentation.femora[0], paths))
+    mass_g = projection.areal_g_cm2(calibration).sum() * (PIXEL_MM / 10) ** 2
+    assert mass_g == pytest.approx(TRUE_G_CM3 * true_mm3 / 1000.0, rel=0.015)
+
+
+def test_shaft_reads_density_times_diameter(upright):
+    # The lowest centimetre of the region is a plain cylinder of 14 mm radius: its middle is 28 mm thick.
+    rows = slice(int(upright.bottom_px) - 8, int(upright.bottom_px) - 2)
+    assert upright.image_g_cm2[rows].max(axis=1) == pytest.approx(TRUE_G_CM3 * 2.8, rel=0.02)
+
+
+def test_shaft_mean_is_density_times_cross_section_over_width(upright):
+    row = int(upright.bottom_px) - 5
+    line = upright.image_g_cm2[row]
+    mass = line.sum() * PIXEL_MM / 10
+    assert mass == pytest.approx(TRUE_G_CM3 * np.pi * 1.4**2, rel=0.02)
+
+
+def test_all_regions_are_there_and_total_is_their_weighted_mean(upright):
+    assert set(upright.abmd_g_cm2) == set(HIP_REGIONS) and not upright.missing
+    parts = [r for r in HIP_REGIONS if r != "total_hip"]
+    mass = sum(upright.bmc_g[r].value for r in parts)
+    area = sum(upright.area_cm2[r].value for r in parts)
+    assert upright.bmc_g["total_hip"].value == pytest.approx(mass, rel=1e-9)
+    assert upright.abmd_g_cm2["total_hip"].value == pytest.approx(mass / area, rel=1e-9)
+
+
+def test_neck_region_is_a_15_mm_slice_of_a_cone(upright):
+    # Neck of about 14.5 mm radius: mean thickness of a disc is pi/2 times its radius, its silhouette is 29 mm across.
+    assert upright.area_cm2["femoral_neck"].value == pytest.approx(1.5 * 2 * 1.5, rel=0.08)
+    assert upright.abmd_g_cm2["femoral_neck"].value == pytest.approx(TRUE_G_CM3 * np.pi / 2 * 1.5, rel=0.06)
+
+
+@pytest.mark.parametrize(("axis", "angle"), [(0, 15.0), (1, 12.0), (2, -25.0)])
+def test_the_pose_of_the_patient_does_not_matter(upright, axis, angle):
+    turned = measured(turned=(axis, angle))
+    for region in HIP_REGIONS:
+        assert turned.abmd_g_cm2[region].value == pytest.approx(upright.abmd_g_cm2[region].value, abs=0.02)
+
+
+def test_mirror_image_gives_the_same(upright):
+    right = measured(side="right")
+    for region in HIP_REGIONS:
+        assert right.abmd_g_cm2[region].value == pytest.approx(upright.abmd_g_cm2[region].value, rel=0.01)
+    # Columns run laterally on both sides.
+    assert right.image_g_cm2.shape == upright.image_g_cm2.shape
+
+
+@pytest.mark.parametrize("slice_mm", [2.5, 3.27])
+def test_slice_thickness_changes_little(upright, slice_mm):
+    thick = measured(spacing_mm=(slice_mm, 0.98, 0.98), noise_hu=20.0)
+    for region in ("total_hip", "femoral_neck"):
+        assert thick.abmd_g_cm2[region].value == pytest.approx(upright.abmd_g_cm2[region].value, abs=0.02)
+
+
+def test_uncertainty_is_the_quadrature_of_its_components(upright):
+    for quantity in upright.abmd_g_cm2.values():
+        assert quantity.uncertainty == pytest.approx(np.linalg.norm(list(quantity.components.values())))
+        assert {"calibration", "boundary", "noise", "pose"} <= set(quantity.components)
+
+
+def test_fatty_marrow_counts_as_no_mineral_not_as_negative_mineral():
+    volume, segmentation, _ = femur()
+    hollow = volume.hu.copy()
+    inner = np.zeros(volume.shape, bool)
+    z, y, x = (n // 2 for n in volume.shape)
+    inner[z - 6 : z + 6, y - 4 : y + 4, x - 4 : x + 4] = True
+    inner &= segmentation.labels > 0
+    hollow[inner] = -90.0
+    dry = hollow.copy()
+    dry[inner] = 0.0
+    bone = segmentation.femora[0]
+    results = [
+        measure_hip(replace(volume, hu=hu), segmentation, bone, exact_calibration(SLOPE)).bmc_g["total_hip"].value
+        for hu in (hollow, dry)
+    ]
+    assert results[0] == pytest.approx(results[1], rel=0.01)
+
+
+@pytest.mark.parametrize(("region", "abmd", "t_score"), [("femoral_neck", 0.558, -2.5), ("total_hip", 0.637, -2.5)])
+def test_t_score_hits_the_published_cut(region, abmd, t_score):
+    from pipeline.density.hip import _t_score
+    from reports.quantity import Quantity
+
+    quantity = Quantity(value=abmd, unit="g/cm2", uncertainty=0.02, method="given", components={"calibration": 0.02})
+    score = _t_score(quantity, region, "women")
+    assert score.value == pytest.approx(t_score, abs=0.005)
+    assert score.uncertainty == pytest.approx(np.hypot(0.02, 0.044) / (0.12 if region == "femoral_neck" else 0.122), rel=1e-6)
+
+
+def test_class_follows_the_lower_t_score_and_probabilities_sum_to_one():
+    result = measured(age_years=70.0, sex="F")
+    lower = min(q.value for q in result.t_scores.values())
+    expected = "osteoporosis" if lower <= -2.5 else "low bone mass" if lower < -1 else "normal"
+    assert result.classification == expected
+    assert sum(result.class_probabilities.values()) == pytest.approx(1.0)
+
+
+def test_below_fifty_years_no_class_is_given():
+    result = measured(age_years=40.0)
+    assert result.classification is None
+    assert "class_withheld_age" in {f.code for f in result.findings}
+
+
+def test_male_reference_is_additional_and_marked_unverified():
+    result = measured(sex="M", age_years=65.0)
+    assert all("unverified" in q.method for q in result.male_reference_t_scores.values())
+    assert all("women" in q.method for q in result.t_scores.values())
+    assert "total_hip" in result.z_scores  # NHANES 2005-2008, men 61 to 70
+    assert not measured(sex="F", age_years=65.0).z_scores
+
+
+def test_hydroxyapatite_scale_gives_no_t_score():
+    volume, segmentation, _ = femur()
+    result = measure_hip(volume, segmentation, segmentation.femora[0], exact_calibration(mineral="HA"))
+    assert not result.t_scores and result.classification is None
+    assert "t_score_withheld_mineral" in {f.code for f in result.findings}
+
+
+def test_short_shaft_keeps_the_neck_and_refuses_the_total():
+    result = measured(shaft_mm=52.0)
+    assert {"femoral_neck", "trochanter"} <= set(result.abmd_g_cm2)
+    assert "total_hip" not in result.abmd_g_cm2
+    assert "10 mm are needed" in result.missing["total_hip"]
+
+
+def test_without_a_lesser_trochanter_the_total_is_refused():
+    volume, segmentation, _ = femur()
+    bone = segmentation.femora[0]
+    bone = replace(bone, landmarks=replace(bone.landmarks, lesser_trochanter_lower_edge_lps_mm=None))
+    result = measure_hip(volume, segmentation, bone, exact_calibration(SLOPE))
+    assert "femoral_neck" in result.abmd_g_cm2 and "total_hip" in result.missing
+
+
+def test_an_implant_is_refused():
+    volume, segmentation, _ = femur()
+    hu = volume.hu.copy()
+    z, y, x = (n // 2 for n in volume.shape)
+    hu[z - 5 : z + 5, y - 3 : y + 3, x - 3 : x + 3] = 3000.0
+    with pytest.raises(NotMeasurable) as refusal:
+        measure_hip(replace(volume, hu=hu), segmentation, segmentation.femora[0], exact_calibration())
+    assert refusal.value.reason == "implant"
+
+
+def test_missing_axes_and_unfit_femora_are_refused():
+    volume, segmentation, _ = femur()
+    bone = segmentation.femora[0]
+    without_axis = replace(bone, landmarks=replace(bone.landmarks, neck_axis_lps=None))
+    unfit = replace(bone, fit_for_density=False, findings=(Finding("cut", Severity.WARNING, "The head is cut."),))
+    for femur_, reason in ((without_axis, "axes_unknown"), (unfit, "not_fit_for_density")):
+        with pytest.raises(NotMeasurable) as refusal:
+            measure_hip(volume, segmentation, femur_, exact_calibration())
+        assert refusal.value.reason == reason
+
+
+def test_a_bone_without_soft_tissue_around_it_is_refused():
+    volume, segmentation, _ = femur(tissue_hu=-1000.0)
+    with pytest.raises(NotMeasurable) as refusal:
+        measure_hip(volume, segmentation, segmentation.femora[0], exact_calibration())
+    assert refusal.value.reason == "no_soft_tissue"
+
+
+def test_empty_mask_is_refused():
+    volume, segmentation, _ = femur()
+    empty = Segmentation(np.zeros(volume.shape, np.uint8), volume.grid, femora=segmentation.femora)
+    with pytest.raises(NotMeasurable) as refusal:
+        measure_hip(volume, empty, segmentation.femora[0], exact_calibration())
+    assert refusal.value.reason == "empty_mask"
