@@ -6,6 +6,8 @@ speed does not matter: on the coarsest grid, for spectral bounds, and in the tes
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 Spacing = tuple[float, float, float]
@@ -74,15 +76,24 @@ def modal_numbers(spacing_mm: Spacing, lam: float, mu: float) -> np.ndarray:
     )
 
 
-def spectral_bound(spacing_mm: Spacing, poisson: np.ndarray) -> float:
+def spectral_bound(spacing_mm: Spacing, lowest_poisson: float, highest_poisson: float) -> float:
     """An upper bound of the spectrum of (diagonal of K)^-1 K for any field of moduli on this grid.
 
-    It follows from the same inequality for each element, K0 <= L diag(K0), and is the largest such L over the given
-    Poisson's ratios.
+    It follows from the same inequality for each element, K0 <= L diag(K0): the largest such L over the given range of
+    Poisson's ratio. The size of the voxel does not matter, only its proportions.
     """
+    edge = min(spacing_mm)
+    z, y, x = (round(h / edge, 9) for h in spacing_mm)
+    return _spectral_bound((z, y, x), lowest_poisson, highest_poisson)
+
+
+@lru_cache(maxsize=64)
+def _spectral_bound(spacing_mm: Spacing, lowest: float, highest: float) -> float:
+    parts = stiffness_matrix(spacing_mm, 1.0, 0.0), stiffness_matrix(spacing_mm, 0.0, 1.0)
     largest = 0.0
-    for nu in np.atleast_1d(poisson):
-        matrix = stiffness_matrix(spacing_mm, *(float(part) for part in lame(nu)))
+    for nu in {lowest, (lowest + highest) / 2, highest}:
+        lam, mu = lame(nu)
+        matrix = lam * parts[0] + mu * parts[1]
         root = 1 / np.sqrt(np.diag(matrix))
         largest = max(largest, float(np.linalg.eigvalsh(root[:, None] * matrix * root)[-1]))
     return largest

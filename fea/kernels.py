@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -357,7 +356,7 @@ def apply_slab(
                     _fetch(inverse, there, length, 16)
                 if mode >= START:
                     _fetch(source, there, length, lanes)
-                if mode == START or mode == STEP:
+                if mode in (START, STEP):
                     _fetch(direction, there, length, lanes)
                 if mode > START:
                     _fetch(x, there, length, lanes)

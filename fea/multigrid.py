@@ -14,10 +14,11 @@ from numba import njit
 
 from fea import kernels
 from fea.element import CORNERS, spectral_bound, stiffness_matrix
-from fea.operator import Level, Workers
+from fea.stiffness import Level, Workers
 from fea.transfer import coarsen, prolong, restrict
 
-DEGREE = 3
+# Degree of the smoother on the finest grid, and on the coarser ones. Coarse work is cheap: an eighth per level.
+DEGREES = (2, 6)
 _COARSEST_NODES = 80
 _LANCZOS_STEPS = 10
 _SAFETY = 1.05
@@ -46,6 +47,7 @@ class _Grid:
     extents: tuple[int, int, int]
     factors: tuple[int, int, int]
     bound: float
+    cap: float
     right: np.ndarray
     x: np.ndarray
     r: np.ndarray
@@ -98,21 +100,22 @@ class Multigrid:
         With its diagonal set.
     extents : tuple of 3 ints
         Voxels along the internal axes.
-    poisson : float64 ndarray
+    poisson : tuple of 2 floats
         The smallest and the largest Poisson's ratio in use.
     workers : Workers
     """
 
-    def __init__(self, finest: Level, extents: tuple[int, int, int], poisson: np.ndarray, workers: Workers) -> None:
+    def __init__(
+        self, finest: Level, extents: tuple[int, int, int], poisson: tuple[float, float], workers: Workers
+    ) -> None:
         self.workers = workers
         self.grids: list[_Grid] = []
-        self.degree = DEGREE
         level = finest
         while True:
             factors = _coarsening(level, extents)
-            cap = spectral_bound(level.spacing_mm, np.linspace(poisson.min(), poisson.max(), 3))
+            cap = spectral_bound(level.spacing_mm, *poisson)
             fields = [level.zeros() for _ in range(5)]
-            grid = _Grid(level, extents, factors, cap, *fields)
+            grid = _Grid(level, extents, factors, cap, cap, *fields)
             self.grids.append(grid)
             if factors == (1, 1, 1):
                 break
@@ -149,6 +152,13 @@ class Multigrid:
             field[:] = 0
         return _SAFETY * float(scipy.linalg.eigvalsh_tridiagonal(diagonal, beside[: len(diagonal) - 1])[-1])
 
+    def use_safe_bounds(self) -> bool:
+        """Replace estimated spectral bounds by proven ones; False if they were in use already."""
+        changed = any(grid.bound < grid.cap for grid in self.grids)
+        for grid in self.grids:
+            grid.bound = grid.cap
+        return changed
+
     def cycle(self) -> float:
         """x = B right on the finest grid (fields `right`, `x`), x already holding its first smoothing step.
 
@@ -170,7 +180,7 @@ class Multigrid:
             _dense_product(self.matrix, self.index, grid.right.reshape(-1), grid.x.reshape(-1))
             return 0.0
         below = self.grids[number + 1]
-        m, bound = self.degree, grid.bound
+        m, bound = DEGREES[min(number, 1)], grid.bound
         weights = [((2 * k - 1) / (2 * k + 3), (8 * k + 4) / ((2 * k + 3) * bound)) for k in range(1, m)]
         level.smooth(kernels.START, grid.x, *weights[0], grid.right, grid.r, grid.d, grid.x)
         for c1, c2 in weights[1:]:
@@ -222,5 +232,5 @@ def _coarser(
     k, j, i = (np.minimum(np.arange(c + 1) * f, n) for c, f, n in zip((nz, ny, nx), factors, extents, strict=True))
     fixed = np.zeros(coarse.field_shape, dtype=bool)
     fixed[:, :, :, : nx + 1] = level.fixed[k][:, j][..., i]
-    coarse.fix(fixed)
+    coarse.fix(np.flatnonzero(fixed))
     return coarse, (nz, ny, nx)

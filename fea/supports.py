@@ -21,19 +21,18 @@ _MOTIONS = ("shift along z", "shift along y", "shift along x", "turn about z", "
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """Prescribed displacements and forces as internal fields.
+    """Prescribed displacements by flat index into an internal field.
 
     Attributes
     ----------
-    fixed : bool field
-        Components with a prescribed displacement.
-    values_mm : float64 field
-        Their values, 0 elsewhere.
+    at : int64 ndarray of shape (n,)
+        The prescribed components, ascending, each once.
+    values_mm : float64 ndarray of shape (n,)
     sets : dict of str to tuple
-        For each name the flat indices of its components in a field, and the user's component (0 = z) of each.
+        For each name the flat indices of its components, and the user's component (0 = z) of each.
     """
 
-    fixed: np.ndarray
+    at: np.ndarray
     values_mm: np.ndarray
     sets: dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -58,13 +57,10 @@ def place(layout: Layout, prescribed: Sequence[Prescribed], touched: np.ndarray,
         ``bad_condition`` for nodes outside the box or a set that touches no material, ``conflicting_conditions`` if
         one component is given two values.
     """
-    nz, ny, nx = layout.internal_shape
-    shape = (nz + 1, ny + 1, 3, stride)
-    fixed = np.zeros(shape, dtype=bool)
-    values = zeros_field(shape, np.float64)
-    flat_fixed, flat_values = fixed.reshape(-1), values.reshape(-1)
+    ny = layout.internal_shape[1]
     internal_component = {component: internal for internal, component in enumerate(layout.order)}
     sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    placed: list[tuple[np.ndarray, np.ndarray, str]] = []
     for condition in prescribed:
         nodes = _inside(condition.name, condition.nodes, layout)
         here = touched[tuple(nodes.T)]
@@ -78,15 +74,7 @@ def place(layout: Layout, prescribed: Sequence[Prescribed], touched: np.ndarray,
         for component, given in condition.components():
             at = ((k * (ny + 1) + j) * 3 + internal_component[component]) * stride + i
             wanted = given[here]
-            order = np.argsort(at, kind="stable")
-            twice = (at[order][1:] == at[order][:-1]) & (wanted[order][1:] != wanted[order][:-1])
-            if twice.any() or (flat_fixed[at] & (flat_values[at] != wanted)).any():
-                raise SolveError(
-                    Reason.CONFLICTING_CONDITIONS,
-                    f"the set '{condition.name}' gives component {'zyx'[component]} of a node a second, different value.",
-                )
-            flat_fixed[at] = True
-            flat_values[at] = wanted
+            placed.append((at, wanted, condition.name))
             at = np.unique(at)
             collected.append((at, np.full(len(at), component)))
         if collected:
@@ -94,7 +82,17 @@ def place(layout: Layout, prescribed: Sequence[Prescribed], touched: np.ndarray,
                 np.concatenate([at for at, _ in collected]),
                 np.concatenate([part for _, part in collected]),
             )
-    return Conditions(fixed, values, sets)
+    if not placed:
+        return Conditions(np.empty(0, np.int64), np.empty(0), sets)
+    at, first = np.unique(np.concatenate([at for at, _, _ in placed]), return_index=True)
+    values = np.concatenate([wanted for _, wanted, _ in placed])[first]
+    for where, wanted, name in placed:
+        if (values[np.searchsorted(at, where)] != wanted).any():
+            raise SolveError(
+                Reason.CONFLICTING_CONDITIONS,
+                f"the set '{name}' gives a component of a node a second, different value.",
+            )
+    return Conditions(at, values, sets)
 
 
 def _inside(name: str, nodes: np.ndarray, layout: Layout) -> np.ndarray:

@@ -66,7 +66,7 @@ def prolong(z0, z1, coarse, factors, fine, ranges, inverse):
     """fine += masked(P coarse) on fine node planes z0 .. z1-1."""
     fz, fy, fx = factors
     _, ny, _, stride = fine.shape
-    nz, rows, _, wide = coarse.shape
+    rows, wide = coarse.shape[1], coarse.shape[3]
     source = coarse.reshape(-1)
     target = fine.reshape(-1)
     flat = inverse.reshape(-1)

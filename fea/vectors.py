@@ -12,7 +12,7 @@ from fea.kernels import row
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def advance(z0, z1, step, x, p, r, kp, sums):
+def advance(step, x, p, r, kp, sums, z0, z1):
     """x += step p;  r -= step kp;  sums[plane] = r . r."""
     size = x.size // x.shape[0]
     flat_x, flat_p, flat_r, flat_kp = x.reshape(-1), p.reshape(-1), r.reshape(-1), kp.reshape(-1)
@@ -29,7 +29,7 @@ def advance(z0, z1, step, x, p, r, kp, sums):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def begin_cycle(z0, z1, r, scale, factor, inverse, right, x):
+def begin_cycle(r, scale, factor, inverse, right, x, z0, z1):
     """right = scale r in float32;  x = factor inverse right."""
     size = r.size // r.shape[0]
     flat_r, flat_i, flat_b, flat_x = r.reshape(-1), inverse.reshape(-1), right.reshape(-1), x.reshape(-1)
@@ -43,7 +43,7 @@ def begin_cycle(z0, z1, r, scale, factor, inverse, right, x):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def turn(z0, z1, z, ratio, p):
+def turn(z, ratio, p, z0, z1):
     """p = z + ratio p."""
     size = p.size // p.shape[0]
     flat_z, flat_p = z.reshape(-1), p.reshape(-1)
@@ -51,3 +51,22 @@ def turn(z0, z1, z, ratio, p):
         zs, ps = row(flat_z, k * size, size), row(flat_p, k * size, size)
         for i in range(size):
             ps[i] = zs[i] + ratio * ps[i]
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def remainder(load, loaded, inverse, r, sums, z0, z1):
+    """r = load - r on the free components (load is 0 unless `loaded`), 0 elsewhere;  sums[plane] = r . r."""
+    size = r.size // r.shape[0]
+    flat_load, flat_i, flat_r = load.reshape(-1), inverse.reshape(-1), r.reshape(-1)
+    for k in range(z0, z1):
+        total = 0.0
+        scales, rs = row(flat_i, k * size, size), row(flat_r, k * size, size)
+        if loaded:
+            loads = row(flat_load, k * size, size)
+            for i in range(size):
+                rs[i] -= loads[i]
+        for i in range(size):
+            value = -rs[i] if scales[i] > 0 else 0.0
+            rs[i] = value
+            total += value * value
+        sums[k] = total

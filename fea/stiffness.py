@@ -122,11 +122,13 @@ class Level:
             field[:, :, c] = volume / 9 * (lam * s[c] + mu * (s.sum() + s[c]))
         return field
 
-    def fix(self, fixed: np.ndarray) -> None:
-        """Set `inverse` from the diagonal and the fixed components (bool field)."""
+    def fix(self, at: np.ndarray) -> None:
+        """Set `inverse` from the diagonal and the flat indices of the fixed components."""
         diagonal = self.diagonal()
-        self.fixed = fixed
-        usable = (diagonal > 1e-9 * diagonal.max()) & ~fixed
+        usable = diagonal > 1e-9 * diagonal.max()
+        self.fixed = np.zeros(self.field_shape, dtype=bool)
+        self.fixed.reshape(-1)[at] = True
+        usable &= ~self.fixed
         self.inverse = self.zeros()
         np.divide(1.0, diagonal, out=self.inverse, where=usable, casting="unsafe")
 
