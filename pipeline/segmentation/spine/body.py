@@ -26,6 +26,11 @@ _MARGIN_MM = 4.0
 _INSIDE_MM = 1.0
 _OUTSIDE_MM = 1.5
 _DISC_SLACK_MM = 1.0
+_WALL_P1, _PLATE_P1 = 0.08, 0.1
+_WALL_OFFSET_COST, _PLATE_OFFSET_COST = 0.006, 0.004
+_DARK_COST = 0.15
+_SHARP_MM, _WALL_BLUR, _PLATE_BLUR = 0.8, 0.25, 0.12
+_CORNER_DEG, _CORNER_HALF_DEG, _CORNER_COST = 45.0, 22.0, 0.015
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,12 @@ class BodyModel:
         return float(np.ptp(middle * np.cos(_ANGLE)))
 
     @property
+    def waist_mm(self) -> float:
+        """Twice the median radius towards the sides at mid height: a rib head widens the body but not this."""
+        sideways = np.abs(np.cos(_ANGLE)) > np.cos(np.radians(18.0))
+        return float(2.0 * np.median(self.wall_mm[sideways, HEIGHTS // 2 - 2 : HEIGHTS // 2 + 3]))
+
+    @property
     def depth_mm(self) -> float:
         """Front-back extent at mid height, on a band of 8 mm about the middle."""
         middle = self.wall_mm[:, HEIGHTS // 2]
@@ -100,7 +111,14 @@ _ANGLE = np.arange(ANGLES) * (2 * np.pi / ANGLES)
 
 
 def fit_body(
-    hu: NDArray[np.float32], grid: Grid, tube: Tube, outlines: Outlines, below: Disc, above: Disc
+    hu: NDArray[np.float32],
+    grid: Grid,
+    tube: Tube,
+    outlines: Outlines,
+    below: Disc,
+    above: Disc,
+    *,
+    source_spacing_mm: tuple[float, float, float],
 ) -> BodyModel:
     """Fit the surfaces of the body between two discs.
 
@@ -111,6 +129,8 @@ def fit_body(
     tube, outlines
         The straightened spine and the averaged outline that the side wall starts from.
     below, above : Disc
+    source_spacing_mm : tuple of float
+        Voxel edges (z, y, x) of the CT, whose blur the position of the surfaces is corrected for.
     """
     frame, template = _frame_and_template(tube, outlines, below, above)
     reach = float(template.max()) + _WALL_REACH_MM
@@ -133,10 +153,24 @@ def fit_body(
         upper, edges[1], upper_unseen = _fit_plate(
             hu, grid, frame, wall[:, -6:].mean(axis=1), u, v, start[1], 1.0, above.half_thickness_mm
         )
+    in_plane_mm = 0.5 * (source_spacing_mm[1] + source_spacing_mm[2])
+    wall = np.maximum(wall - _blur_shift(in_plane_mm, _WALL_BLUR), 2.0)
+    lower = lower + _blur_shift(source_spacing_mm[0], _PLATE_BLUR) * _open_disc(below)
+    upper = upper - _blur_shift(source_spacing_mm[0], _PLATE_BLUR) * _open_disc(above)
     return BodyModel(
         frame, wall, lattice, lattice, lower, upper, wall_edge, edges[0], edges[1], far,
         max(wall_unseen, lower_unseen, upper_unseen),
     )  # fmt: skip
+
+
+def _blur_shift(spacing_mm: float, per_mm: float) -> float:
+    """How far outside a thin bright shell its steepest edge is seen (mm), by the size of the voxels across it."""
+    return per_mm * max(spacing_mm - _SHARP_MM, 0.0)
+
+
+def _open_disc(disc: Disc) -> float:
+    """1 for a disc wide enough that its endplates blur apart from each other, falling to 0 for one that is not."""
+    return float(np.clip((disc.half_thickness_mm - 2.0) / 1.5, 0.0, 1.0))
 
 
 def _frame_and_template(
@@ -216,8 +250,11 @@ def _fit_wall(
     here = values[:, :, extra:-extra]
     drop = np.clip(inner - outer, -60.0, 220.0) / 100.0
     dark = np.cumsum(np.maximum(40.0 - here, 0.0), axis=2) * (_STEP_MM / 100.0)
-    cost = -drop + 0.15 * dark + 0.006 * offset**2
-    found = aggregate(cost, p1=0.08, p2=2.0, circular=(True, False))
+    cost = -drop + _DARK_COST * dark + _WALL_OFFSET_COST * offset**2
+    # Towards the pedicles and rib heads bone goes on: there the wall may only follow the averaged outline.
+    corner = np.abs(np.abs(_ANGLE - np.pi / 2) - np.radians(_CORNER_DEG)) < np.radians(_CORNER_HALF_DEG)
+    cost[corner] += np.where(offset > 0, _CORNER_COST * offset**2, 0.0)
+    found = aggregate(cost, p1=_WALL_P1, p2=2.0, circular=(True, False))
     edge = np.take_along_axis(drop, np.rint(found).astype(int)[:, :, None], axis=2)
     shift = offset[0] + _STEP_MM * found
     wall = np.maximum(template[:, None] + shift, 3.0)
@@ -249,10 +286,10 @@ def _fit_plate(
     outer = values[:, :, extra + int(_OUTSIDE_MM / _STEP_MM) :][:, :, : len(offset)]
     drop = np.clip(inner - outer, -60.0, 220.0) / 100.0
     weight = np.where(inside & ~unseen, 1.0, 0.02)[:, :, None]
-    cost = weight * (-drop + 0.004 * offset**2)
+    cost = weight * (-drop + _PLATE_OFFSET_COST * offset**2)
     # Beyond the middle of the disc lies the endplate of the neighbour, which looks as good from the wrong side.
     cost[:, :, offset > half_disc_mm + _DISC_SLACK_MM] = np.inf
-    found = aggregate(cost, p1=0.12, p2=2.0)
+    found = aggregate(cost, p1=_PLATE_P1, p2=2.0)
     edge = np.take_along_axis(drop, np.rint(found).astype(int)[:, :, None], axis=2)[:, :, 0]
     height = start + direction * (offset[0] + _STEP_MM * found)
     count = max(int(inside.sum()), 1)

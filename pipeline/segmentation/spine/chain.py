@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import Finding, Severity
+from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
 from pipeline.segmentation.model import LABEL_OF, BodySurface, Vertebra
-from pipeline.segmentation.sampling import body_mask, bone_hu_scale, index_box, resample_isotropic
+from pipeline.segmentation.sampling import IndexBox, body_mask, bone_hu_scale, index_box, resample_isotropic
 from pipeline.segmentation.spine.body import BodyModel, fit_body, rasterise
 from pipeline.segmentation.spine.canal import Canal, find_canal, relative_hu
 from pipeline.segmentation.spine.discs import Disc, find_discs
-from pipeline.segmentation.spine.levels import LevelSigns, count_sacral_signs, level_signs, name_levels
+from pipeline.segmentation.spine.levels import (
+    SACRAL_SIGNS,
+    LevelSigns,
+    Naming,
+    count_sacral_signs,
+    level_signs,
+    name_from_pins,
+    name_levels,
+)
+from pipeline.segmentation.spine.quality import Repeat, judge_bodies
 from pipeline.segmentation.spine.tube import Outlines, Tube, find_outlines, straighten
 from pipeline.volume import Grid, Volume
 
 _COARSE_MM = 2.0
 _LEFT_RIGHT_MM, _FRONT_MM, _BACK_MM = 62.0, 70.0, 25.0
 _PADDING_HU = -1500
+_NOT_COUNTED = {"implausible_height", "cut_by_field_of_view"}
 
 
 @dataclass(frozen=True)
@@ -58,15 +69,15 @@ class Trace:
     coarse_hu: NDArray[np.float32]
     coarse_grid: Grid
     canal: Canal
-    fine_hu: NDArray[np.float32] | None = None
-    fine_grid: Grid | None = None
-    tube: Tube | None = None
-    outlines: Outlines | None = None
-    discs: tuple[Disc, ...] = ()
-    """From cranial to caudal, the one above the sacrum last."""
-    bodies: tuple[BodyModel, ...] = ()
+    fine_hu: NDArray[np.float32]
+    fine_grid: Grid
+    tube: Tube
+    outlines: Outlines
+    discs: tuple[Disc, ...]
+    """From cranial to caudal, at least two; the one above the sacrum last if the sacrum is in view."""
+    bodies: tuple[BodyModel, ...]
     """From cranial to caudal; body i lies between disc i and disc i + 1."""
-    signs: tuple[LevelSigns, ...] = ()
+    signs: tuple[LevelSigns, ...]
     """Of each body, and of what lies below the last disc."""
 
 
@@ -94,69 +105,191 @@ def segment_spine(
         If a pinned level does not exist, lies in no body, or two pins contradict each other.
     """
     workers = max(1, threads) if threads is not None else min(4, os.cpu_count() or 1)
-    trace = trace_spine(volume, threads=workers)
     labels = np.zeros(volume.shape, np.uint8)
-    if not trace.bodies:
-        reason = trace.canal.reason or "no chain of discs was found along the canal"
-        finding = Finding("no_spine", Severity.WARNING, f"No spine was found in this volume: {reason}.")
+    try:
+        trace = trace_spine(volume, threads=workers)
+    except NotMeasurable as refusal:
+        finding = Finding(refusal.reason, Severity.WARNING, f"No spine was found in this volume: {refusal.detail}.")
         return SpineResult(labels, (), None, None, (finding,))
-    naming = name_levels(list(trace.signs), whole=[True] * len(trace.signs))
+    masks = [rasterise(model, volume.grid) for model in trace.bodies]
+    repeats = _repeat(volume, trace, masks, threads=workers)
+    judged = judge_bodies(volume, trace.bodies, trace.discs, masks, repeats)
+    if all(_rejected(findings) for findings, _ in judged):
+        text = "No spine was found in this volume: nothing along what looks like a canal passes as a vertebral body."
+        return SpineResult(labels, (), None, None, (Finding("no_spine", Severity.WARNING, text),))
+    plausible = [not {f.code for f in findings} & _NOT_COUNTED for findings, _ in judged]
+    sacrum_from = len(trace.bodies) if trace.signs[-1].sacral_signs >= SACRAL_SIGNS else None
+    if pinned_levels:
+        naming = name_from_pins(len(trace.signs), _bodies_of_pins(trace, pinned_levels), sacrum_from)
+    else:
+        naming = name_levels(list(trace.signs), plausible=[*plausible, sacrum_from is not None])
     vertebrae = []
-    for i, model in enumerate(trace.bodies):
+    for i, (model, (box, mask), (findings, score)) in enumerate(zip(trace.bodies, masks, judged, strict=True)):
         level = naming.levels[i]
-        if naming.sacrum_from is not None and i >= naming.sacrum_from:
-            break
-        name = f"vertebra_{level}" if level is not None else f"vertebra_u{i + 1}"
+        name = f"vertebra_{level}" if f"vertebra_{level}" in LABEL_OF else f"vertebra_u{i + 1}"
+        if level is None:
+            text = "no landmark to count from" if naming.reason else "a body on the way to the landmark is not certain"
+            code = naming.code or "level_uncertain"
+            findings.append(Finding(code, Severity.WARNING, f"The level is not named: {text}."))
         vertebra = Vertebra(
             name=name,
-            level=level,
+            level=level if name != f"vertebra_u{i + 1}" else None,
             label=LABEL_OF[name],
             frame=model.frame,
             surface=_surface(model),
             width_mm=model.width_mm,
             depth_mm=model.depth_mm,
-            score=1.0,
+            score=score,
             level_confidence=naming.confidence[i],
             level_alternatives=naming.alternatives[i],
+            complete=not any(f.code == "cut_by_field_of_view" for f in findings),
+            findings=tuple(findings),
         )
-        box, mask = rasterise(model, volume.grid)
-        labels[box][mask] = vertebra.label
+        part = labels[box]
+        part[mask & (part == 0)] = vertebra.label
         vertebrae.append(vertebra)
-    return SpineResult(labels, tuple(vertebrae), None, trace.canal.points_lps_mm)
+    sacrum_label = _draw_sacrum(volume, trace, labels) if sacrum_from is not None else None
+    return SpineResult(
+        labels, tuple(vertebrae), sacrum_label, trace.canal.points_lps_mm, tuple(_level_findings(naming, trace))
+    )  # fmt: skip
+
+
+def _rejected(findings: list[Finding]) -> bool:
+    return any(f.severity is Severity.FAILURE for f in findings)
+
+
+def _level_findings(naming: Naming, trace: Trace) -> list[Finding]:
+    if naming.reason:
+        return [Finding(naming.code, Severity.WARNING, f"Levels: {naming.reason}.")]
+    by = {"pin": "a level that the user pinned"}.get(naming.anchor, f"the {naming.anchor}")
+    return [Finding("level_anchor", Severity.INFO, f"The levels are counted from {by}.")]
+
+
+def _bodies_of_pins(trace: Trace, pinned_levels: dict[str, float]) -> dict[int, str]:
+    """Index of the body in which each pinned z lies."""
+    pins = {}
+    for level, z_mm in pinned_levels.items():
+        for i in range(len(trace.bodies)):
+            if trace.discs[i + 1].centre_lps_mm[2] <= z_mm <= trace.discs[i].centre_lps_mm[2]:
+                pins[i] = level
+                break
+        else:
+            raise InputRefused(
+                "pin_outside_bodies", f"there is no vertebral body at z = {z_mm:.0f} mm", subject=f"pinned level {level}",
+                remedy="Give the LPS z coordinate of a point inside the body.",
+            )  # fmt: skip
+    return pins
+
+
+def _repeat(
+    volume: Volume, trace: Trace, masks: list[tuple[IndexBox, NDArray[np.bool_]]], *, threads: int
+) -> list[Repeat]:
+    """Find the bodies once more on a grid of another spacing, and see how well each one is met again."""
+    again = _find_bodies(volume, trace.canal, trace.bone_scale, 0.87 * trace.fine_grid.spacing_mm[0], threads)[-1]
+    repeats = []
+    for model, (box, mask) in zip(trace.bodies, masks, strict=True):
+        nearest = min(
+            again,
+            key=lambda other: float(np.linalg.norm(other.frame.centre_lps_mm - model.frame.centre_lps_mm)),
+            default=None,
+        )
+        if nearest is None:
+            repeats.append(Repeat(0.0))
+            continue
+        other_box, other_mask = rasterise(nearest, volume.grid)
+        low = [max(a.start, b.start) for a, b in zip(box, other_box, strict=True)]
+        high = [min(a.stop, b.stop) for a, b in zip(box, other_box, strict=True)]
+        common = 0
+        if all(a < b for a, b in zip(low, high, strict=True)):
+            first = mask[tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, box, strict=True))]
+            second = other_mask[
+                tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, other_box, strict=True))
+            ]
+            common = int((first & second).sum())
+        repeats.append(Repeat(2.0 * common / max(int(mask.sum() + other_mask.sum()), 1)))
+    return repeats
+
+
+def _draw_sacrum(volume: Volume, trace: Trace, labels: NDArray[np.uint8]) -> int | None:
+    """Label the first sacral body, between the last disc and a plane about one body height below it."""
+    top = trace.discs[-1]
+    s_mm = top.s_mm - 0.6 * top.width_mm
+    if s_mm < 2.0:
+        return None
+    centre, _ = trace.outlines.at(s_mm)
+    end = replace(top, s_mm=s_mm, centre_lps_mm=trace.tube.to_lps(np.array(s_mm), centre[0], centre[1]))
+    model = fit_body(
+        trace.fine_hu, trace.fine_grid, trace.tube, trace.outlines, end, top, source_spacing_mm=volume.spacing_mm
+    )  # fmt: skip
+    box, mask = rasterise(model, volume.grid)
+    part = labels[box]
+    part[mask & (part == 0)] = LABEL_OF["sacrum"]
+    return LABEL_OF["sacrum"]
 
 
 def trace_spine(volume: Volume, *, threads: int) -> Trace:
-    """Canal, straightened spine, discs, bodies and signs of the level, without any judgement on them."""
+    """Canal, straightened spine, discs, bodies and signs of the level, without any judgement on the bodies.
+
+    Raises
+    ------
+    NotMeasurable
+        ``no_spine``: nothing in the volume looks like a spinal canal with a chain of discs in front of it.
+    """
     coarse, coarse_grid = resample_isotropic(volume, _COARSE_MM, threads=threads)
     body = body_mask(coarse, coarse_grid)
     # Bone brighter than usual needs no help; only faint bone is brought up to the thresholds.
     bone_scale = min(1.0, bone_hu_scale(coarse, body))
     coarse = relative_hu(coarse, bone_scale)
     canal = find_canal(coarse, coarse_grid, body, threads=threads)
-    trace = Trace(bone_scale, coarse, coarse_grid, canal)
     if not canal.trusted:
-        return trace
-    fine, fine_grid = _fine_array(volume, canal, bone_scale, threads)
-    tube = straighten(canal.points_lps_mm, fine, fine_grid)
-    outlines = find_outlines(tube)
-    chain = find_discs(tube, outlines)[::-1]
+        raise NotMeasurable("no_spine", canal.reason, subject="spine")
+    spacing_mm = 1.0 if max(volume.spacing_mm) <= 1.25 else 1.5
+    fine, fine_grid, tube, outlines, chain, _ = _find_bodies(volume, canal, bone_scale, spacing_mm, threads, fit=False)
     sacral = [count_sacral_signs(coarse, coarse_grid, tube, outlines, disc) for disc in chain]
     # Below the first plate of the sacrum there are no more discs, only remnants.
-    last = next((i for i, signs in enumerate(sacral) if signs >= 3), len(chain) - 1)
+    last = next((i for i, signs in enumerate(sacral) if signs >= SACRAL_SIGNS and i > 0), len(chain) - 1)
     discs = tuple(chain[: last + 1])
-    with ThreadPoolExecutor(threads) as pool:
-        pairs = list(zip(discs[1:], discs[:-1], strict=True))
-        bodies = tuple(pool.map(lambda pair: fit_body(fine, fine_grid, tube, outlines, *pair), pairs))
-        signs = list(
-            pool.map(lambda at: level_signs(coarse, coarse_grid, at[0], at[1]), zip(bodies, sacral, strict=False))
-        )
+    if len(discs) < 2:
+        raise NotMeasurable("no_spine", "no chain of discs lies in front of what looks like a canal", subject="spine")
+    bodies = _fit_bodies(volume, fine, fine_grid, tube, outlines, discs, threads)
+    signs = [level_signs(coarse, coarse_grid, body, count) for body, count in zip(bodies, sacral, strict=False)]
     signs.append(LevelSigns((0.0, 0.0), (True, True), discs[-1].width_mm, sacral[last]))
     return Trace(bone_scale, coarse, coarse_grid, canal, fine, fine_grid, tube, outlines, discs, bodies, tuple(signs))
 
 
-def _fine_array(volume: Volume, canal: Canal, bone_scale: float, threads: int) -> tuple[NDArray[np.float32], Grid]:
+def _find_bodies(
+    volume: Volume, canal: Canal, bone_scale: float, spacing_mm: float, threads: int, *, fit: bool = True
+) -> tuple[NDArray[np.float32], Grid, Tube, Outlines, list[Disc], tuple[BodyModel, ...]]:
+    """Straighten, find outlines and discs (cranial to caudal), and fit the bodies if asked, on a grid of this spacing."""
+    fine, fine_grid = _fine_array(volume, canal, bone_scale, spacing_mm, threads)
+    tube = straighten(canal.points_lps_mm, fine, fine_grid)
+    outlines = find_outlines(tube)
+    chain = find_discs(tube, outlines, slice_mm=volume.spacing_mm[0])[::-1]
+    bodies = _fit_bodies(volume, fine, fine_grid, tube, outlines, tuple(chain), threads) if fit else ()
+    return fine, fine_grid, tube, outlines, chain, bodies
+
+
+def _fit_bodies(
+    volume: Volume,
+    fine: NDArray[np.float32],
+    fine_grid: Grid,
+    tube: Tube,
+    outlines: Outlines,
+    discs: tuple[Disc, ...],
+    threads: int,
+) -> tuple[BodyModel, ...]:
+    def fit(pair: tuple[Disc, Disc]) -> BodyModel:
+        above, below = pair
+        return fit_body(fine, fine_grid, tube, outlines, below, above, source_spacing_mm=volume.spacing_mm)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return tuple(pool.map(fit, pairwise(discs)))
+
+
+def _fine_array(
+    volume: Volume, canal: Canal, bone_scale: float, spacing_mm: float, threads: int
+) -> tuple[NDArray[np.float32], Grid]:
     """Relative HU on a fine isotropic grid about the spine; NaN where the scanner wrote padding."""
-    spacing_mm = 1.0 if max(volume.spacing_mm) <= 1.25 else 1.5
     towards_front = np.array([_LEFT_RIGHT_MM, _FRONT_MM, 0.0])
     towards_back = np.array([_LEFT_RIGHT_MM, _BACK_MM, 0.0])
     corners = np.concatenate([canal.points_lps_mm - towards_front, canal.points_lps_mm + towards_back])

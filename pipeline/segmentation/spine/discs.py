@@ -24,6 +24,12 @@ _PITCH_LOG_SD = 0.22
 _PITCH_RANGE_PER_WIDTH = (0.38, 1.15)
 _PITCH_RANGE_MM = (11.0, 48.0)
 _TILT_STEP_COST = 0.01
+_MERGED_WEIGHT = 0.8
+_MERGED_HALF_MM = 2.0
+_REFINE_WINDOW_MM = 16
+_REFINE_DEG = 8.0
+_REFINE_PLACE_SD_MM = 2.0
+_REFINE_TILT_SD_DEG = 8.0
 _DISC_COST = 0.25
 
 
@@ -40,6 +46,8 @@ class Disc:
         Unit normal, pointing to the head.
     half_thickness_mm : float
         From the middle to the endplates.
+    merged : bool
+        True when both endplates are seen as one band: the disc has a place but no visible thickness.
     response_hu : float
         How much brighter the endplates are than what lies between them, in relative HU.
     tilt_deg : tuple of float
@@ -52,60 +60,77 @@ class Disc:
     centre_lps_mm: NDArray[np.float64]
     normal_lps: NDArray[np.float64]
     half_thickness_mm: float
+    merged: bool
     response_hu: float
     tilt_deg: tuple[float, float]
     width_mm: float
 
 
-def find_discs(tube: Tube, outlines: Outlines) -> list[Disc]:
-    """The chain of discs from caudal to cranial; empty when nothing in the tube looks like one."""
-    profile, centre_lps, width = _plane_profiles(tube, outlines)
-    response, half_thickness = _disc_response(profile, width.astype(np.float64), _HALF_THICKNESS_MM)
+def find_discs(tube: Tube, outlines: Outlines, *, slice_mm: float) -> list[Disc]:
+    """The chain of discs from caudal to cranial; empty when nothing in the tube looks like one.
+
+    Parameters
+    ----------
+    tube, outlines
+    slice_mm : float
+        Distance of the slices of the source. Where it approaches the thickness of a thoracic disc, both endplates merge into
+        one bright band, which then counts as a disc of its own kind.
+    """
+    merged_weight = _MERGED_WEIGHT * float(np.clip(slice_mm - 2.0, 0.0, 1.0))
+    count = len(tube.hu)
+    place = np.arange(count, dtype=float)
+    centre = np.stack([np.interp(place, outlines.s_mm, outlines.centre_mm[:, c]) for c in range(2)], axis=1)
+    width = np.interp(place, outlines.s_mm, outlines.width_mm)
+    profile = _plane_profiles(tube, outlines, 0, count, SAGITTAL_TILTS_DEG, CORONAL_TILTS_DEG)
+    response, _ = _disc_response(profile, width, _HALF_THICKNESS_MM, merged_weight)
     finite = np.isfinite(response)
     if not finite.any():
         return []
     strongest = np.where(finite, response, -np.inf).max(axis=(1, 2))
     scale = max(float(np.percentile(strongest[np.isfinite(strongest)], 90)), 10.0)
+    centre_lps = tube.to_lps(place, centre[:, 0], centre[:, 1])
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centre_lps, axis=0), axis=1))])
     score = np.where(finite, np.clip(response, -100.0, 1.5 * scale) / scale - _DISC_COST, -1e6)
-    chain = _best_chain(score, arc, width.astype(np.float64))
+    chain = _best_chain(score, arc, width)
     return [
-        _disc(tube, outlines, response, half_thickness, int(s), int(a), int(b), float(width[s])) for s, a, b in chain
+        _refined_disc(
+            tube, outlines, s, float(SAGITTAL_TILTS_DEG[a]), float(CORONAL_TILTS_DEG[b]), float(width[s]), merged_weight
+        )
+        for s, a, b in chain
     ]
 
 
 def _plane_profiles(
-    tube: Tube, outlines: Outlines
-) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean HU (N, A, B) over the inner part of the outline on planes of every tilt; centres (N, 3) in LPS; widths (N,)."""
-    count = len(tube.hu)
-    place = np.arange(count, dtype=float)
+    tube: Tube, outlines: Outlines, first: int, stop: int, sagittal_deg: NDArray, coronal_deg: NDArray
+) -> NDArray[np.float32]:
+    """Mean HU (stop - first, A, B) over the inner part of the outline, on planes at these positions and tilts."""
+    place = np.arange(first, stop, dtype=float)
     centre = np.stack([np.interp(place, outlines.s_mm, outlines.centre_mm[:, c]) for c in range(2)], axis=1)
     radius = np.stack([np.interp(place, outlines.s_mm, r) for r in outlines.radius_mm.T], axis=1)
-    width = np.interp(place, outlines.s_mm, outlines.width_mm)
-    profile = np.full((count, len(SAGITTAL_TILTS_DEG), len(CORONAL_TILTS_DEG)), np.nan, np.float32)
+    profile = np.full((stop - first, len(sagittal_deg), len(coronal_deg)), np.nan, np.float32)
     _mean_on_planes(
         tube.hu,
+        first,
         centre,
         radius,
-        np.tan(np.radians(SAGITTAL_TILTS_DEG)),
-        np.tan(np.radians(CORONAL_TILTS_DEG)),
+        np.tan(np.radians(sagittal_deg)),
+        np.tan(np.radians(coronal_deg)),
         _INNER_PART,
         _LATTICE_MM,
         BACK_REACH_MM,
         LEFT_REACH_MM,
         profile,
     )
-    return profile, tube.to_lps(place, centre[:, 0], centre[:, 1]), width
+    return profile
 
 
 @njit(cache=True, nogil=True)
-def _mean_on_planes(hu, centre, radius, slopes_v, slopes_u, part, lattice, back, aside, profile):  # type: ignore[no-untyped-def]
+def _mean_on_planes(hu, first, centre, radius, slopes_v, slopes_u, part, lattice, back, aside, profile):  # type: ignore[no-untyped-def]
     count, rows, columns = hu.shape
     angles = radius.shape[1]
     row = np.empty(rows * columns, np.int64)
     column = np.empty(rows * columns, np.int64)
-    for n in range(count):
+    for n in range(len(profile)):
         wanted = 0
         for j in range(0, rows, lattice):
             for i in range(0, columns, lattice):
@@ -122,7 +147,7 @@ def _mean_on_planes(hu, centre, radius, slopes_v, slopes_u, part, lattice, back,
                 known = 0
                 for point in range(wanted):
                     j, i = row[point], column[point]
-                    s = n + slopes_v[a] * (j - back - centre[n, 0]) + slopes_u[b] * (i - aside - centre[n, 1])
+                    s = first + n + slopes_v[a] * (j - back - centre[n, 0]) + slopes_u[b] * (i - aside - centre[n, 1])
                     s0 = int(np.floor(s))
                     if s0 < 0 or s0 + 1 >= count:
                         continue
@@ -135,7 +160,7 @@ def _mean_on_planes(hu, centre, radius, slopes_v, slopes_u, part, lattice, back,
 
 
 @njit(cache=True, nogil=True)
-def _disc_response(profile, width, half_thicknesses):  # type: ignore[no-untyped-def]
+def _disc_response(profile, width, half_thicknesses, merged_weight):  # type: ignore[no-untyped-def]
     """Best double-endplate response over the thickness, and that half thickness, per position and tilt."""
     count, tilts_v, tilts_u = profile.shape
     response = np.full((count, tilts_v, tilts_u), -np.inf, np.float32)
@@ -160,15 +185,20 @@ def _disc_response(profile, width, half_thicknesses):  # type: ignore[no-untyped
                         middle += line[m] / (2 * reach + 1)
                     if not (np.isfinite(upper) and np.isfinite(lower) and np.isfinite(middle)):
                         continue
-                    value = 0.7 * min(upper - middle, lower - middle) + 0.15 * (upper + lower - 2 * middle)
+                    value = 0.8 * min(upper - middle, lower - middle) + 0.1 * (upper + lower - 2 * middle)
                     beyond_up, beyond_down = u0 + 5, l0 - 5
-                    if beyond_up < count and np.isfinite(line[beyond_up]):
-                        value += 0.125 * min(max(upper - line[beyond_up], -60.0), 60.0)
-                    if beyond_down >= 0 and np.isfinite(line[beyond_down]):
-                        value += 0.125 * min(max(lower - line[beyond_down], -60.0), 60.0)
+                    if beyond_up < count and beyond_down >= 0:
+                        drop = min(upper - line[beyond_up], lower - line[beyond_down])
+                        if np.isfinite(drop):
+                            value += 0.25 * min(max(drop, -60.0), 60.0)
                     if value > response[n, a, b]:
                         response[n, a, b] = value
                         thickness[n, a, b] = half
+                if merged_weight > 0.0 and 7 <= n < count - 7:
+                    value = merged_weight * (line[n] - max(line[n - 7], line[n + 7]))
+                    if value > response[n, a, b]:
+                        response[n, a, b] = value
+                        thickness[n, a, b] = 0.0
     return response, thickness
 
 
@@ -237,30 +267,46 @@ def _chain_values(score, arc, width, pitch_per_width, pitch_sd, pitch_range_widt
     return value, previous, from_v, from_u
 
 
-def _disc(
+def _refined_disc(
     tube: Tube,
     outlines: Outlines,
-    response: NDArray[np.float32],
-    half_thickness: NDArray[np.float32],
     s: int,
-    a: int,
-    b: int,
+    sagittal_deg: float,
+    coronal_deg: float,
     width_mm: float,
+    merged_weight: float,
 ) -> Disc:
-    centre, _ = outlines.at(float(s))
-    slope_v, slope_u = np.tan(np.radians(SAGITTAL_TILTS_DEG[a])), np.tan(np.radians(CORONAL_TILTS_DEG[b]))
-    reach = 8.0
-    v = np.array([0.0, reach, -reach, 0.0, 0.0])
-    u = np.array([0.0, 0.0, 0.0, reach, -reach])
-    points = tube.to_lps(s + slope_v * v + slope_u * u, centre[0] + v, centre[1] + u)
+    """The disc of the chain with its place and tilts sharpened: the chain had to make do with steps of 4 degrees."""
+    first, stop = max(s - _REFINE_WINDOW_MM, 0), min(s + _REFINE_WINDOW_MM + 1, len(tube.hu))
+    shift_deg = np.arange(-_REFINE_DEG, _REFINE_DEG + 0.1, 2.0)
+    profile = _plane_profiles(tube, outlines, first, stop, sagittal_deg + shift_deg, coronal_deg + shift_deg)
+    widths = np.full(stop - first, width_mm)
+    response, half_thickness = _disc_response(profile, widths, _HALF_THICKNESS_MM, merged_weight)
+    shift_mm = np.arange(first, stop, dtype=float) - s
+    cost = (
+        (shift_mm[:, None, None] / _REFINE_PLACE_SD_MM) ** 2
+        + (shift_deg[None, :, None] / _REFINE_TILT_SD_DEG) ** 2
+        + (shift_deg[None, None, :] / _REFINE_TILT_SD_DEG) ** 2
+    )
+    strength = max(float(response[s - first].max()), 10.0)
+    worth = np.where(np.isfinite(response), response - 0.1 * strength * cost, -np.inf)
+    k, a, b = (int(i) for i in np.unravel_index(int(worth.argmax()), worth.shape))
+    tilt = (sagittal_deg + float(shift_deg[a]), coronal_deg + float(shift_deg[b]))
+    place = float(first + k)
+    centre, _ = outlines.at(place)
+    slope_v, slope_u = np.tan(np.radians(tilt))
+    v = np.array([0.0, 8.0, -8.0, 0.0, 0.0])
+    u = np.array([0.0, 0.0, 0.0, 8.0, -8.0])
+    points = tube.to_lps(place + slope_v * v + slope_u * u, centre[0] + v, centre[1] + u)
     normal = np.cross(points[3] - points[4], points[2] - points[1])
     normal /= np.linalg.norm(normal)
     return Disc(
-        s_mm=float(s),
+        s_mm=place,
         centre_lps_mm=points[0],
-        normal_lps=normal if normal[2] > 0 else -normal,
-        half_thickness_mm=float(half_thickness[s, a, b]),
-        response_hu=float(response[s, a, b]),
-        tilt_deg=(float(SAGITTAL_TILTS_DEG[a]), float(CORONAL_TILTS_DEG[b])),
+        normal_lps=normal if normal @ np.asarray(tube.up[int(place)]) > 0 else -normal,
+        half_thickness_mm=float(half_thickness[k, a, b]) or _MERGED_HALF_MM,
+        merged=bool(half_thickness[k, a, b] == 0.0),
+        response_hu=float(response[k, a, b]),
+        tilt_deg=tilt,
         width_mm=width_mm,
     )

@@ -7,12 +7,13 @@ is), and a name is given only where the sacrum or the last rib is in view.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.errors import InputRefused
 from pipeline.segmentation.model import LEVELS
 from pipeline.segmentation.sampling import sample_lps
 from pipeline.segmentation.spine.body import BodyModel
@@ -46,6 +47,7 @@ _NOT_SACRAL_LOG_LIKELIHOOD = (-0.05, -0.6, -2.5, -5.0, -7.0)
 _LATERAL_FIELD_MM = 70.0
 _RIB_MM, _NO_RIB_MM = 60.0, 50.0
 _LEAST_CONFIDENCE = 0.9
+SACRAL_SIGNS = 3
 _FREQUENCY_OF_VARIANTS = 0.05
 
 
@@ -86,7 +88,7 @@ class Naming:
     reason : str
         Why there is no name, or what is doubtful; empty when all is well.
     code : str
-        ``level_unknown`` or ``level_uncertain`` when there is a reason.
+        ``level_unknown``, ``level_uncertain`` or ``level_conflict`` when there is a reason.
     """
 
     levels: tuple[str | None, ...]
@@ -95,7 +97,7 @@ class Naming:
     anchor: str = ""
     reason: str = ""
     code: str = ""
-    sacrum_from: int | None = field(default=None)
+    sacrum_from: int | None = None
     """Index of the first body that belongs to the sacrum, whether the others have names or not."""
 
 
@@ -187,7 +189,8 @@ def _sweep_outward(values, start, first, threshold):  # type: ignore[no-untyped-
                 if not front[k, j]:
                     continue
                 total += 1
-                if np.isnan(values[k, j, i]):
+                # A rib that is cut runs along the border of the field for a while before it ends there.
+                if np.isnan(values[k, j, i]) or np.isnan(values[k, min(j + 2, height - 1), i]):
                     missing += 1
                 for kk in range(max(k - 2, 0), min(k + 3, depth)):
                     for jj in range(max(j - 2, 0), min(j + 3, height)):
@@ -195,88 +198,136 @@ def _sweep_outward(values, start, first, threshold):  # type: ignore[no-untyped-
                             following[kk, jj] = True
                             found = True
         if not found:
-            lost = 2 * missing > total
+            lost = 5 * missing > total
             break
         last = i
         front = following
     return last, lost
 
 
-def name_levels(signs: list[LevelSigns], *, whole: list[bool]) -> Naming:
+def name_levels(signs: list[LevelSigns], *, plausible: list[bool]) -> Naming:
     """Name bodies from cranial to caudal by their signs.
 
     Parameters
     ----------
     signs : list of LevelSigns
         From cranial to caudal.
-    whole : list of bool
-        Whether each body is in view and neither merged nor split.
+    plausible : list of bool
+        False for a body that may be two, or half of one, or is cut: no level is counted across it.
     """
     count = len(signs)
     shifts = [k for k in range(len(_SEQUENCE)) if k + count <= len(_SEQUENCE)]
+    nothing = Naming((None,) * count, (None,) * count, ({},) * count)
     if count == 0 or not shifts:
-        return Naming((None,) * count, (None,) * count, ({},) * count, reason="no body to name", code="level_unknown")
+        return replace(nothing, reason="there are no bodies, or too many", code="level_unknown")
     total = np.array([sum(_log_likelihood(_SEQUENCE[k + i], s) for i, s in enumerate(signs)) for k in shifts])
     weight = np.exp(total - total.max())
     weight /= weight.sum()
     best = shifts[int(weight.argmax())]
     chosen = [_SEQUENCE[best + i] for i in range(count)]
-    alternatives = tuple(
-        {_SEQUENCE[k + i]: round(float(w), 3) for k, w in zip(shifts, weight, strict=True) if w > 0.005 and k != best}
-        for i in range(count)
-    )
-    first_sacral = next((i for i, level in enumerate(chosen) if level.startswith("S")), None)
-    by_sacrum = (
-        first_sacral is not None
-        and first_sacral > 0
-        and signs[first_sacral].sacral_signs >= 3
-        and whole[first_sacral - 1]
-    )
-    rib_step = _last_rib(signs, whole)
-    by_rib = rib_step is not None
-    none: tuple[None, ...] = (None,) * count
-    if not by_sacrum and not by_rib:
+    first_sacral = next((i for i, s in enumerate(signs) if s.sacral_signs >= SACRAL_SIGNS and i > 0), None)
+    rib_step = _last_rib(signs, plausible)
+    nothing = replace(nothing, sacrum_from=first_sacral)
+    if first_sacral is None and rib_step is None:
         reason = "neither the sacrum nor the last rib is in view"
-        if all(any(s.cut_off) for s in signs):
-            reason += " (the lateral field of view is too small to see ribs)"
-        return Naming(
-            none,
-            none,
-            alternatives,
-            reason=reason,
-            code="level_unknown",
-            sacrum_from=first_sacral if by_sacrum else None,
-        )
-    anchor = " and ".join(name for name, seen in (("sacrum", by_sacrum), ("last rib", by_rib)) if seen)
+        if any(any(s.cut_off) for s in signs[:-1]):
+            reason += ", and the lateral field of view is too small to see where the ribs end"
+        likely = tuple(_other_levels(shifts, weight, i, None) for i in range(count))
+        return replace(nothing, alternatives=likely, reason=reason, code="level_unknown")
+    anchors = [
+        name for name, seen in (("sacrum", first_sacral is not None), ("last rib", rib_step is not None)) if seen
+    ]
     doubt = ""
-    if by_sacrum and by_rib and first_sacral is not None and rib_step is not None and first_sacral - rib_step != 6:
-        doubt = (
-            f"{first_sacral - rib_step - 1} bodies without ribs lie between the last rib and the sacrum, 5 are usual"
-        )
-    elif by_rib and rib_step is not None and chosen[rib_step] != "T12":
-        doubt = f"the body with the last long rib looks like {chosen[rib_step]} by its other signs"
-    confidence = float(weight.max()) * (1.0 if by_sacrum and by_rib else 1.0 - _FREQUENCY_OF_VARIANTS)
+    if first_sacral is not None and chosen[first_sacral] != "S1":
+        doubt = f"what lies above the sacrum looks like {chosen[first_sacral - 1]} by its other signs"
+    elif rib_step is not None and chosen[rib_step] != "T12":
+        between = "" if first_sacral is None else f": {first_sacral - rib_step - 1} bodies without ribs, 5 are usual"
+        doubt = f"the body with the last long rib looks like {chosen[rib_step]} by the other signs{between}"
+    # One landmark alone cannot tell a transitional vertebra; two that agree on five lumbar bodies can.
+    variants = 0.01 if len(anchors) == 2 else _FREQUENCY_OF_VARIANTS
+    likely_weight = (1.0 - variants) * weight
+    for shift in (best - 1, best + 1):
+        if shift in shifts:
+            likely_weight[shifts.index(shift)] += 0.5 * variants
+    confidence = float(likely_weight[shifts.index(best)])
     if not doubt and confidence < _LEAST_CONFIDENCE:
         doubt = f"the most likely naming has a probability of {confidence:.2f}"
     if doubt:
-        return Naming(
-            none,
-            none,
-            alternatives,
-            anchor,
-            f"{doubt} (possible transitional vertebra)",
-            "level_uncertain",
-            first_sacral if by_sacrum else None,
+        likely = tuple(_other_levels(shifts, likely_weight, i, None) for i in range(count))
+        reason = f"{doubt} (possible transitional vertebra)"
+        return replace(
+            nothing, alternatives=likely, anchor=" and ".join(anchors), reason=reason, code="level_uncertain"
         )
-    levels = tuple(chosen)
-    return Naming(levels, (round(confidence, 3),) * count, alternatives, anchor, sacrum_from=first_sacral)
+    counted = _reached_from_anchor(plausible, first_sacral, rib_step)
+    return Naming(
+        tuple(level if ok else None for level, ok in zip(chosen, counted, strict=True)),
+        tuple(round(confidence, 3) if ok else None for ok in counted),
+        tuple(_other_levels(shifts, likely_weight, i, best if ok else None) for i, ok in enumerate(counted)),
+        " and ".join(anchors),
+        sacrum_from=first_sacral,
+    )
 
 
-def _last_rib(signs: list[LevelSigns], whole: list[bool]) -> int | None:
+def name_from_pins(count: int, pins: dict[int, str], sacrum_from: int | None) -> Naming:
+    """Name bodies by counting from those that the user named (index to level).
+
+    Raises
+    ------
+    InputRefused
+        If a level does not exist or two pins contradict each other.
+    """
+    unknown = [level for level in pins.values() if level not in _SEQUENCE]
+    if unknown:
+        raise InputRefused(
+            "unknown_level",
+            f"there is no level {unknown[0]!r}",
+            subject="pinned level",
+            remedy="Use T1 to T12 or L1 to L5.",
+        )
+    shifts = {_SEQUENCE.index(level) - i for i, level in pins.items()}
+    if len(shifts) > 1:
+        raise InputRefused(
+            "contradicting_levels", "the pinned levels contradict each other", subject=", ".join(sorted(pins.values())),
+            remedy="Pin one level, or check their z coordinates.",
+        )  # fmt: skip
+    shift = shifts.pop()
+    inside = [0 <= shift + i < len(_SEQUENCE) for i in range(count)]
+    levels = tuple(_SEQUENCE[shift + i] if ok else None for i, ok in enumerate(inside))
+    reason = ""
+    if sacrum_from is not None and levels[sacrum_from] != "S1":
+        reason = f"counted from the pinned level, what lies above the sacrum is {levels[sacrum_from - 1]}"
+    return Naming(
+        levels, (None,) * count, ({},) * count, "pin", reason, "level_conflict" if reason else "", sacrum_from
+    )  # fmt: skip
+
+
+def _other_levels(shifts: list[int], weight: NDArray[np.float64], i: int, best: int | None) -> dict[str, float]:
+    """Levels of body `i` and their probabilities, without the chosen one, largest first."""
+    pairs = [(_SEQUENCE[k + i], float(w)) for k, w in zip(shifts, weight, strict=True) if w >= 0.01 and k != best]
+    return {level: round(w, 3) for level, w in sorted(pairs, key=lambda pair: -pair[1])}
+
+
+def _reached_from_anchor(plausible: list[bool], first_sacral: int | None, rib_step: int | None) -> list[bool]:
+    """Which bodies can be counted from an anchor without crossing an implausible one."""
+    reached = [False] * len(plausible)
+    starts = [] if rib_step is None else [rib_step]
+    if first_sacral is not None:
+        reached[first_sacral:] = [True] * (len(plausible) - first_sacral)
+        starts.append(first_sacral - 1)
+    for start in starts:
+        for step in (-1, 1):
+            i = start
+            while 0 <= i < len(plausible) and plausible[i]:
+                reached[i] = True
+                i += step
+    return reached
+
+
+def _last_rib(signs: list[LevelSigns], plausible: list[bool]) -> int | None:
     """Index of the body with ribs on both sides whose lower neighbour has none, both whole and wholly seen."""
     for i in range(len(signs) - 1):
         upper, lower = signs[i], signs[i + 1]
-        seen = whole[i] and whole[i + 1] and not any(lower.cut_off)
+        seen = plausible[i] and plausible[i + 1] and not any(lower.cut_off)
         if seen and min(upper.reach_mm) > _RIB_MM and max(lower.reach_mm) < _NO_RIB_MM:
             return i
     return None
