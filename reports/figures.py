@@ -81,6 +81,8 @@ def draw_spine(sagittal: SliceView | None, coronal: SliceView | None) -> Picture
 
 def draw_vertebra_strip(crops: Sequence[VertebraCrop]) -> Picture:
     """The mid-sagittal cut of each body with the six points that its heights are measured between."""
+    if not crops:
+        raise ValueError("no crop to draw")
     rows = [crops[i : i + 8] for i in range(0, len(crops), 8)]
     longest = max(len(row) for row in rows)
     cell_mm = PAGE_WIDTH_MM / max(longest, 5)
@@ -177,6 +179,8 @@ def _panels(
     equal_heights: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with one panel for each view, all at one scale (mm of the patient per mm of paper) or of one height."""
+    if not views:
+        raise ValueError("no view to draw")
     top_mm, gap_mm = 5.5, 3.0
     heights = [view.image.shape[0] * view.pixel_mm[0] for view in views]
     widths = [view.image.shape[1] * view.pixel_mm[1] for view in views]

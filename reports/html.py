@@ -29,7 +29,7 @@ def render_html(record: StudyRecord, folder: Path, *, language: str = "en") -> s
     document = compose(record, language=language)
     words = load_language(language)
     figure_word, missing = words.words["text.figure"], words.words["text.figures_missing"]
-    return _environment().get_template("report.html.jinja").render(
+    return environment().get_template("report.html.jinja").render(
         document=document,
         picture=lambda file: _data_uri(folder, file),
         figure_word=lambda number: figure_word.format(number=number),
@@ -38,7 +38,8 @@ def render_html(record: StudyRecord, folder: Path, *, language: str = "en") -> s
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with every value escaped."""
     return Environment(
         loader=PackageLoader("reports", "templates"),
         autoescape=True,

@@ -50,10 +50,9 @@ def render_pdf(
         template = (files("reports") / "templates" / "report.typ").read_text(encoding="utf-8")
         main = workplace / "report.typ"
         main.write_text(template, encoding="utf-8")
-        fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # matplotlib ships DejaVu Sans
-        compiled = typst.compile(
-            str(main), root=str(workplace), font_paths=[str(fonts)], ignore_system_fonts=True, pdf_standards="ua-1"
-        )
+        # DejaVu Sans comes with matplotlib; letters that it lacks (a Chinese series name, say) come from the system's fonts.
+        fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+        compiled = typst.compile(str(main), root=str(workplace), font_paths=[str(fonts)], pdf_standards="ua-1")
     if not isinstance(compiled, bytes):
         raise TypeError(f"typst returned {type(compiled).__name__}")
     return compiled

@@ -1,0 +1,169 @@
+"""Pictures: true to scale, capped in size, and honest about what they show."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from numpy.typing import NDArray
+
+from reports.evidence import (
+    Evidence,
+    FieldCut,
+    HipView,
+    Label,
+    Outline,
+    SliceView,
+    VertebraCrop,
+    femur_view,
+    spine_views,
+)
+from reports.figures import MAX_PIXELS, draw_fields, draw_hips, draw_spine, draw_vertebra_strip
+from reports.figures_charts import draw_calibration, draw_density_profile, draw_force_displacement
+from reports.pictures import draw_pictures
+from tests.reports.example_records import example_record
+
+
+def pixels(png: bytes) -> NDArray:
+    return np.asarray(imread(io.BytesIO(png)))
+
+
+def scoliotic_spine() -> tuple[NDArray, NDArray, dict[int, str]]:
+    """Three bright cubes that wander to the left and to the back on their way up, on a 2 x 1 x 1 mm grid."""
+    hu = np.full((60, 80, 80), 40.0)
+    labels = np.zeros(hu.shape, np.uint8)
+    names = {22: "vertebra_L3", 21: "vertebra_L2", 20: "vertebra_L1", 26: "sacrum"}
+    for step, label in enumerate((22, 21, 20)):
+        k, j, i = 12 + 16 * step, 30 + 8 * step, 25 + 14 * step
+        box = (slice(k, k + 10), slice(j, j + 20), slice(i, i + 20))
+        hu[box], labels[box] = 300.0, label
+    labels[2:6, 30:40, 30:40] = 26
+    return hu, labels, names
+
+
+def test_views_follow_a_crooked_spine() -> None:
+    hu, labels, names = scoliotic_spine()
+    sagittal, coronal = spine_views(hu, labels, names, (2.0, 1.0, 1.0), margin_mm=10.0)
+    for view in (sagittal, coronal):
+        assert [label.text for label in view.labels] == ["L1", "L2", "L3"]  # head on top, no sacrum
+        assert sorted(outline.name for outline in view.outlines) == ["vertebra_L1", "vertebra_L2", "vertebra_L3"]
+        assert view.pixel_mm == (2.0, 1.0)
+        for outline in view.outlines:
+            assert outline.mask is not None
+            assert outline.mask.sum() == 10 * 20  # the whole middle of each body, wherever it stands
+            assert view.image[outline.mask].min() > 250
+        for label in view.labels:
+            mask = next(o.mask for o in view.outlines if o.name.endswith(label.text))
+            assert mask is not None
+            assert mask[round(label.row), round(label.column)]
+
+
+def test_six_points_land_on_their_body() -> None:
+    hu, labels, names = scoliotic_spine()
+    corner = np.array([[12.0, 30.0, 35.0]])  # lower front of L3
+    sagittal, _ = spine_views(hu, labels, names, (2.0, 1.0, 1.0), six_points=corner, margin_mm=10.0)
+    mask = next(o.mask for o in sagittal.outlines if o.name == "vertebra_L3")
+    assert mask is not None
+    rows, columns = np.nonzero(mask)
+    assert sagittal.points.tolist() == [[rows.max(), columns.min()]]
+
+
+def test_spine_without_vertebrae_is_refused() -> None:
+    with pytest.raises(ValueError, match="no vertebra"):
+        spine_views(np.zeros((4, 4, 4)), np.zeros((4, 4, 4), int), {26: "sacrum"}, (1.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match="empty"):
+        femur_view(np.zeros((4, 4, 4)), np.zeros((4, 4, 4), bool), (1.0, 1.0, 1.0), name="femur_left")
+
+
+def test_coarse_slices_are_drawn_with_their_true_aspect() -> None:
+    image = np.full((10, 60), -2000.0)  # 50 mm high, 60 mm wide
+    image[:, 30:] = 2000.0
+    shown = pixels(draw_spine(SliceView(image, (5.0, 1.0)), None).png)[..., :3].mean(axis=2)
+    black = np.argwhere(shown < 0.02)
+    white_right = np.argwhere(shown[black[:, 0].min() : black[:, 0].max(), :] > 0.98)
+    height = np.ptp(black[:, 0]) + 1
+    width = white_right[:, 1].max() - black[:, 1].min() + 1
+    assert width / height == pytest.approx(60 / 50, rel=0.03)
+
+
+def test_scale_bar_has_its_length_in_mm() -> None:
+    picture = draw_spine(SliceView(np.full((100, 100), -2000.0), (1.0, 1.0)), None)
+    shown = pixels(picture.png)[..., :3].mean(axis=2)
+    black_row = np.flatnonzero((shown < 0.02).sum(axis=1) > 0.5 * shown.shape[1])
+    lower = shown[black_row[0] : black_row[-1]]
+    bar = max((row > 0.9).sum() for row in lower[-lower.shape[0] // 10 :])
+    assert bar / lower.shape[1] == pytest.approx(0.20, abs=0.02)  # 20 mm of a view of 100 mm
+
+
+def test_a_tall_picture_is_capped() -> None:
+    crop = VertebraCrop(SliceView(np.zeros((20, 20)), (1.0, 1.0)), "L1")
+    shown = pixels(draw_vertebra_strip([crop] * 120).png)
+    assert shown.shape[0] * shown.shape[1] <= 1.01 * MAX_PIXELS
+
+
+def test_every_picture_says_in_words_what_it_shows() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[5:15, 5:15] = True
+    view = SliceView(
+        np.zeros((20, 20)), (1.0, 1.0), "CT", (Outline("vertebra_L1", mask=mask),), (Label("L1", 10.0, 10.0),)
+    )  # fmt: skip
+    region = Outline("femoral_neck", path=np.array([[2.0, 2.0], [8.0, 2.0], [8.0, 8.0]]), dashed=True)
+    projection = SliceView(np.full((20, 20), 0.8), (1.0, 1.0), "projection", (region,), window=(0.9, 1.8))
+    field = FieldCut(
+        "femur_left", view, np.where(mask, 3.0, np.nan), "strain energy density", "kPa", "sideways fall", (0, 1)
+    )
+    crop = VertebraCrop(
+        SliceView(np.zeros((20, 20)), (1.0, 1.0), points=np.array([[5, x] for x in (5, 9, 14)] * 2)), "L1"
+    )
+    evidence = Evidence(view, view, (crop,), (HipView("left", projection, view),), (field,))
+    pictures = draw_pictures(example_record(), evidence)
+    assert [p.id for p in pictures] == ["spine", "vertebrae", "hips", "mechanics", "density", "calibration", "curves"]
+    words = {p.id: p.alt for p in pictures}
+    assert "L1" in words["spine"]
+    assert "femoral neck" in words["hips"]
+    assert "sideways fall" in words["mechanics"]
+    assert "L2 115 ± 6" in words["density"]
+    assert "3180 ± 410 N" in words["curves"]
+    assert "HU" in {p.id: p.caption for p in pictures}["spine"]
+    assert all(p.png.startswith(b"\x89PNG") and 20 < p.width_mm <= 180 for p in pictures)
+    assert b"P0007" not in b"".join(p.png for p in pictures)
+
+
+def test_nothing_to_show_is_no_picture() -> None:
+    empty = example_record(vertebrae=(), femora=(), calibration=None)
+    assert draw_pictures(empty, Evidence()) == ()
+    assert draw_density_profile(()) is None
+    assert draw_force_displacement([]) is None
+
+
+def test_a_picture_is_the_same_every_time() -> None:
+    calibration = example_record().calibration
+    assert calibration is not None
+    assert draw_calibration(calibration).png == draw_calibration(calibration).png
+
+
+@pytest.mark.parametrize("image", [np.zeros(3), np.zeros((2, 2, 2))])
+def test_a_view_is_two_dimensional(image: NDArray) -> None:
+    with pytest.raises(ValueError, match="2-D"):
+        SliceView(image, (1.0, 1.0))
+
+
+def test_masks_and_fields_must_fit_their_image() -> None:
+    with pytest.raises(ValueError, match="mask of femur_left"):
+        SliceView(np.zeros((4, 4)), (1.0, 1.0), outlines=(Outline("femur_left", mask=np.zeros((3, 4), bool)),))
+    with pytest.raises(ValueError, match="field of shape"):
+        FieldCut("x", SliceView(np.zeros((4, 4)), (1.0, 1.0)), np.zeros((3, 3)), "strain", "1")
+    with pytest.raises(ValueError, match="pixel size"):
+        SliceView(np.zeros((4, 4)), (0.0, 1.0))
+    with pytest.raises(ValueError, match="draw"):
+        draw_hips([HipView("left")])
+
+
+def test_drawing_needs_something_to_draw() -> None:
+    for draw in (draw_fields, draw_vertebra_strip, draw_hips):
+        with pytest.raises(ValueError, match="draw"):
+            draw([])
+    with pytest.raises(ValueError, match="draw"):
+        draw_spine(None, None)

@@ -1,0 +1,290 @@
+"""The same numbers in every rendering: HTML, PDF and cohort table of random records are read back and compared.
+
+Also: nothing that a record holds can break out of its text, every absent number comes with its reason, and the files are what
+they say they are (self-contained, tagged, accessible).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pypdf
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from reports.cohort import NotDone, cohort_row, data_dictionary, measurements, write_cohort
+from reports.evidence import Evidence, SliceView
+from reports.html import render_html
+from reports.language import languages, load_language
+from reports.pdf import render_pdf
+from reports.pictures import with_pictures
+from reports.quantity import Quantity, format_quantity, format_value
+from reports.record import Quality, StudyRecord
+from tests.reports.example_records import example_record, finding, records
+
+FEW = settings(
+    max_examples=12,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # rendering is too slow for shrinking
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+class _Page(HTMLParser):
+    """Text, headings, pictures and links of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._silent = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._silent = tag in ("style", "script")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return squeezed(" ".join(self.texts))
+
+
+def squeezed(text: str) -> str:
+    """Without white space and control characters, which text extraction puts anywhere."""
+    return re.sub(r"[\s\x00-\x1f\u200b\u00ad]+", "", text)
+
+
+def pdf_text(content: bytes) -> str:
+    return squeezed("".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(content)).pages))
+
+
+def reported_numbers(record: StudyRecord) -> list[Quantity]:
+    """Every quantity that the report has to print."""
+    numbers: list[Quantity | None] = [record.assessment.spine_vbmd_mg_cm3]
+    for body in record.vertebrae:
+        heights = body.heights_mm
+        numbers += [heights.anterior, heights.middle, heights.posterior] if heights and _has_row(body) else []
+        numbers += [body.trabecular_hu, body.vbmd_mg_cm3, body.strength_n, body.stiffness_n_mm]
+        numbers.append(body.fracture.height_loss if body.fracture else None)
+    for femur in record.femora:
+        regions = femur.abmd_g_cm2
+        numbers += [getattr(regions, name) for name in type(regions).model_fields] if regions else []
+        numbers += [*femur.t_scores.values(), femur.strength_n, femur.stiffness_n_mm]
+    return [number for number in numbers if number is not None]
+
+
+def _has_row(body: object) -> bool:
+    return getattr(body, "status", "") not in ("failed", "absent")
+
+
+@FEW
+@given(records())
+def test_html_pdf_and_table_print_the_same_numbers(record: StudyRecord) -> None:
+    html = _Page(render_html(record, Path("nowhere"))).text
+    pdf = pdf_text(render_pdf(record, Path("nowhere")))
+    row = cohort_row(record)
+    for number in reported_numbers(record):
+        printed = squeezed(format_quantity(number, unit=False))
+        assert printed in html
+        assert printed in pdf
+    for body in record.vertebrae:
+        for key in ("trabecular_hu", "vbmd_mg_cm3", "strength_n", "stiffness_n_mm"):
+            number, cell = getattr(body, key), row[f"{str(body.level).lower()}_{key}"]
+            assert cell == (None if number is None else number.value)
+            if number is not None:
+                assert format_value(number.model_copy(update={"value": float(str(cell))})) == format_value(number)
+    for _, found in record.all_findings():
+        if found.severity != "info":
+            assert squeezed(found.text) in html
+            assert squeezed(found.text) in pdf
+
+
+@FEW
+@given(records())
+def test_every_absent_number_of_a_hip_comes_with_its_reason(record: StudyRecord) -> None:
+    html = _Page(render_html(record, Path("nowhere"))).text
+    for structure in (*record.vertebrae, *record.femora):
+        for key in ("strength_n", "fracture" if structure in record.vertebrae else "t_score"):
+            if getattr(structure, key) is None:
+                reason = structure.reason_for(key)
+                assert reason is not None
+                assert squeezed(reason.text) in html
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "#panic(1)",
+        "$x$ *b* @ref <l>",
+        "{{ 7*7 }}",
+        "\\u{41}",
+    ],
+)
+def test_text_of_a_record_stays_text(hostile: str) -> None:
+    record = example_record(quality=Quality(findings=(finding("hostile", "warning", hostile),)))
+    html = render_html(record, Path("nowhere"))
+    assert squeezed(hostile) in _Page(html).text
+    assert "script" not in [tag for tag, _ in _Page(html).tags]
+    assert "img" not in [tag for tag, _ in _Page(html).tags]
+    assert squeezed(hostile) in pdf_text(render_pdf(record, Path("nowhere")))
+
+
+def test_pictures_are_embedded_and_nothing_is_fetched(tmp_path: Path) -> None:
+    view = SliceView(np.linspace(-200, 800, 600).reshape(20, 30), (3.0, 1.0), "Sagittal")
+    record = with_pictures(example_record(), Evidence(sagittal=view), tmp_path)
+    assert [f.id for f in record.quality.figures] == ["spine", "density", "calibration", "curves"]
+    html = render_html(record, tmp_path)
+    page = _Page(html)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 4
+    assert all(str(image["src"]).startswith("data:image/png;base64,") and image["alt"] for image in images)
+    assert not re.search(r"https?://", html)
+    assert not [tag for tag, _ in page.tags if tag in ("link", "script", "iframe")]
+    drawn = pypdf.PdfReader(io.BytesIO(render_pdf(record, tmp_path)))
+    assert sum(len(page.images) for page in drawn.pages) == 4
+
+
+def test_a_record_cannot_make_the_report_read_other_files(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    study = tmp_path / "study"
+    study.mkdir()
+    record = example_record()
+    figure = {"id": "x", "file": "../secret.png", "caption": "c", "alt": "a"}
+    record = record.model_copy(update={"quality": Quality.model_validate({"figures": [figure]})})
+    assert "c2VjcmV0" not in render_html(record, study)
+    assert squeezed("../secret.png is not beside the record") in pdf_text(render_pdf(record, study))
+
+
+def test_html_has_headings_in_order_and_real_table_heads() -> None:
+    page = _Page(render_html(example_record(), Path("nowhere")))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    heads = [attributes.get("scope") for tag, attributes in page.tags if tag == "th"]
+    assert heads
+    assert set(heads) <= {"col", "row", "rowgroup"}
+    assert ("html", {"lang": "en"}) in page.tags
+
+
+def test_pdf_is_tagged_bookmarked_and_short() -> None:
+    pdf = pypdf.PdfReader(io.BytesIO(render_pdf(example_record(), Path("nowhere"))))
+    catalog = pdf.trailer["/Root"]
+    assert catalog["/MarkInfo"]["/Marked"]
+    assert str(catalog["/Lang"]).startswith("en")
+    assert next(str(entry["/Title"]) for entry in pdf.outline if not isinstance(entry, list)) == "Impression"
+    fonts = {str(font["/BaseFont"]) for page in pdf.pages for font in _fonts(page)}
+    assert fonts
+    assert all("DejaVu" in font or "Libertinus" in font for font in fonts)
+    assert len(pdf.pages) <= 4
+
+
+def _fonts(page: pypdf.PageObject) -> list[pypdf.generic.DictionaryObject]:
+    return [font.get_object() for font in page["/Resources"]["/Font"].values()]
+
+
+def test_report_marks_itself_as_draft_and_research_until_signed() -> None:
+    record = example_record()
+    for text in (_Page(render_html(record, Path("nowhere"))).text, pdf_text(render_pdf(record, Path("nowhere")))):
+        assert squeezed("PRELIMINARY – NOT SIGNED") in text
+        assert squeezed("Research use only. Not a medical device.") in text
+    study = record.study.model_copy(update={"signed_by": "Dr. Example"})
+    signed = _Page(render_html(record.model_copy(update={"study": study}), Path("nowhere"))).text
+    assert squeezed("Signed by Dr. Example") in signed
+    assert "NOTSIGNED" not in signed
+
+
+def test_coverage_is_printed_whole_and_once_per_service() -> None:
+    record = example_record()
+    text = _Page(render_html(record, Path("nowhere"))).text
+    for service in record.services:
+        assert service.coverage is not None
+        assert text.count(squeezed(service.coverage.text)) == 1
+        for source in service.coverage.sources:
+            assert squeezed(source["quote"]) in text
+        for conflict in service.coverage.conflicts:
+            assert squeezed(str(conflict["text"] if isinstance(conflict, dict) else conflict)) in text
+
+
+@pytest.mark.parametrize("code", languages())
+def test_every_language_has_the_same_words_with_the_same_gaps(code: str) -> None:
+    english, other = load_language("en").words, load_language(code).words
+    assert set(other) == set(english)
+    for key, words in english.items():
+        assert set(re.findall(r"{\w+}", other[key])) == set(re.findall(r"{\w+}", words)), key
+
+
+def test_unknown_language_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are: "):
+        load_language("tlh")
+
+
+def test_cohort_files_agree_with_one_another_and_with_their_dictionary(tmp_path: Path) -> None:
+    all_records = [example_record()]
+    refused = NotDone("P0008", "refused", "missing_slices", "Slices 88-89 are missing.")
+    write_cohort(all_records, tmp_path, not_done=[refused])
+    names = [entry["name"] for entry in data_dictionary()]
+    with (tmp_path / "cohort.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    table = pq.read_table(tmp_path / "cohort.parquet")
+    assert names == list(rows[0]) == table.column_names
+    assert len(names) == len(set(names))
+    for row, typed in zip(rows, table.to_pylist(), strict=True):
+        for name, value in typed.items():
+            if isinstance(value, float):
+                assert float(row[name]) == value
+            else:
+                assert row[name] == (
+                    "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+                )
+    assert (rows[0]["l1_strength_n"], rows[0]["l1_strength_n_status"]) == ("", "deformed_body")
+    assert (rows[1]["study_status"], rows[1]["study_reason"]) == ("refused", "missing_slices")
+    overview = _Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert ("a", {"href": "P0007/report.html"}) in overview.tags
+    assert squeezed("Slices 88-89 are missing.") in overview.text
+
+
+@FEW
+@given(records())
+def test_cohort_cells_hold_only_allowed_values_and_the_long_table_holds_every_number(record: StudyRecord) -> None:
+    row = cohort_row(record)
+    for entry in data_dictionary():
+        value = row[entry["name"]]
+        if entry["allowed"] and value is not None:
+            assert str(value) in entry["allowed"].split(" | "), entry["name"]
+    long = {(m["structure"], m["quantity"]): m for m in measurements(record)}
+    for body in record.vertebrae:
+        found = long[(body.name, "strength_n")]
+        assert found["status"] == ("measured" if body.strength_n else body.reason_for("strength_n").code)  # type: ignore[union-attr]
+
+
+def test_text_that_a_spreadsheet_would_run_is_quoted(tmp_path: Path) -> None:
+    record = example_record()
+    line = record.calibration.model_copy(update={"method": "=HYPERLINK(1)"})
+    write_cohort([record.model_copy(update={"calibration": line})], tmp_path)
+    assert "'=HYPERLINK(1)" in (tmp_path / "cohort.csv").read_text(encoding="utf-8")
+
+
+def test_documents_of_one_study_take_less_than_ten_seconds(tmp_path: Path) -> None:
+    view = SliceView(np.random.default_rng(0).normal(100, 200, (300, 200)), (1.0, 1.0), "Sagittal")
+    start = time.perf_counter()
+    record = with_pictures(example_record(), Evidence(sagittal=view, coronal=view), tmp_path)
+    render_html(record, tmp_path)
+    render_pdf(record, tmp_path)
+    assert time.perf_counter() - start < 10
