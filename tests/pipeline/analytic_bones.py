@@ -105,7 +105,15 @@ def spine(
     bodies = []
     for i, level in enumerate(names):
         frame = frame_at((0.0, 0.0, 34.0 * ((len(names) - 1) / 2 - i)), turn)
-        share = share_inside(grid, vertebral_solid(frame, *heights[level]))
+        # Only the slices around the body are sampled.
+        middle = grid.to_index(frame.centre_lps_mm)[0]
+        reach = 24.0 / spacing_mm[0]
+        near = slice(max(0, int(middle - reach)), min(grid.shape[0], int(middle + reach) + 1))
+        matrix = grid.index_to_lps.copy()
+        matrix[:3, 3] = grid.to_lps(np.array([near.start, 0, 0]))
+        window = Grid((near.stop - near.start, *grid.shape[1:]), matrix)
+        share = np.zeros(grid.shape)
+        share[near] = share_inside(window, vertebral_solid(frame, *heights[level]), oversampling=3)
         mask = share >= 0.5
         name = f"vertebra_{level}" if levels_known else f"vertebra_u{i + 1}"
         label = LABEL_OF[name]
