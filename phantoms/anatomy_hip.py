@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phantoms.anatomy_spine import CORTEX_MG_CM3
+from phantoms.anatomy_spine import CORTEX_MG_CM3, Placement, sacral_wing
 from phantoms.solids import (
     DensityFeature,
     Primitive,
@@ -181,9 +181,9 @@ def femur_solid(shape: FemurShape, side: str, *, texture: float = 0.22) -> Solid
     )  # fmt: skip
 
 
-def hemipelvis_solid(head_centre_mm: Vector, head_radius_mm: float, sacrum_mm: Vector, side: str, *, sex: str, size: float,
+def hemipelvis_solid(head_centre_mm: Vector, head_radius_mm: float, sacrum: Placement, side: str, *, sex: str, size: float,
                      density_scale: float) -> Solid:  # fmt: skip
-    """Ilium, pubis and ischium of one side round an acetabulum; `sacrum_mm` is the middle of the S1 endplate."""
+    """Ilium, pubis and ischium of one side round an acetabulum; `sacrum` is placed at the S1 endplate."""
     c = np.asarray(head_centre_mm, float)
     d = density_scale
     skin, core = 1.1 * d, 130.0 * d
@@ -196,7 +196,7 @@ def hemipelvis_solid(head_centre_mm: Vector, head_radius_mm: float, sacrum_mm: V
     inner = head_radius_mm + JOINT_SPACE_MM
     opening = unit([0.66, -0.34, -0.67])
     midline = -float(c[0]) / k  # lateral coordinate of the midline
-    joint = np.asarray(sacrum_mm, float)
+    joint = sacrum.origin_mm
 
     def sacroiliac(lateral: float, back: float, up: float) -> Vector:
         """From the middle of the S1 endplate."""
@@ -213,12 +213,21 @@ def hemipelvis_solid(head_centre_mm: Vector, head_radius_mm: float, sacrum_mm: V
     up = unit((crest_top - roof) - along * float((crest_top - roof) @ along))
     axes = np.stack([along, up, np.cross(along, up)])
     # The blade: bent outwards in the middle, thin there and thick at the crest.
-    outward_is_w = axes[2][0] > 0
-    bend = (-1.0 if outward_is_w else 1.0) * 0.0019
+    bend = (-1.0 if axes[2][0] > 0 else 1.0) * 0.0019
+    half_length, half_width = 0.52 * float(np.linalg.norm(asis - psis)), 62.0 * k
     parts.append(
-        plate(middle, axes, 0.52 * float(np.linalg.norm(asis - psis)), 62.0 * k, thickness_mm=5.0 * k, edge_thickness_mm=10.5 * k,
-              curvature_per_mm=(bend, bend * 0.4, 0.0), exponent=2.4, rounding_mm=4.0, cortex_mm=skin, core_mg_cm3=core, blend_mm=8.0)
+        plate(
+            middle, axes, half_length, half_width, thickness_mm=5.0 * k, edge_thickness_mm=9.5 * k,
+            curvature_per_mm=(bend, bend * 0.4, 0.0), exponent=2.4, rounding_mm=4.0, cortex_mm=skin, core_mg_cm3=core, blend_mm=8.0,
+        )
     )  # fmt: skip
+    crest = []
+    for angle in np.radians(np.linspace(-8.0, 188.0, 10)):
+        u = 0.97 * half_length * np.sign(np.cos(angle)) * abs(np.cos(angle)) ** 0.85
+        v = 0.97 * half_width * np.sign(np.sin(angle)) * abs(np.sin(angle)) ** 0.85
+        crest.append(middle + np.array([u, v, bend * (u * u + 0.4 * v * v)]) @ axes)
+    thick = np.array([6.5, 6.5, 6.5, 6.0, 6.0, 6.5, 6.5, 7.0, 8.0, 8.0]) * k
+    parts += chain(crest, thick, cortex_mm=skin, core_mg_cm3=core, blend_mm=5.0)
     # Pillars: arcuate line to the sacroiliac joint, front border to the spines, body above the socket.
     parts += chain(
         [at(-6, 4, 26), at(-12, 22, 44), sacroiliac(63, 20, -36), sacroiliac(58, 40, -34)], np.array([17, 13, 13, 12]) * k,
@@ -248,15 +257,18 @@ def hemipelvis_solid(head_centre_mm: Vector, head_radius_mm: float, sacrum_mm: V
         [body_of_pubis, at(midline + 20, -36, -46), at(-32, 0, -66), at(-24, 22, -66)], np.array([9, 6.5, 6.5, 10]) * k,
         flatness=0.75, flat_towards=(1.0, -1.0, 0.0), cortex_mm=skin, core_mg_cm3=core, blend_mm=6.0,
     )  # fmt: skip
-    # Iliac crest.
-    parts += chain(
-        [psis, sacroiliac(68, 46, 2), at(34, 36, 120), crest_top, at(44, -18, 108), asis], np.array([8.5, 8, 6.5, 6.5, 7, 7]) * k,
-        cortex_mm=skin, core_mg_cm3=core, blend_mm=5.0,
-    )  # fmt: skip
+    parts.append(
+        ellipsoid(at(midline + 11.5, -46, -35), np.array([9.0, 7.5, 17.0]) * k, cortex_mm=skin, core_mg_cm3=core, blend_mm=5.0)
+    )
+    # Greater sciatic notch, behind and above the socket.
+    notch = at(-14, 42, 14)
+    parts.append(round_cone(notch - (40.0, 0, 0), notch + (60.0, 0, 0), 17.0 * k).subtracted(4.0))
     parts.append(ellipsoid(c, inner).subtracted(1.0))
     reach = c + 70.0 * k * opening
     parts.append(round_cone(c + 14.0 * k * opening, reach, inner - 3.0, inner + 9.0).subtracted(2.0))
-    # Keep clear of the midline (symphysis of 4 mm) and of the sacrum.
+    # The sacroiliac joint: 3 mm of cartilage round the wing of the sacrum.
+    wide = (1.0 if sex == "F" else 1.04) * size
+    parts += [p.subtracted(1.0) for p in sacral_wing(sacrum, 1.0, wide=wide, size=size, grow_mm=3.0)]
     if side == "right":
         parts = [p.mirrored() for p in parts]
     return Solid(

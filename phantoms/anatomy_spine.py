@@ -82,7 +82,7 @@ _TRANSVERSE_SPAN = (
 )
 _CANAL_WIDTH = (21.8, 19.5, 18.4, 17.2, 17.0, 17.3, 17.3, 17.7, 17.9, 18.2, 19.4, 22.2, 22.6, 22.8, 23.2, 23.6, 25.4)
 _CANAL_DEPTH = (16.4, 15.5, 15.9, 16.2, 16.2, 16.3, 15.9, 15.9, 15.7, 15.5, 16.1, 18.1, 18.0, 17.2, 16.7, 17.2, 17.8)
-_SPINE_LENGTH = (32, 32, 32, 32, 33, 34, 35, 35, 33, 30, 27, 27, 30, 31, 31, 29, 22)
+_SPINE_LENGTH = (32, 32, 32, 32, 33, 34, 35, 35, 33, 30, 27, 27, 30, 31, 31, 28, 20)
 _SPINE_SLOPE_DEG = (25, 30, 38, 42, 48, 52, 54, 54, 48, 40, 26, 14, 10, 8, 8, 8, 10)
 # Disc above each level's lower neighbour: height between rims, and lordotic wedge.
 _DISC_HEIGHT = (4.2, 4.2, 4.2, 4.3, 4.4, 4.5, 4.6, 4.8, 5.0, 5.4, 6.0, 6.8, 7.8, 9.0, 10.2, 11.0, 10.6)
@@ -390,7 +390,7 @@ def vertebra_solid(vertebra: SpineVertebra, *, marrow: str, size: float, cortex:
     slope = np.radians(_SPINE_SLOPE_DEG[i])
     length = _SPINE_LENGTH[i] * size
     tip = (0.0, lamina + 4 + length * np.cos(slope), -0.28 * height - length * np.sin(slope))
-    tall = 0.34 * height / size if lumbar else 5.0
+    tall = 0.29 * height / size if lumbar else 5.0
     rod((0.0, lamina + 4.0, -0.28 * height), tip, tall * 0.95, tall, 3.2 / tall, left)
     parts.append(
         round_cone(
@@ -457,6 +457,23 @@ def sacral_canal_points(sacrum: Placement, size: float) -> NDArray[np.float64]:
     return np.array([sacrum.point(0.0, p * size, s * size) for p, s in along])
 
 
+def sacral_wing(
+    sacrum: Placement, side: float, *, wide: float, size: float, skin_mm: float = 0.0, core_mg_cm3: float = 0.0, grow_mm: float = 0.0
+) -> list[Primitive]:
+    """Ala and lateral mass of one side (1 left, -1 right), grown by `grow_mm` to cut the joint with the ilium free."""
+    behind = sacrum.axes[1]
+    ala = ellipsoid(
+        sacrum.point(side * 33 * wide, 10 * size, -19 * size), np.array([24 * wide, 18 * size, 20 * size]) + grow_mm,
+        axes=sacrum.turned(side * -0.25, 2).turned(side * -0.3, 1).axes, cortex_mm=skin_mm, core_mg_cm3=core_mg_cm3, blend_mm=6.0,
+    )  # fmt: skip
+    points = [(37 * wide, 17, -26), (30 * wide, 22, -46), (19 * wide, 20, -70), (10 * wide, 10, -88)]
+    mass = chain(
+        [sacrum.point(side * x, p * size, s * size) for x, p, s in points], np.array([18, 13, 9, 6]) * size + grow_mm, flatness=0.8,
+        flat_towards=behind, cortex_mm=skin_mm, core_mg_cm3=core_mg_cm3, blend_mm=5.0,
+    )  # fmt: skip
+    return [ala, *mass]
+
+
 def sacrum_solid(sacrum: Placement, *, sex: str, size: float, core_mg_cm3: float, marrow: str, cortex: float) -> Solid:
     """Sacrum with alae, foramina and canal; the origin of `sacrum` is the middle of the S1 endplate."""
     wide = (1.0 if sex == "F" else 1.04) * size
@@ -484,23 +501,14 @@ def sacrum_solid(sacrum: Placement, *, sex: str, size: float, core_mg_cm3: float
         )  # fmt: skip
     ala_core = 0.55 * core_mg_cm3
     for side in (1.0, -1.0):
-        parts.append(ellipsoid(
-            sacrum.point(side * 33 * wide, 9 * size, -17 * size), (21 * wide, 17 * size, 17 * size),
-            axes=sacrum.turned(side * -0.25, 2).turned(side * -0.3, 1).axes, cortex_mm=skin, core_mg_cm3=ala_core, blend_mm=6.0,
-        ))  # fmt: skip
-        parts += chain(
-            [sacrum.point(side * 36 * wide, 16 * size, -22 * size), sacrum.point(side * 30 * wide, 22 * size, -46 * size),
-             sacrum.point(side * 19 * wide, 20 * size, -70 * size), sacrum.point(side * 10 * wide, 10 * size, -88 * size)],
-            [17 * size, 13 * size, 9 * size, 6 * size], flatness=0.8, flat_towards=behind, cortex_mm=skin, core_mg_cm3=ala_core,
-            blend_mm=5.0,
-        )  # fmt: skip
+        parts += sacral_wing(sacrum, side, wide=wide, size=size, skin_mm=skin, core_mg_cm3=ala_core)
         for s, p in ((-8.0, 36.0), (-30.0, 40.0), (-50.0, 37.0)):
             parts.append(ellipsoid(
                 sacrum.point(side * 14 * size, p * size, s * size), (6 * size, 4 * size, 9 * size), axes=sacrum.axes,
                 cortex_mm=skin, core_mg_cm3=core_mg_cm3, blend_mm=4.0,
             ))  # fmt: skip
     parts += chain(
-        [sacrum.point(0, 41 * size, -8 * size), sacrum.point(0, 44 * size, -32 * size), sacrum.point(0, 38 * size, -56 * size)],
+        [sacrum.point(0, 42 * size, -15 * size), sacrum.point(0, 44 * size, -32 * size), sacrum.point(0, 38 * size, -56 * size)],
         [6 * size, 6 * size, 5 * size], flatness=0.7, flat_towards=left, cortex_mm=skin, core_mg_cm3=core_mg_cm3, blend_mm=5.0,
     )  # fmt: skip
     canal = sacral_canal_points(sacrum, size)

@@ -22,33 +22,28 @@ class Habitus:
     size: float
     fat_mm: float
 
-    _Z: ClassVar = np.array([-190.0, -150, -110, -60, 0, 60, 120, 180, 240, 330, 420])
-    _HALF_WIDTH: ClassVar = np.array([158.0, 158, 155, 146, 128, 119, 119, 125, 130, 132, 132])
-    _HALF_DEPTH: ClassVar = np.array([84.0, 92, 96, 97, 94, 90, 90, 94, 98, 101, 101])
-    _CENTRE_Y: ClassVar = np.array([6.0, 6, 6, 2, -4, -8, -8, -6, -3, 0, 2])
+    _Z: ClassVar = np.array([-215.0, -190, -165, -140, -110, -60, 0, 60, 120, 180, 240, 330, 420, 470, 540])
+    _HALF_WIDTH: ClassVar = np.array([146.0, 150, 152, 153, 155, 146, 128, 119, 119, 125, 130, 133, 132, 118, 70])
+    _BACK: ClassVar = np.array([84.0, 92, 98, 101, 104, 102, 93, 88, 88, 91, 95, 100, 102, 100, 80])
+    _FRONT: ClassVar = np.array([74.0, 78, 82, 85, 89, 94, 97, 97, 97, 99, 101, 101, 98, 85, 50])
 
     def muscle(self, z_mm: float | NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """Half width, half depth and y of the centre of the muscular wall at a height above the S1 endplate."""
         z = np.asarray(z_mm, float) / self.size
-        a, b, c = (
-            np.interp(z, self._Z, table) * self.size for table in (self._HALF_WIDTH, self._HALF_DEPTH, self._CENTRE_Y)
-        )
-        return a, b, c
+        a, back, front = (np.interp(z, self._Z, table) * self.size for table in (self._HALF_WIDTH, self._BACK, self._FRONT))
+        return a, (back + front) / 2, (back - front) / 2
 
-    def wall_tube(
-        self, outset_mm: float, *, low_mm: float | None = None, back_mm: float = 0.0, rind_mm: float = 0.0
-    ) -> Primitive:
-        """The muscular wall moved outwards (inwards if negative); `back_mm` moves its back by that much more."""
+    def wall(self, outset_mm: float, *, rind_mm: float = 0.0) -> list[Primitive]:
+        """The muscular wall moved outwards by `outset_mm`, rounded off at the perineum."""
         z = self._Z * self.size
-        if low_mm is not None:
-            z = np.linspace(low_mm, z[-1], 11)
         a, b, c = self.muscle(z)
-        return tube(z, 0.0, c + back_mm / 2, a + outset_mm, b + outset_mm + back_mm / 2, exponent=2.35, rind_mm=rind_mm)
+        trunk = tube(z, 0.0, c, a + outset_mm, b + outset_mm, exponent=2.35, rind_mm=rind_mm, blend_mm=10.0)
+        above = ellipsoid((0.0, 10.0, 450.0 * self.size), np.array([460.0, 330.0, 625.0]) * self.size + 0.5 * outset_mm)
+        return [trunk, above.intersected(12.0)]
 
     def back_skin_mm(self) -> float:
         """Largest y of the skin: where the table is."""
-        _, b, c = self.muscle(self._Z * self.size)
-        return float((b + c).max() + 1.15 * self.fat_mm + 8.0)
+        return float(self._BACK.max() * self.size + self.fat_mm + 3.0)
 
 
 def _mirror_pair(solid: Solid) -> list[Solid]:
@@ -63,43 +58,33 @@ def outer_solids(habitus: Habitus, femur: FemurShape) -> list[Solid]:
     """Skin, subcutaneous fat, muscular wall and thighs."""
     s, fat = habitus.size, habitus.fat_mm
     hip = femur.head_centre_mm
-    thigh = [femur.at(0, 0, d) for d in (-25.0, 60.0, 150.0, 400.0)]
+    thigh = [femur.at(0, 0, d) for d in (-66.0, -45.0, -20.0, 20.0, 80.0, 150.0, 230.0)]
     z = np.array([p[2] for p in thigh])
-    x = np.array([hip[0] + 2, hip[0] + 2, hip[0] - 1, hip[0] - 12])
-    y = np.array([8.0, 8.0, 2.0, -2.0]) * s
-    wide, deep = np.array([74.0, 76, 72, 56]) * s, np.array([80.0, 82, 76, 58]) * s
-    gap = np.minimum(0.5 * fat, np.maximum(x - wide - 2.0, 0.5))
+    x = hip[0] + np.array([8.0, 6, 2, 0, 0, -1, -4]) * s
+    y = np.array([8.0, 8, 10, 8, 5, 2, 0]) * s
+    wide, deep = np.array([34.0, 52, 66, 74, 75, 71, 66]) * s, np.array([38.0, 60, 74, 82, 82, 77, 70]) * s
 
-    def legs(outset: NDArray, rind_mm: float = 0.0) -> list[Primitive]:
-        leg = tube(
-            z,
-            x,
-            y,
-            np.minimum(wide + outset, x - 1.0 + 0 * gap),
-            deep + outset,
-            exponent=2.2,
-            rind_mm=rind_mm,
-            blend_mm=8.0,
-        )
+    def legs(outset: float, rind_mm: float = 0.0) -> list[Primitive]:
+        leg = tube(z, x, y, np.minimum(wide + outset, x - 1.0), deep + outset, exponent=2.15, rind_mm=rind_mm, blend_mm=10.0)
         return [leg, leg.mirrored()]
 
     skin = fat + 1.8
-    solids = [
-        Solid("subcutaneous_fat", (habitus.wall_tube(skin, low_mm=-165 * s, back_mm=0.15 * fat + 6, rind_mm=1.8),
-              *legs(np.full(4, skin), 1.8)), "fat", rind="soft_tissue", texture=7.0, texture_mm=7.0),
-        Solid("muscle", (habitus.wall_tube(0.0, low_mm=-150 * s), *legs(np.zeros(4))), "muscle", texture=9.0, texture_mm=4.5),
+    return [
+        Solid("subcutaneous_fat", (*habitus.wall(skin, rind_mm=1.8), *legs(skin, 1.8)), "fat", rind="soft_tissue", texture=7.0,
+              texture_mm=7.0),
+        Solid("muscle", (*habitus.wall(0.0), *legs(0.0)), "muscle", texture=9.0, texture_mm=4.5),
     ]  # fmt: skip
-    return solids
 
 
 def cavity_solids(habitus: Habitus, spine: Spine, rng: np.random.Generator) -> list[Solid]:
     """Visceral fat, organs, bowel with gas, great vessels, lungs."""
     s = habitus.size
-    z = np.array([-135.0, -110, -60, 0, 60, 120, 180, 250, 420]) * s
+    z = np.array([-150.0, -135, -110, -60, 0, 60, 120, 180, 250, 420]) * s
     a, b, c = habitus.muscle(z)
-    limit = np.array([62.0, 74, 92, 108, a[4] / s - 12, a[5] / s - 12, a[6] / s - 12, a[7] / s - 12, a[8] / s - 12]) * s
+    limit = np.array([16.0, 44, 70, 92, 108, a[5] / s - 12, a[6] / s - 12, a[7] / s - 12, a[8] / s - 12, a[9] / s - 12]) * s
     front = c - b + 12 * s
-    back = np.array([40.0, 52, 48, 20, 34, 38, 46, 60, 62]) * s
+    front[:2] += (36 * s, 12 * s)
+    back = np.array([10.0, 34, 52, 50, 20, 34, 38, 46, 60, 62]) * s
     cavity = tube(z, 0.0, (front + back) / 2, limit, (back - front) / 2, exponent=2.5)
     solids = [Solid("visceral_fat", (cavity,), "visceral_fat", texture=12.0, texture_mm=9.0)]
 
@@ -169,9 +154,9 @@ def _bowel(solids: list[Solid], cavity: Primitive, habitus: Habitus, rng: np.ran
 def lung_solids(habitus: Habitus) -> list[Solid]:
     """Lungs round the domes of the diaphragm, with the heart between them."""
     s = habitus.size
-    z = np.array([188.0, 215, 250, 300, 420]) * s
+    z = np.array([188.0, 215, 250, 300, 400, 455]) * s
     a, b, c = habitus.muscle(z)
-    shrink = np.array([40.0, 20, 16, 15, 15]) * s
+    shrink = np.array([40.0, 20, 16, 15, 18, 60]) * s
     dome_right = ellipsoid(np.array([-60, -22, 195]) * s, np.array([92, 90, 92]) * s)
     dome_left = ellipsoid(np.array([62, -22, 190]) * s, np.array([84, 88, 88]) * s)
     solids = []
@@ -238,7 +223,7 @@ def muscle_solids(spine: Spine, femur: FemurShape, habitus: Habitus) -> list[Sol
     for points, flat in ((psoas, 0.95), (back, 0.85)):
         where = np.array([p for p, _ in points])
         radius = np.array([r for _, r in points])
-        belly = chain(where, radius + 1.6, cortex_mm=1.6, flatness=flat, flat_towards=(0.0, 1.0, 0.0))
+        belly = chain(where, radius + 1.1, cortex_mm=1.1, flatness=flat, flat_towards=(0.0, 1.0, 0.0))
         solids += _mirror_pair(
             Solid("muscle_belly", tuple(belly), "muscle", rind="visceral_fat", texture=9.0, texture_mm=4.0)
         )
@@ -325,7 +310,7 @@ def table_solids(back_skin_mm: float) -> list[Solid]:
     bend = -0.00042
     centre = np.array([0.0, back_skin_mm + 24.0, 0.0])
     top = plate(centre, axes, 3000.0, 205.0, thickness_mm=26.0, edge_thickness_mm=18.0, exponent=6.0, curvature_per_mm=(0, bend, 0),
-                cortex_mm=1.5)  # fmt: skip
+                cortex_mm=2.5)  # fmt: skip
     pad = plate(centre - (0, 20.0, 0), axes, 3000.0, 190.0, thickness_mm=11.0, edge_thickness_mm=8.0, exponent=6.0,
                 curvature_per_mm=(0, bend, 0))  # fmt: skip
     return [Solid("mattress", (pad,), "table_foam"), Solid("table", (top,), "table_foam", rind="table_shell")]

@@ -19,8 +19,9 @@ UNION, SUBTRACT, INTERSECT = range(3)
 
 # Slots of a primitive's row of numbers.
 KIND, OPERATION, BLEND, ORIGIN, AXES, CORTEX, CORE, SHAPE = 0, 1, 2, 3, 6, 15, 17, 20
-ROW_LENGTH = 72
-TUBE_KNOTS = 10
+# `phantoms.distances` compiles these in, and its cache is keyed to its own file: touch that file when one changes.
+ROW_LENGTH = 88
+TUBE_KNOTS = 16
 
 Vector = NDArray[np.float64]
 
@@ -315,11 +316,12 @@ class Solid:
     @property
     def box_mm(self) -> tuple[Vector, Vector]:
         """Low and high corner of the bounding box in LPS."""
-        unions = [p for p in self.primitives if p.row[OPERATION] == UNION]
-        low = np.min([p.low_mm for p in unions], axis=0)
-        high = np.max([p.high_mm for p in unions], axis=0)
-        for limit in (p for p in self.primitives if p.row[OPERATION] == INTERSECT and p.row[KIND] != HALF_SPACE):
-            low, high = np.maximum(low, limit.low_mm), np.minimum(high, limit.high_mm)
+        low, high = self.primitives[0].low_mm, self.primitives[0].high_mm
+        for p in self.primitives[1:]:
+            if p.row[OPERATION] == UNION:
+                low, high = np.minimum(low, p.low_mm), np.maximum(high, p.high_mm)
+            elif p.row[OPERATION] == INTERSECT and p.row[KIND] != HALF_SPACE:
+                low, high = np.maximum(low, p.low_mm), np.minimum(high, p.high_mm)
         return low, high
 
     def rows(self) -> NDArray[np.float64]:

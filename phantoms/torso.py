@@ -165,7 +165,7 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
     for side in ("left", "right"):
         solids.append(
             anatomy_hip.hemipelvis_solid(
-                head, femur.head_radius_mm, sacrum_at, side, sex=sex, size=size, density_scale=options.hip_scale
+                head, femur.head_radius_mm, spine.sacrum, side, sex=sex, size=size, density_scale=options.hip_scale
             )
         )
         solids.append(anatomy_hip.femur_solid(femur, side, texture=options.texture))
