@@ -153,7 +153,8 @@ class _Sheet:
         if not self._ready(vertebra, "trabecular_hu"):
             return
         assert self.calibration is not None
-        grade = shape.genant_grade if shape is not None and shape.flagged else None
+        # A loss below 25 % is "possible, reader to confirm": too unspecific to take the density away.
+        grade = None if shape is None or shape.genant_grade is None else shape.genant_grade if shape.flagged else 0
         try:
             self.densities[vertebra.name] = measure_vertebra(
                 self.volume, self.segmentation, vertebra, self.calibration, fracture_grade=grade
@@ -358,15 +359,12 @@ def _fracture(shape: VertebraShape) -> record.Fracture | None:
             "components": {name: 100.0 * part for name, part in loss.components.items()},
         }
     )
-    norms = "; ".join(f"{kind} against {norm}" for kind, norm in shape.norms.items())
-    if shape.genant_grade == 1:
-        norms = "possible, reader to confirm; " + norms
     return record.Fracture(
         genant_grade=shape.genant_grade,
         deformity=shape.deformity,
         height_loss=percent,
         grade_probabilities={str(grade): p for grade, p in shape.grade_probabilities.items()},
-        note=norms or None,
+        note="possible, reader to confirm" if shape.genant_grade == 1 else None,
     )
 
 

@@ -120,4 +120,4 @@ def _fields(measured: Measured) -> tuple[FieldCut, ...]:
         name for name in ("vertebra_L1", "vertebra_L2", "vertebra_T12", "vertebra_L3") if name in measured.strengths
     ]
     tested += [name for name in measured.strengths if name.startswith("vertebra") and name not in tested]
-    return tuple(cut for name in (*tested[:1], *names) for cut in measured.strengths[name].cuts)
+    return tuple(cut for name in (*tested[:1], *names) for cut in measured.strengths[name].cuts[:1])

@@ -35,7 +35,16 @@ QUANTITIES = {
 }
 """Codes of the project's own code system. DXA codes of LOINC are not used: a receiver would file the values as DXA."""
 
-_UCUM = {"HU": "[hnsf'U]", "N": "N", "N/mm": "N/mm", "mm": "mm", "%": "%", "g/cm2": "g/cm2", "mg/cm3": "mg/cm3"}
+_UCUM = {
+    "HU": "[hnsf'U]",
+    "[hnsf'U]": "[hnsf'U]",
+    "N": "N",
+    "N/mm": "N/mm",
+    "mm": "mm",
+    "%": "%",
+    "g/cm2": "g/cm2",
+    "mg/cm3": "mg/cm3",
+}
 
 
 def fhir_bundle(record: StudyRecord, *, pdf_url: str | None = "report.pdf") -> dict[str, Any]:

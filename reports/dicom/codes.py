@@ -102,7 +102,7 @@ def structure_code(name: str) -> tuple[Code, Code | None]:
 
 def unit_code(unit: str) -> Code:
     """UCUM code of a unit of the record; the mineral basis of a density goes into the text, not into the unit."""
-    if unit == "HU":
+    if unit in ("HU", "[hnsf'U]"):
         return Code("[hnsf'U]", "UCUM", "Hounsfield unit")
     plain = {
         "mg/cm3": "mg/cm3",
@@ -113,6 +113,7 @@ def unit_code(unit: str) -> Code:
         "%": "%",
         "g": "g",
         "cm2": "cm2",
+        "deg": "deg",
     }
     first = unit.split(" ", 1)[0] if unit else ""
     if first in plain:

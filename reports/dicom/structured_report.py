@@ -16,8 +16,10 @@ from highdicom.sr import (
     ObserverContext,
     QualitativeEvaluation,
     ReferencedSegment,
+    RelationshipTypeValues,
     SourceImageForMeasurementGroup,
     SourceSeriesForSegmentation,
+    TextContentItem,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -204,11 +206,5 @@ def _evaluation(name: Code, value: Code) -> QualitativeEvaluation:
 def _add_comments(report: Dataset, texts: list[str]) -> None:
     """Comment items below the root: coverage is said in words, beside the measurements and not among them."""
     for text in texts:
-        item = Dataset()
-        item.RelationshipType = "CONTAINS"
-        item.ValueType = "TEXT"
-        name = Dataset()
-        name.CodeValue, name.CodingSchemeDesignator, name.CodeMeaning = "121106", "DCM", "Comment"
-        item.ConceptNameCodeSequence = [name]
-        item.TextValue = text
-        report.ContentSequence.append(item)
+        comment = CodedConcept("121106", "DCM", "Comment")
+        report.ContentSequence.append(TextContentItem(comment, text, relationship_type=RelationshipTypeValues.CONTAINS))

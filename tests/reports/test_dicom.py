@@ -24,8 +24,10 @@ from reports.quantity import Quantity
 from reports.record import (
     Assessment,
     Calibration,
+    Coverage,
     Femur,
     Finding,
+    Service,
     Severity,
     Software,
     Status,
@@ -34,6 +36,7 @@ from reports.record import (
     Vertebra,
 )
 
+COVERAGE_TEXT = "0691T: not covered."
 PROVENANCE = Provenance(version="0.1.0", digest="abc")
 NAMES = {20: "vertebra_L1", 31: "femur_left", 41: "vertebra_u1"}
 ORIENTATIONS = {
@@ -143,7 +146,7 @@ def example_record() -> StudyRecord:
         name="vertebra_L1",
         level="L1",
         status=Status.OK,
-        trabecular_hu=quantity(118.25, "HU"),
+        trabecular_hu=quantity(118.25, "[hnsf'U]"),
         vbmd_mg_cm3=quantity(96.123456789, "mg/cm3 K2HPO4"),
         not_measured=dict.fromkeys(("heights_mm", "fracture", "strength_n", "stiffness_n_mm"), missing),
     )
@@ -156,6 +159,7 @@ def example_record() -> StudyRecord:
         vertebrae=(l1, u1),
         femora=(femur,),
         assessment=Assessment(classification="not_determined", statement="Not determined."),
+        services=(Service(cpt="0691T", supported=False, coverage=Coverage(status="NOT_COVERED", text=COVERAGE_TEXT)),),
     )
 
 
@@ -189,6 +193,7 @@ def test_the_structured_report_carries_the_numbers_of_the_record_and_refused_str
     assert set(tracked) == {"vertebra_L1", "vertebra_u1", "femur_left"}
     assert not tracked["femur_left"].get_measurements()
     assert read.VerificationFlag == "UNVERIFIED"
+    assert COVERAGE_TEXT in [item.TextValue for item in walk(read) if item.get("ValueType") == "TEXT"]
 
 
 def test_equal_results_have_equal_uids_and_other_results_do_not() -> None:
