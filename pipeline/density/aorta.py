@@ -61,7 +61,7 @@ def find_aorta(volume: Volume, segmentation: Segmentation) -> Vessel | None:
     centres, images, bone = _slices_along_the_spine(volume, segmentation)
     if len(centres) < _SHORTEST_MM / _SLICE_MM:
         return None
-    score, inside = _disc_scores(images)
+    score = _disc_scores(images)
     score[bone] = -1.0
     path = _best_path(score)
     rows = np.arange(len(path))
@@ -70,7 +70,7 @@ def find_aorta(volume: Volume, segmentation: Segmentation) -> Vessel | None:
     if not runs:
         return None
     chosen = np.concatenate([np.arange(*run) for run in runs])
-    hu = inside[chosen, path[chosen, 0], path[chosen, 1]]
+    hu = _core_means(images)[chosen, path[chosen, 0], path[chosen, 1]]
     points = centres[chosen] + np.stack(
         [_LEFT_MM[path[chosen, 1]], _POSTERIOR_MM[path[chosen, 0]], np.zeros(len(chosen))], axis=1
     )
@@ -105,10 +105,16 @@ def _slices_along_the_spine(
     return centres, ndimage.gaussian_filter(images / 3, (0, 0.7, 0.7)), bone
 
 
-def _disc_scores(images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Best score over all radii for each centre, and the mean inside that disc."""
+def _core_means(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean around each centre within 5 mm, inside the wall of any vessel that is looked for."""
+    y, x = np.mgrid[-2:3, -2:3] * _STEP_MM
+    core = ((y**2 + x**2) <= 5.0**2).astype(np.float32)
+    return np.stack([ndimage.correlate(image, core / core.sum(), mode="nearest") for image in images])
+
+
+def _disc_scores(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Best score over all radii for each centre."""
     best = np.full(images.shape, -1.0, np.float32)
-    best_mean = np.zeros_like(best)
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     for radius in _RADII_MM:
         reach = int(np.ceil(radius / _STEP_MM))
@@ -125,10 +131,8 @@ def _disc_scores(images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDAr
             different += (around < mean - _FALL_HU) | (around > mean + _RISE_HU)
         score = different / len(angles) - 0.3 * np.clip((sd - 12.0) / 40.0, 0, 3) + 0.004 * radius
         score[(mean < _RANGE_HU[0]) | (mean > _RANGE_HU[1])] = -1.0
-        better = score > best
-        best[better] = score[better]
-        best_mean[better] = mean[better]
-    return best, best_mean
+        best = np.maximum(best, score)
+    return best
 
 
 def _shifted(images: NDArray[np.float32], down: int, right: int) -> NDArray[np.float32]:

@@ -223,7 +223,7 @@ def _outside_air(blocks: _Blocks) -> NDArray[np.bool_]:
     keep = np.zeros(int(components.max()) + 1, bool)
     keep[edge] = True
     keep[0] = False
-    outside = keep[components] & blocks.usable
+    outside = keep[components] & ndimage.binary_erosion(air & blocks.usable)
     # Close to the body, scatter raises air, and in a crop lung can reach the border; far from both it is plain air.
     far = outside & (ndimage.distance_transform_edt(air, sampling=_block_spacing(blocks)) > 15.0)
     return np.asarray(far if far.sum() >= 4 * _FEWEST_BLOCKS["air"] else outside)

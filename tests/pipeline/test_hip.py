@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from pipeline.density.hip import HIP_REGIONS, measure_hip
 from pipeline.density.projection import PIXEL_MM, bone_paths, pose_of, project
 from pipeline.errors import Finding, NotMeasurable, Severity
@@ -120,7 +121,9 @@ def test_t_score_hits_the_published_cut(region, abmd, t_score):
     quantity = Quantity(value=abmd, unit="g/cm2", uncertainty=0.02, method="given", components={"calibration": 0.02})
     score = _t_score(quantity, region, "women")
     assert score.value == pytest.approx(t_score, abs=0.005)
-    assert score.uncertainty == pytest.approx(np.hypot(0.02, 0.044) / (0.12 if region == "femoral_neck" else 0.122), rel=1e-6)
+    assert score.uncertainty == pytest.approx(
+        np.hypot(0.02, 0.044) / (0.12 if region == "femoral_neck" else 0.122), rel=1e-6
+    )
 
 
 def test_class_follows_the_lower_t_score_and_probabilities_sum_to_one():

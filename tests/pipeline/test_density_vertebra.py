@@ -1,0 +1,187 @@
+"""Density of bodies of known density, and the summary of the spine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.stats import norm
+
+from pipeline.density.spine import summarise_spine
+from pipeline.density.vertebra import measure_vertebra
+from pipeline.errors import Finding, NotMeasurable, Severity
+from reports.quantity import Quantity
+from tests.pipeline.analytic_bones import exact_calibration, rotation, spine
+
+BODY = (27.0, 26.0, 27.0)
+HEIGHTS = {"T12": BODY, "L1": BODY, "L2": BODY}
+
+
+def measured(volume, segmentation, level="L1", calibration=None, **options):
+    vertebra = next(v for v in segmentation.vertebrae if v.level == level)
+    return measure_vertebra(volume, segmentation, vertebra, calibration or exact_calibration(), **options)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 0.8, 0.8), (3.0, 1.0, 1.0), (5.0, 0.8, 0.8)])
+@pytest.mark.parametrize("turned", [None, (0, 15.0), (1, 12.0)])
+def test_known_density_is_found_under_a_dense_blurred_cortex(spacing_mm, turned):
+    turn = None if turned is None else rotation(*turned)
+    volume, segmentation = spine({"L1": BODY}, spacing_mm=spacing_mm, trabecular_hu=130.0, cortex_hu=500.0, turn=turn)
+    blurred = ndimage.gaussian_filter(volume.hu, [0.7 / s for s in spacing_mm])
+    noisy = blurred + 25.0 * np.random.default_rng(0).standard_normal(volume.shape)
+    result = measured(replace(volume, hu=noisy.astype(np.float32)), segmentation)
+    assert result.vbmd_mg_cm3.value == pytest.approx(0.75 * 130.0, abs=3.0)
+    assert result.trabecular_hu.value == pytest.approx(130.0, abs=4.0)
+    assert abs(result.trabecular_hu.value - 130.0) < 3.5 * result.trabecular_hu.uncertainty
+    assert result.ellipse_hu.value == pytest.approx(130.0, abs=4.0)
+    assert abs(result.roi_difference_mg_cm3) < 4.0
+
+
+def test_density_is_linear_in_the_calibration_and_carries_its_unit():
+    volume, segmentation = spine({"L1": BODY}, trabecular_hu=100.0, noise_hu=10.0)
+    first = measured(volume, segmentation, calibration=exact_calibration(0.7, 0.0)).vbmd_mg_cm3
+    second = measured(volume, segmentation, calibration=exact_calibration(0.9, 12.0, "HA")).vbmd_mg_cm3
+    assert second.value == pytest.approx(first.value / 0.7 * 0.9 + 12.0)
+    assert (first.unit, second.unit) == ("mg/cm3 K2HPO4", "mg/cm3 HA")
+
+
+def test_basivertebral_vein_and_bone_island_do_not_enter():
+    volume, segmentation = spine({"L1": BODY}, trabecular_hu=100.0, noise_hu=15.0)
+    hu = volume.hu.copy()
+    z, y, x = (n // 2 for n in volume.shape)
+    hu[z - 3 : z + 3, y + 8 : y + 17, x - 4 : x + 4] = -20.0  # vein entry from behind
+    hu[z + 2 : z + 6, y - 6 : y - 2, x + 6 : x + 10] = 900.0  # island
+    result = measured(replace(volume, hu=hu), segmentation)
+    assert result.trabecular_hu.value == pytest.approx(100.0, abs=3.0)
+    assert 0 < result.excluded_share < 0.1
+
+
+def test_uncertainty_components_add_in_quadrature_and_contrast_widens_it():
+    volume, segmentation = spine({"L1": BODY}, noise_hu=20.0)
+    plain = measured(volume, segmentation)
+    enhanced = measured(volume, segmentation, calibration=replace(exact_calibration(), contrast_enhanced=True))
+    assert {"noise", "boundary", "calibration"} == set(plain.vbmd_mg_cm3.components)
+    for quantity in (plain.vbmd_mg_cm3, enhanced.vbmd_mg_cm3, enhanced.trabecular_hu):
+        assert quantity.uncertainty == pytest.approx(np.linalg.norm(list(quantity.components.values())))
+    # Never silently corrected: same value, 19 HU (1 SD) more uncertainty.
+    assert enhanced.trabecular_hu.value == plain.trabecular_hu.value
+    assert enhanced.trabecular_hu.uncertainty == pytest.approx(np.hypot(plain.trabecular_hu.uncertainty, 19.0))
+
+
+def refused(reason, volume, segmentation, **options):
+    with pytest.raises(NotMeasurable) as refusal:
+        measured(volume, segmentation, **options)
+    assert refusal.value.reason == reason
+
+
+def test_each_guard_fires():
+    volume, segmentation = spine({"L1": BODY})
+    body = segmentation.vertebrae[0]
+    z, y, x = (n // 2 for n in volume.shape)
+
+    def changed(hu, shape=(5, 6, 6)):
+        copy = volume.hu.copy()
+        copy[tuple(slice(c - s, c + s) for c, s in zip((z, y, x), shape, strict=True))] = hu
+        return replace(volume, hu=copy)
+
+    refused("cut_by_field_of_view", volume, replace(segmentation, vertebrae=(replace(body, complete=False),)))
+    bad = body.with_findings(Finding("leak", Severity.FAILURE, "The mask leaks."))
+    refused("quality_control", volume, replace(segmentation, vertebrae=(bad,)))
+    refused("fractured", volume, segmentation, fracture_grade=2)
+    refused("cement_or_metal", changed(1800.0), segmentation)
+    refused("padding_in_body", changed(-1000.0), segmentation)
+    refused(
+        "padding_in_body",
+        replace(volume, valid=np.arange(volume.shape[0])[:, None, None] + 0 * volume.hu > z),
+        segmentation,
+    )
+    refused("implausible_density", replace(volume, hu=volume.hu + 400.0), segmentation)
+    refused("empty_mask", volume, replace(segmentation, labels=np.zeros_like(segmentation.labels)))
+    small, small_segmentation = spine({"L1": (9.0, 9.0, 9.0)})
+    refused("too_small", small, small_segmentation)
+
+
+def test_possible_deformity_is_measured_and_said():
+    volume, segmentation = spine({"L1": BODY})
+    codes = {f.code for f in measured(volume, segmentation, fracture_grade=1).findings}
+    assert "possible_deformity" in codes
+
+
+# --- summary of the spine -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def template():
+    volume, segmentation = spine({"L1": BODY})
+    return measured(volume, segmentation, fracture_grade=0)
+
+
+def bodies(template, **density_by_level):
+    made = []
+    for level, value in density_by_level.items():
+        vbmd = Quantity(
+            value=value,
+            unit="mg/cm3 K2HPO4",
+            uncertainty=8.0,
+            method="given",
+            components={"noise": 3.0, "calibration": 7.4},
+        )
+        made.append(replace(template, name=f"vertebra_{level}", level=level, vbmd_mg_cm3=vbmd, findings=()))
+    return made
+
+
+WIDE = replace(exact_calibration(), random_mg_cm3=10.0)
+
+
+def test_l1_and_l2_are_averaged_and_classed_with_closed_form_probabilities(template):
+    summary = summarise_spine(bodies(template, T12=150.0, L1=90.0, L2=80.0, L3=60.0), WIDE, age_years=60.0)
+    assert summary.levels == ("L1", "L2")
+    assert summary.vbmd_mg_cm3.value == pytest.approx(85.0)
+    assert summary.classification == "low bone mass"
+    sd = summary.vbmd_mg_cm3.uncertainty
+    assert sd == pytest.approx(np.hypot(10.0, 3.0 / np.sqrt(2)))
+    assert summary.class_probabilities["osteoporosis"] == pytest.approx(norm.cdf((80 - 85) / sd))
+    assert sum(summary.class_probabilities.values()) == pytest.approx(1.0)
+    assert "class_uncertain" in {f.code for f in summary.findings}
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(80.0, "osteoporosis"), (80.1, "low bone mass"), (119.9, "low bone mass"), (120.0, "normal")]
+)
+def test_class_boundaries_are_the_published_ones(template, value, name):
+    assert summarise_spine(bodies(template, L1=value, L2=value), WIDE, age_years=70.0).classification == name
+
+
+def test_substitutes_are_stated_and_too_few_levels_give_no_mean(template):
+    summary = summarise_spine(bodies(template, T12=90.0, L2=100.0, L4=50.0), WIDE, age_years=70.0)
+    assert summary.levels == ("T12", "L2")
+    assert "substitute_levels" in {f.code for f in summary.findings}
+    alone = summarise_spine(bodies(template, L1=90.0), WIDE)
+    assert alone.vbmd_mg_cm3 is None and "too_few_levels" in {f.code for f in alone.findings}
+
+
+def test_no_class_on_the_hydroxyapatite_scale_nor_for_children(template):
+    for calibration, age, code in (
+        (replace(WIDE, mineral="HA"), 60.0, "class_withheld_mineral"),
+        (WIDE, 12.0, "class_withheld_age"),
+    ):
+        summary = summarise_spine(bodies(template, L1=70.0, L2=70.0), calibration, age_years=age)
+        assert summary.classification is None and not summary.class_probabilities
+        assert code in {f.code for f in summary.findings}
+
+
+def test_a_level_that_stands_out_is_named(template):
+    profile = {"T11": 130.0, "T12": 128.0, "L1": 126.0, "L2": 190.0, "L3": 122.0, "L4": 120.0}
+    texts = [
+        f.text for f in summarise_spine(bodies(template, **profile), WIDE).findings if f.code == "density_outlier_level"
+    ]
+    assert len(texts) == 1 and texts[0].startswith("L2")
+
+
+def test_l1_statement_names_cut_off_and_caveats(template):
+    kvp = replace(WIDE, kvp=100.0, contrast_enhanced=True)
+    low = replace(template, ellipse_hu=template.ellipse_hu.model_copy(update={"value": 95.0}))
+    text = summarise_spine([low], kvp).statements[0]
+    assert "below 100 HU" in text and "100 kVp" in text and "contrast enhanced" in text
