@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reports.assessment import t_score_class, vbmd_class
+from reports.classes import t_score_class
 from reports.compose_annex import methods_section, provenance_section, services_section
 from reports.document import (
     Bullets,
@@ -166,7 +166,7 @@ def _spine(record: StudyRecord, words: Language) -> Section:
     class_ = status = ""
     if density is not None:
         name = words("measure.spine_vbmd", levels=" + ".join(assessment.spine_vbmd_levels))
-        class_ = words(f"class.{assessment.spine_density_class or vbmd_class(density.value)}")
+        class_ = words(f"class.{assessment.spine_density_class or 'none'}")
         status = _worst_status([v for v in bodies if v.level in assessment.spine_vbmd_levels], words)
     rows = [
         _measure_row(name, density, _reason_among(bodies, "vbmd_mg_cm3", words), words, class_=class_, status=status)
@@ -299,7 +299,7 @@ def _hip(record: StudyRecord, words: Language) -> Section:
     rows: list[Row] = []
     for femur in sorted(record.femora, key=lambda f: f.side != "right"):
         rows.append(Row((words(f"side.{femur.side.capitalize()}"),), kind="group"))
-        rows += _femur_rows(femur, words)
+        rows += _femur_rows(femur, words, classed=record.assessment.hip_density_class is not None)
     if not rows:
         return Section(
             "hip", words("section.hip"), (Paragraph(words("text.not_measured", reason=words("text.hip_absent")) + "."),)
@@ -307,7 +307,8 @@ def _hip(record: StudyRecord, words: Language) -> Section:
     return Section("hip", words("section.hip"), (Table(words("section.hip"), _measure_columns(words), tuple(rows)),))
 
 
-def _femur_rows(femur: Femur, words: Language) -> list[Row]:
+def _femur_rows(femur: Femur, words: Language, *, classed: bool) -> list[Row]:
+    """All rows of one femur; `classed` is False where the assessment gives no class to T-scores (a child, say)."""
     status = words(f"status.{femur.status.value}")
     if femur.abmd_g_cm2 is None and femur.strength_n is None and femur.stiffness_n_mm is None:
         keys = ("abmd_g_cm2", "t_score", "strength_n")
@@ -325,7 +326,7 @@ def _femur_rows(femur: Femur, words: Language) -> list[Row]:
         shown = list(scores.values()) or ([leading] if leading is not None else [])
         for score in shown:
             name = words(f"measure.{key}_region", region=words(f"region.{score.region}"))
-            class_ = words(f"class.{t_score_class(score.value)}") if key == "t" else ""
+            class_ = words(f"class.{t_score_class(score)}") if key == "t" and classed else ""
             against = score.model_copy(update={"reference": score.population})
             rows.append(_measure_row(name, against, "", words, class_=class_, status=status))
         if not shown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports.assessment import FRACTURE_GRADE
+from reports.classes import FRACTURE_GRADE
 from reports.language import Language
 from reports.record import Femur, Fracture, StudyRecord, Vertebra
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
 
-from reports.assessment import assess
 from reports.coverage.knowledge import load_knowledge
 from reports.coverage.services import services_of
 from reports.quantity import Quantity
 from reports.record import (
     Acquisition,
+    Assessment,
     Calibration,
     CalibrationSample,
     Femur,
@@ -20,8 +21,10 @@ from reports.record import (
     Fracture,
     Heights,
     HipDensity,
+    Omission,
     Quality,
     RejectedSeries,
+    Rule,
     Score,
     SeriesSection,
     Software,
@@ -128,7 +131,7 @@ def example_record(**parts: Any) -> StudyRecord:
         not_measured={"z_score": no_table},
     )  # fmt: skip
     left = Femur(name="femur_left", side="left", label=31, status="failed", findings=(metal,))
-    assessment = assess(vertebrae, (right, left))
+    assessment = assessment_of(vertebrae, (right, left))
     values: dict[str, Any] = {
         "software": Software(version="0.1.0", python="3.11.7", platform="Linux x86_64",
                              dependencies={"numpy": "2.4.6", "pydicom": "3.0.2"}, settings={"calibration": "internal"},
@@ -168,6 +171,37 @@ def example_record(**parts: Any) -> StudyRecord:
         date_of_service=dt.date(2026, 11, 21), evaluated_on=dt.date(2026, 11, 21),
     )  # fmt: skip
     return StudyRecord.model_validate(values | parts)
+
+
+def assessment_of(vertebrae: Sequence[Vertebra], femora: Sequence[Femur]) -> Assessment:
+    """An assessment as the pipeline makes it, with the mean of the first two intact bodies as spine density."""
+    intact = [v for v in vertebrae if v.vbmd_mg_cm3 and (v.fracture is None or v.fracture.genant_grade == 0)][:2]
+    densities = [v.vbmd_mg_cm3.value for v in intact if v.vbmd_mg_cm3]
+    mean = sum(densities) / len(densities) if densities else None
+    lowest = min((f.t_score.value for f in femora if f.t_score), default=None)
+    grades = [v.fracture.genant_grade for v in vertebrae if v.fracture]
+    rules = (
+        Rule(rule="Spine density at or below 80 mg/cm³", basis="see table", reference="ACR 2018; ISCD 2019",
+             holds=None if mean is None else mean <= 80),
+        Rule(rule="Hip T-score at or below −2.5", basis="see table", reference="WHO 1994; ISCD 2019",
+             holds=None if lowest is None else lowest <= -2.5),
+        Rule(rule="Vertebral fracture of grade 2 or 3", basis="see table", reference="Genant 1993",
+             holds=None if not grades else max(grades) >= 2),
+    )  # fmt: skip
+    return Assessment(
+        classification="high" if any(rule.holds for rule in rules) else "increased" if densities else "not_determined",
+        statement="High fracture risk by the rules used." if any(rule.holds for rule in rules)
+        else "Increased fracture risk by the rules used: low bone mass, no rule for high risk holds.",
+        rules=rules,
+        references=("Keaveny et al. 2020, Osteoporos Int 31:1025-1048",),
+        basis=("trabecular density", "hip T-scores", "fracture grades"),
+        omitted=(Omission(part="strength", code="strength_not_cross_calibrated",
+                          reason="Published strength limits were validated for another program."),),
+        spine_vbmd_mg_cm3=None if mean is None else quantity(mean, 6.3, VBMD_UNIT, "mean of two levels"),
+        spine_vbmd_levels=tuple(str(v.level) for v in intact),
+        spine_density_class=None if mean is None else "low",
+        hip_density_class=None if lowest is None else "low",
+    )  # fmt: skip
 
 
 # Strategies: structures with any subset of their numbers, everything that is absent with a reason. Texts stay within the
@@ -256,7 +290,7 @@ def records(draw: st.DrawFn) -> StudyRecord:
     return example_record(
         vertebrae=bodies,
         femora=hips,
-        assessment=assess(bodies, hips),
+        assessment=assessment_of(bodies, hips),
         quality=Quality(findings=(finding("hostile_text", "warning", hostile + draw(TEXTS)),)),
         study=Study(key=draw(st.sampled_from(["P1", "a-b_c"])), report_date="2026-11-21", body_part=hostile),
     )
