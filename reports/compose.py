@@ -126,13 +126,13 @@ def _quality(record: StudyRecord, words: Language) -> Section:
 
 def _measure_columns(words: Language) -> tuple[Column, ...]:
     return (
-        Column(words("column.measure"), share=2.75),
-        Column(words("column.value"), align="right", share=1.6),
-        Column(words("column.interval"), align="right", share=1.6),
-        Column(words("column.unit"), share=1.75),
-        Column(words("column.class"), share=1.75),
-        Column(words("column.reference"), share=3.2),
-        Column(words("column.quality"), share=0.9),
+        Column(words("column.measure"), share=2.6),
+        Column(words("column.value"), align="right", share=1.55),
+        Column(words("column.interval"), align="right", share=1.55),
+        Column(words("column.unit"), share=1.7),
+        Column(words("column.class"), share=1.95),
+        Column(words("column.reference"), share=3.3),
+        Column(words("column.quality"), share=0.95),
     )
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -36,6 +38,7 @@ INK = "#222222"
 _OUTLINE_COLOURS = (ORANGE, SKY, YELLOW)
 _REGION_COLOURS = {"femoral_neck": ORANGE, "trochanter": SKY, "intertrochanter": YELLOW, "total_hip": "#FFFFFF"}
 _SMALL_PT, _TEXT_PT = 6.5, 7.5
+_GAP_MM, _HEADING_MM = 3.0, 5.5
 
 
 @dataclass(frozen=True)
@@ -128,29 +131,14 @@ def draw_hips(hips: Sequence[HipView]) -> Picture:
 
 
 def draw_fields(fields: Sequence[FieldCut]) -> Picture:
-    """Finite-element results on a cut through each model, beside the CT at the same place."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    views = [view for cut in fields for view in (cut.ct, cut.ct)]
-    figure, axes = _panels(views, max_height_mm=46.0, bottom_mm=11.0, equal_heights=True)
+    """Finite-element results on a cut through each model, beside the CT at the same place; two models in a row."""
+    rows = [fields[i : i + 2] for i in range(0, len(fields), 2)]
+    views = [[view for cut in row for view in (cut.ct, cut.ct)] for row in rows]
+    figure, axes = _panel_rows(views, max_height_mm=46.0, bottom_mm=11.0)
     for cut, ct_axis, map_axis in zip(fields, axes[::2], axes[1::2], strict=True):
-        words = cut.name.replace("vertebra_", "").replace("_", " ").capitalize()
-        _draw_view(ct_axis, cut.ct, heading=f"{words}: CT")
-        finite = cut.values[np.isfinite(cut.values)]
-        top = float(np.percentile(finite, 99)) if finite.size else 1.0
-        scale = Normalize(0.0, top if top > 0 else 1.0)
-        _draw_view(map_axis, cut.ct, heading=cut.load or cut.quantity, dimmed=True, bar=False)
-        map_axis.imshow(cut.values, cmap="viridis", norm=scale, extent=_extent_mm(cut.ct), interpolation="nearest")
-        if cut.load_direction is not None:
-            _draw_load(map_axis, cut)
-        place = map_axis.get_position()
-        bar_mm = 2.0 / (figure.get_figheight() * MM_PER_INCH)
-        bar = figure.add_axes((place.x0 + 0.1 * place.width, place.y0 - 2.4 * bar_mm, 0.8 * place.width, bar_mm))
-        figure.colorbar(ScalarMappable(norm=scale, cmap="viridis"), cax=bar, orientation="horizontal", extend="max")
-        bar.tick_params(labelsize=_SMALL_PT, length=2, pad=1)
-        bar.locator_params(nbins=4)
-        bar.set_xlabel(f"{cut.quantity} ({cut.unit})", fontsize=_SMALL_PT, labelpad=1, color=INK)
+        words = cut.name.replace("vertebra_", "").replace("_", " ")
+        _draw_view(ct_axis, cut.ct, heading=f"{words[:1].upper()}{words[1:]}: CT")
+        _draw_field(figure, map_axis, cut)
     quantities = ", ".join(dict.fromkeys(cut.quantity for cut in fields))
     listed = "; ".join(f"{cut.name} ({cut.load})" if cut.load else cut.name for cut in fields)
     return as_picture(
@@ -162,6 +150,24 @@ def draw_fields(fields: Sequence[FieldCut]) -> Picture:
     )
 
 
+def _draw_field(figure: Figure, axis: Axes, cut: FieldCut) -> None:
+    """The map over the paled CT, with the load and a colour bar below."""
+    finite = cut.values[np.isfinite(cut.values)]
+    top = float(np.percentile(finite, 99)) if finite.size else 1.0
+    scale = Normalize(0.0, top if top > 0 else 1.0)
+    _draw_view(axis, cut.ct, heading=cut.load or cut.quantity, dimmed=True, bar=False)
+    axis.imshow(cut.values, cmap="viridis", norm=scale, extent=_extent_mm(cut.ct), interpolation="nearest")
+    if cut.load_direction is not None:
+        _draw_load(axis, cut)
+    place = axis.get_position()
+    bar_mm = 2.0 / (figure.get_figheight() * MM_PER_INCH)
+    bar = figure.add_axes((place.x0 + 0.1 * place.width, place.y0 - 2.0 * bar_mm, 0.8 * place.width, bar_mm))
+    figure.colorbar(ScalarMappable(norm=scale, cmap="viridis"), cax=bar, orientation="horizontal", extend="max")
+    bar.tick_params(labelsize=_SMALL_PT, length=2, pad=1)
+    bar.locator_params(nbins=4)
+    bar.set_xlabel(f"{cut.quantity} ({cut.unit})", fontsize=_SMALL_PT, labelpad=1, color=INK)
+
+
 # Panels and their decoration
 
 
@@ -171,32 +177,44 @@ def new_figure(width_mm: float, height_mm: float) -> Figure:
     return figure
 
 
-def _panels(
-    views: Sequence[SliceView],
-    *,
-    max_height_mm: float,
-    bottom_mm: float = 1.0,
-    equal_heights: bool = False,
-) -> tuple[Figure, list[Axes]]:
-    """A figure with one panel for each view, all at one scale (mm of the patient per mm of paper) or of one height."""
+def _panels(views: Sequence[SliceView], *, max_height_mm: float) -> tuple[Figure, list[Axes]]:
+    """A figure with the views in a row, all at one scale (mm of the patient per mm of paper)."""
     if not views:
         raise ValueError("no view to draw")
-    top_mm, gap_mm = 5.5, 3.0
     heights = [view.image.shape[0] * view.pixel_mm[0] for view in views]
     widths = [view.image.shape[1] * view.pixel_mm[1] for view in views]
-    if equal_heights:
-        widths = [width / height for width, height in zip(widths, heights, strict=True)]
-        heights = [1.0] * len(views)
-    free = PAGE_WIDTH_MM - gap_mm * (len(views) - 1)
+    free = PAGE_WIDTH_MM - _GAP_MM * (len(views) - 1)
     scale = min(free / sum(widths), max_height_mm / max(heights))
-    width_mm = scale * sum(widths) + gap_mm * (len(views) - 1)
-    height_mm = scale * max(heights) + top_mm + bottom_mm
+    return _laid_out([[(scale * w, scale * h) for w, h in zip(widths, heights, strict=True)]], bottom_mm=1.0)
+
+
+def _panel_rows(
+    rows: Sequence[Sequence[SliceView]], *, max_height_mm: float, bottom_mm: float
+) -> tuple[Figure, list[Axes]]:
+    """A figure with the views in rows, all views of a row of one height, each with its own scale bar."""
+    if not rows:
+        raise ValueError("no view to draw")
+    sizes = []
+    for row in rows:
+        aspects = [v.image.shape[1] * v.pixel_mm[1] / (v.image.shape[0] * v.pixel_mm[0]) for v in row]
+        height = min(max_height_mm, (PAGE_WIDTH_MM - _GAP_MM * (len(row) - 1)) / sum(aspects))
+        sizes.append([(aspect * height, height) for aspect in aspects])
+    return _laid_out(sizes, bottom_mm=bottom_mm)
+
+
+def _laid_out(rows: Sequence[Sequence[tuple[float, float]]], *, bottom_mm: float) -> tuple[Figure, list[Axes]]:
+    """A figure just large enough for panels of the given (width, height) in mm, with room for a heading above each row."""
+    width_mm = max(sum(w for w, _ in row) + _GAP_MM * (len(row) - 1) for row in rows)
+    height_mm = sum(max(h for _, h in row) + _HEADING_MM + bottom_mm for row in rows)
     figure = new_figure(width_mm, height_mm)
-    axes, left = [], 0.0
-    for height, width in zip(heights, widths, strict=True):
-        place = (left / width_mm, bottom_mm / height_mm, scale * width / width_mm, scale * height / height_mm)
-        axes.append(figure.add_axes(place))
-        left += scale * width + gap_mm
+    axes, base = [], height_mm
+    for row in rows:
+        base -= max(h for _, h in row) + _HEADING_MM + bottom_mm
+        left = 0.0
+        for width, height in row:
+            place = (left / width_mm, (base + bottom_mm) / height_mm, width / width_mm, height / height_mm)
+            axes.append(figure.add_axes(place))
+            left += width + _GAP_MM
     return figure, axes
 
 
