@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.segmentation.femur.landmarks import directions, least_squares_sphere
-from pipeline.segmentation.sampling import interpolate, resample_array
+from pipeline.segmentation.sampling import cropped_grid, index_box, interpolate, resample_array
 from pipeline.volume import Grid
 
 SIDES = ("left", "right")
@@ -44,6 +44,17 @@ class Field:
     grid: Grid
     bone_scale: float
 
+    def smoothed(self, sigma_mm: float) -> Field:
+        """The field after a Gaussian; itself for 0."""
+        if sigma_mm <= 0:
+            return self
+        return Field(ndimage.gaussian_filter(self.hu, sigma_mm / self.grid.spacing_mm[0]), self.grid, self.bone_scale)
+
+    def around(self, centre_lps_mm: NDArray[np.float64], reach_mm: float) -> Field:
+        """The part within about `reach_mm` of a point."""
+        box = index_box(self.grid, np.asarray(centre_lps_mm)[None, :], margin_mm=reach_mm)
+        return Field(np.ascontiguousarray(self.hu[box]), cropped_grid(self.grid, box), self.bone_scale)
+
     def steps(self, direction_lps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Index steps (N, 3) per mm along LPS directions (N, 3)."""
         return np.ascontiguousarray(self.grid.to_index(direction_lps) - self.grid.to_index(np.zeros(3)))
@@ -66,9 +77,10 @@ class Head:
     centre_lps_mm : float ndarray of shape (3,)
     radius_mm : float
     score : float
-        0..1: share of rays that meet a sign of the surface on the sphere (weight 0.55), of those towards the roof of the
-        socket that also meet the socket (0.3), and of those into the neck along which bone goes on (0.15); times the share
-        of the sphere in the field of view, times how far the inside resembles trabecular bone.
+        0..1, from four shares: of rays that meet a sign of the surface on the sphere (weight 0.35), of rays towards the
+        roof of the socket that meet the surface with the socket behind it (0.35, full at one half), of rays into the neck
+        along which bone goes on (0.1), and of rays downwards and inwards that end in soft tissue (0.2); times the share of
+        the sphere in the field of view, times how far the inside resembles trabecular bone.
     in_view : float
         Share of the sphere for which there is data.
     agreement : float
@@ -219,15 +231,11 @@ def fit_sphere(field: Field, side: str, start_lps_mm: NDArray[np.float64], *, sm
     that have a sign on it; the best is refined on a finer lattice and by reweighted least squares, each time with the
     rays cast again from its own centre.
     """
-    smooth = field
-    if smoothing_mm > 0:
-        sigma = smoothing_mm / field.grid.spacing_mm[0]
-        smooth = Field(ndimage.gaussian_filter(field.hu, sigma), field.grid, field.bone_scale)
     rays = directions(400)
     neck = (rays @ usual_neck_direction(side)) > 0.7
     centre, radius = np.asarray(start_lps_mm, float), float("nan")
     for reach_mm, step_mm in ((12.0, 2.0), (4.0, 1.0), (0.0, 1.0)):
-        profile = smooth.along_rays(centre, rays, _EDGE_RADII_MM)
+        profile = field.along_rays(centre, rays, _EDGE_RADII_MM)
         points_mm, owner, strength = _edges(profile, rays @ joint_direction(side), field.bone_scale)
         use = ~neck[owner]
         if use.sum() < 60:
@@ -251,7 +259,26 @@ def fit_sphere(field: Field, side: str, start_lps_mm: NDArray[np.float64], *, sm
         return None
     if float(np.linalg.norm(centre - start_lps_mm)) > 20.0:
         return None
-    return _scored(smooth, side, centre, radius)
+    return _scored(field, side, centre, radius)
+
+
+def settled_sphere(
+    field: Field, side: str, start_lps_mm: NDArray[np.float64], *, smoothing_mm: float = 0.0
+) -> Head | None:
+    """`fit_sphere` again from the centre found, until it no longer moves: a start off the centre sees the far side aslant."""
+    field = field.smoothed(smoothing_mm)
+    head = fit_sphere(field, side, start_lps_mm)
+    for _ in range(3):
+        if head is None:
+            return None
+        again = fit_sphere(field, side, head.centre_lps_mm)
+        if again is None or again.score <= head.score:
+            return head
+        moved = float(np.linalg.norm(again.centre_lps_mm - head.centre_lps_mm))
+        head = again
+        if moved < 0.5:
+            break
+    return head
 
 
 def _edges(
@@ -288,14 +315,18 @@ def _edges(
     lowest = profile <= _running(profile, -4, 4, np.min)
     depth = np.minimum(earlier - profile, later - profile)
     dip = np.where(lowest & socket & known & (earlier > 120 * scale), depth, 0.0)
+    rises, drops, dips = _peaks(rise, 100 * scale), _peaks(drop, 60 * scale), _peaks(dip, 35 * scale)
+    # A drop 3.5 to 10 mm behind a rise to dense bone is the far side of the socket's wall, not the head.
+    behind = _running(rises.astype(np.float32), -20, -7, np.max) > 0
+    nearer = _running((drops | dips).astype(np.float32), -10, 0, np.max) > 0
     signs = [
-        (_peaks(drop, 60 * scale), drop / (200 * scale), 0.0),
-        (_peaks(dip, 35 * scale), dip / (150 * scale), -1.8),
-        (_peaks(rise, 100 * scale), np.full_like(rise, 0.35), -1.2),
+        (drops, np.clip(drop / (200 * scale), 0.3, 1.0) * np.where(behind, 0.35, 1.0), 0.0),
+        (dips, np.clip(dip / (150 * scale), 0.3, 1.0), -1.8),
+        (rises & ~nearer, np.full_like(rise, 0.35), -1.2),
     ]
     owner = np.concatenate([np.nonzero(where)[0] for where, _, _ in signs])
     radius = np.concatenate([_EDGE_RADII_MM[np.nonzero(where)[1]] + shift for where, _, shift in signs])
-    strength = np.concatenate([np.clip(value[where], 0.3, 1.0) for where, value, _ in signs])
+    strength = np.concatenate([value[where] for where, value, _ in signs])
     order = np.argsort(owner, kind="stable")
     return radius[order], owner[order].astype(np.int64), strength[order].astype(float)
 
@@ -365,18 +396,23 @@ def _scored(field: Field, side: str, centre: NDArray[np.float64], radius: float)
     profile = field.along_rays(centre, rays, _EDGE_RADII_MM)
     at = int(np.searchsorted(_EDGE_RADII_MM, radius))
     seen = (profile[:, max(at - 6, 0) : at + 4] > -800).all(axis=1)
-    points_mm, owner, _ = _edges(profile, rays @ joint_direction(side), field.bone_scale)
-    hit = np.zeros(len(rays), dtype=bool)
-    hit[owner[np.abs(points_mm - radius) < _INLIER_MM]] = True
+    points_mm, owner, strength = _edges(profile, rays @ joint_direction(side), field.bone_scale)
+    hit = np.zeros(len(rays))
+    np.maximum.at(hit, owner, np.sqrt(strength) * np.clip(1.5 - np.abs(points_mm - radius) / _INLIER_MM, 0, 1))
     neck = (rays @ usual_neck_direction(side)) > 0.7
     roof = (rays @ joint_direction(side)) > 0.6
     socket = profile[:, at + 4 : at + 20].max(axis=1) > 200 * field.bone_scale
     goes_on = profile[:, at + 8 : at + 12].min(axis=1) > 50 + 30 * field.bone_scale
 
-    def share(which: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
-        return float(true[which & seen].mean()) if (which & seen).any() else 0.0
+    # A head ends freely below and inwards; a trochanter, or a vertebra, stands on more bone there.
+    below = (rays[:, 2] < -0.3) & ((rays @ usual_neck_direction(side)) < 0.5)
+    free = (profile[:, at + 6 : at + 16] < 60 + 90 * field.bone_scale).all(axis=1)
 
-    surface = 0.55 * share(~neck & ~roof, hit) + 0.3 * share(roof, hit & socket) + 0.15 * share(neck, goes_on)
+    def share(which: NDArray[np.bool_], value: NDArray) -> float:
+        return float(value[which & seen].mean()) if (which & seen).any() else 0.0
+
+    surface = 0.35 * share(~neck & ~roof, hit) + 0.35 * min(1.0, 2 * share(roof, hit * socket))
+    surface += 0.1 * share(neck, goes_on) + 0.2 * share(below, free)
     inner = profile[:, 0.8 * radius > _EDGE_RADII_MM]
     inner = inner[inner > -800]
     bone = float(np.mean(inner)) if inner.size else -1000.0
@@ -392,8 +428,9 @@ def fit_repeatedly(field: Field, head: Head) -> Head:
     starts = [
         np.array(offset, float) for offset in product((-4.0, 0.0, 4.0), repeat=3) if np.count_nonzero(offset) == 1
     ]
-    again = [fit_sphere(field, head.side, head.centre_lps_mm + offset) for offset in starts]
-    again += [fit_sphere(field, head.side, head.centre_lps_mm, smoothing_mm=sigma) for sigma in (1.0, 1.8)]
+    near = field.around(head.centre_lps_mm, 75.0)
+    again = [settled_sphere(near, head.side, head.centre_lps_mm + offset) for offset in starts]
+    again += [settled_sphere(near, head.side, head.centre_lps_mm, smoothing_mm=sigma) for sigma in (1.0, 1.8)]
     best = max([head, *(fit for fit in again[: len(starts)] if fit is not None)], key=lambda fit: fit.score)
     apart = [20.0 if f is None else float(np.linalg.norm(f.centre_lps_mm - best.centre_lps_mm)) for f in again]
     same = [

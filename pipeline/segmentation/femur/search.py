@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.segmentation.femur.head import SIDES, Field, Head, candidates, fit_sphere
+from pipeline.segmentation.femur.head import SIDES, Field, Head, candidates, settled_sphere
 
 if TYPE_CHECKING:
     from pipeline.segmentation.spine import SpineResult
 
-ACCEPTED_SCORE = 0.36
+ACCEPTED_SCORE = 0.46
 """Below it a sphere is not taken for a femoral head; see docs/segmentation-femur.md for the scores of right and wrong ones."""
 
 _SPINE_CLEARANCE_MM = 45.0
@@ -92,17 +92,20 @@ def hip_region(field: Field, body: NDArray[np.bool_], spine: SpineResult | None)
 
 
 def _lung_share(hu: NDArray[np.float32], body: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Share of each slice, within the frame of the body, that has the HU of aerated lung; smoothed over 10 mm.
+    """Share of each slice of the body that has the HU of aerated lung; smoothed over 10 mm.
 
-    Within the frame rather than the body, because in a small reconstruction field the lungs reach the edge and look like
-    outside; and without what is darker than lung, which is air.
+    Lung counts where there is body on both sides of it, in front and behind or left and right: in a small reconstruction
+    field the lungs reach the edge and do not belong to the body mask, while the mattress never has body beyond it.
     """
     share = np.zeros(len(hu))
     for k in range(len(hu)):
-        rows, columns = np.flatnonzero(body[k].any(axis=1)), np.flatnonzero(body[k].any(axis=0))
-        if rows.size:
-            part = hu[k, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            share[k] = ((part < -550) & (part > -940)).sum() / max(int((part > -940).sum()), 1)
+        between = np.zeros(body[k].shape, dtype=bool)
+        for axis in (0, 1):
+            before = np.logical_or.accumulate(body[k], axis=axis)
+            after = np.flip(np.logical_or.accumulate(np.flip(body[k], axis), axis=axis), axis)
+            between |= before & after
+        lung = between & (hu[k] < -550) & (hu[k] > -940)
+        share[k] = lung.sum() / max(int(between.sum()), 1)
     return np.asarray(ndimage.median_filter(share, size=5, mode="nearest"))
 
 
@@ -132,7 +135,7 @@ def find_heads(field: Field, region: Region, *, threads: int = 1) -> list[Head]:
     if region.midline_x_mm is not None:
         found = [c for c in found if (c[1][0] > region.midline_x_mm) == (c[0] == "left")]
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        fits = list(pool.map(lambda c: _settled(field, c[0], c[1]), found))
+        fits = list(pool.map(lambda c: settled_sphere(field, c[0], c[1]), found))
     heads = {side: _distinct([h for h in fits if h is not None and h.side == side]) for side in SIDES}
     pairs = [
         (a.score + b.score - _strangeness(a, b, region.midline_x_mm), a, b)
@@ -147,22 +150,6 @@ def find_heads(field: Field, region: Region, *, threads: int = 1) -> list[Head]:
     if region.midline_x_mm is not None:
         return [heads[side][0] for side in SIDES if heads[side]]
     return alone
-
-
-def _settled(field: Field, side: str, start_lps_mm: NDArray[np.float64]) -> Head | None:
-    """Fit again from the centre found, until it no longer moves: a start off the centre sees the far side aslant."""
-    head = fit_sphere(field, side, start_lps_mm)
-    for _ in range(3):
-        if head is None:
-            return None
-        again = fit_sphere(field, side, head.centre_lps_mm)
-        if again is None or again.score <= head.score:
-            return head
-        moved = float(np.linalg.norm(again.centre_lps_mm - head.centre_lps_mm))
-        head = again
-        if moved < 0.5:
-            break
-    return head
 
 
 def _distinct(heads: list[Head]) -> list[Head]:
