@@ -9,14 +9,18 @@ vertebral fracture of grade 2 or more is a finding of its own that alone sets "h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Literal
 
 from pipeline.density.spine import SpineDensity
+from reports.quantity import Quantity, format_quantity
 from reports.record import Assessment, Femur, Omission, Rule, Vertebra
 
 RULE_REFERENCE = "Keaveny 2020, Osteoporos Int 31:1025"
 _WHO = "WHO classes on NHANES III white women 20-29, total hip and femoral neck"
 _CERTAIN_FRACTURE_GRADE = 2
+_OSTEOPOROSIS_MG_CM3 = 80.0
+_OSTEOPOROSIS_T = -2.5
 _FIRST_ADULT_YEAR = 18.0
 _T_SCORE_YEARS = 50.0
 
@@ -50,10 +54,15 @@ def assess(
     fracture_words = ", ".join(f"{v.level or v.name} grade {v.fracture.genant_grade}" for v in fractured if v.fracture)
 
     if spine is not None and spine.vbmd_mg_cm3 is not None:
-        spine_basis = f"{'-'.join(spine.levels)}: {spine.vbmd_mg_cm3.value:.0f} {spine.vbmd_mg_cm3.unit}"
+        sure = _probability_at_or_below(spine.vbmd_mg_cm3, _OSTEOPOROSIS_MG_CM3)
+        spine_basis = f"{'-'.join(spine.levels)} {format_quantity(spine.vbmd_mg_cm3)}{sure}"
     else:
         spine_basis = "not measured"
-    hip_basis = "; ".join(f"{f.side} {s.region.replace('_', ' ')} T {s.value:.1f}" for f, s in scores) or "not measured"
+    hip_basis = "; ".join(
+        f"{f.side} {s.region.replace('_', ' ')} T {format_quantity(s)}{_probability_at_or_below(s, _OSTEOPOROSIS_T)}"
+        for f, s in scores
+    )
+    hip_basis = hip_basis or "not measured"
     rules = (
         Rule(
             rule="Vertebral trabecular density at or below 80 mg/cm3 K2HPO4",
@@ -89,6 +98,14 @@ def assess(
     )
 
 
+def _probability_at_or_below(quantity: Quantity, limit: float) -> str:
+    """How firmly a rule holds: the probability that the true value lies at or below the limit, in words."""
+    if not quantity.uncertainty:
+        return ""
+    probability = NormalDist(quantity.value, quantity.uncertainty).cdf(limit)
+    return f", probability of at most {limit:g}: {100 * probability:.0f} %"
+
+
 def _hip_class(lowest_t: float | None) -> _Class | None:
     if lowest_t is None:
         return None
@@ -107,16 +124,18 @@ def _classification(
     if any(rule.holds for rule in rules):
         return "high"
     known = [c for c in (spine_class, hip_class) if c is not None]
-    if not known:
-        return "not_determined"
-    return "increased" if "low" in known else "not_increased"
+    if "low" in known:
+        return "increased"
+    # "Not increased" is said only of a study in which both density and fractures were looked at.
+    return "not_increased" if known and rules[2].holds is not None else "not_determined"
 
 
 def _statement(classification: str, rules: tuple[Rule, ...], age_years: float | None) -> str:
     if age_years is not None and age_years < _FIRST_ADULT_YEAR:
         return f"Not classified: the rules are for adults, the patient is {age_years:.0f} years old."
     if classification == "not_determined":
-        return "Not classified: neither vertebral density nor a hip T-score could be measured."
+        missing = " and ".join(rule.rule.split(":")[0].lower() for rule in rules if rule.holds is None)
+        return f"Not classified: too little could be measured for the rules (missing: {missing})."
     if classification == "high":
         reasons = "; ".join(f"{rule.rule[0].lower()}{rule.rule[1:]} ({rule.basis})" for rule in rules if rule.holds)
         return f"High fracture risk by the rules used: {reasons}."

@@ -9,10 +9,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import shutil
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -29,7 +31,7 @@ from pipeline.errors import InputRefused, Refusal
 from pipeline.ingest import Inventory, Study, describe, study_key
 from pipeline.study import Settings, analyse_study
 from reports.cohort import write_cohort
-from reports.record import RecordUnreadable, StudyRecord, load_record
+from reports.record import Femur, RecordUnreadable, StudyRecord, Vertebra, load_record
 
 LEDGER = "ledger.jsonl"
 SERIES_TABLE = "series.csv"
@@ -216,8 +218,8 @@ def _work_on_dask(waiting: list[tuple[Study, str]], out: Path, settings: Setting
         }
         for future in completed(futures):
             study, job = futures[future]
-            error = future.exception()
-            yield future.result() if error is None else _crashed(study, job, error)
+            fault = future.exception()
+            yield future.result() if fault is None else _crashed(study, job, fault)
 
 
 def analyse_one(
@@ -231,7 +233,7 @@ def analyse_one(
     key = study_key(study)
     partial = out / f".{key}.partial"
     started = time.perf_counter()
-    with _peak_memory_mib() as peak:
+    with _without_library_talk(), _peak_memory_mib() as peak:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -284,9 +286,10 @@ def _summary(record: StudyRecord) -> tuple[str, str, str]:
     if scores:
         lowest = min(scores, key=lambda s: s.value)
         parts.append(f"hip T {lowest.value:.1f} ± {lowest.uncertainty or 0:.1f}")
-    strong = [s for s in (*record.femora, *record.vertebrae) if s.strength_n is not None]
-    if strong and strong[0].strength_n is not None:
-        parts.append(f"{strong[0].name.replace('_', ' ')} {strong[0].strength_n.value:.0f} N")
+    structures: tuple[Femur | Vertebra, ...] = (*record.femora, *record.vertebrae)
+    strong = [(s.name, s.strength_n.value) for s in structures if s.strength_n is not None]
+    if strong:
+        parts.append(f"{strong[0][0].replace('_', ' ')} {strong[0][1]:.0f} N")
     return "done", "", "; ".join(parts)
 
 
@@ -369,6 +372,22 @@ def _append_to_ledger(out: Path, outcome: Outcome) -> None:
     )
     with (out / LEDGER).open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
+
+
+@contextmanager
+def _without_library_talk() -> Iterator[None]:
+    """pydicom and highdicom quote malformed values in warnings and logs, and such a value may be the name of a patient."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

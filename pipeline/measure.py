@@ -285,7 +285,7 @@ class _Sheet:
         stages = (hip, self.strengths.get(femur.name))
         return record.Femur(
             name=femur.name,
-            side=femur.side,
+            side="left" if femur.side == "left" else "right",
             label=femur.label,
             score=femur.score,
             complete=femur.fit_for_strength,
@@ -359,17 +359,19 @@ def _fracture(shape: VertebraShape) -> record.Fracture | None:
             "components": {name: 100.0 * part for name, part in loss.components.items()},
         }
     )
-    return record.Fracture(
-        genant_grade=shape.genant_grade,
-        deformity=shape.deformity,
-        height_loss=percent,
-        grade_probabilities={str(grade): p for grade, p in shape.grade_probabilities.items()},
-        note="possible, reader to confirm" if shape.genant_grade == 1 else None,
+    return record.Fracture.model_validate(
+        {
+            "genant_grade": shape.genant_grade,
+            "deformity": shape.deformity,
+            "height_loss": percent,
+            "grade_probabilities": {str(grade): p for grade, p in shape.grade_probabilities.items()},
+            "note": "possible, reader to confirm" if shape.genant_grade == 1 else None,
+        }
     )
 
 
 def _score(region: str, quantity: Quantity, population: str) -> record.Score:
-    return record.Score(**quantity.model_dump(), region=region, population=population)
+    return record.Score.model_validate({**quantity.model_dump(), "region": region, "population": population})
 
 
 def _as_finding(refusal: errors.Refusal) -> errors.Finding:
@@ -388,4 +390,4 @@ def _unexplained(what: str) -> errors.Finding:
 
 def _findings(findings: Sequence[errors.Finding]) -> tuple[record.Finding, ...]:
     unique = dict.fromkeys(findings)
-    return tuple(record.Finding(code=f.code, severity=f.severity.value, text=f.text) for f in unique)
+    return tuple(record.Finding(code=f.code, severity=record.Severity(f.severity), text=f.text) for f in unique)

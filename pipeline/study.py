@@ -27,7 +27,7 @@ from pipeline.pictures import evidence_of
 from pipeline.segmentation.chain import segment
 from pipeline.segmentation.masks import read_masks
 from pipeline.segmentation.model import Segmentation
-from pipeline.volume import Volume
+from pipeline.volume import Acquisition, Volume
 from reports import record
 from reports.coverage import KnowledgeError, PlanDocument, load_knowledge, load_plan
 from reports.coverage.services import services_of
@@ -268,7 +268,7 @@ def _used(volume: Volume, regions: tuple[Region, ...], reason: str) -> record.Us
         content_sha256=source.content_sha256 or None,
         shape=grid.shape,
         spacing_mm=grid.spacing_mm,
-        index_to_lps=tuple(tuple(float(v) for v in row) for row in grid.index_to_lps),
+        index_to_lps=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in grid.index_to_lps),
         resampled=source.resampled,
         acquisition=record.Acquisition(**facts),
         findings=_findings(volume.findings),
@@ -281,16 +281,18 @@ def _record(
     vertebrae = tuple(v for w in works for v in w.measured.vertebrae)
     femora = _with_absent_sides(tuple(f for w in works for f in w.measured.femora), works)
     facts = study.stacks[0].acquisition if not works else _facts(study, works)
-    about = record.Study(
-        key=study_key(study),
-        study_uid=study.uid or None,
-        patient_age_years=facts.patient_age_years,
-        patient_sex=facts.patient_sex if facts.patient_sex in ("F", "M", "O") else None,
-        patient_height_m=facts.patient_height_m,
-        patient_weight_kg=facts.patient_weight_kg,
-        study_date=study.date,
-        report_date=dt.date.today().isoformat(),
-        body_part=facts.body_part,
+    about = record.Study.model_validate(
+        {
+            "key": study_key(study),
+            "study_uid": study.uid or None,
+            "patient_age_years": facts.patient_age_years,
+            "patient_sex": facts.patient_sex if facts.patient_sex in ("F", "M", "O") else None,
+            "patient_height_m": facts.patient_height_m,
+            "patient_weight_kg": facts.patient_weight_kg,
+            "study_date": study.date,
+            "report_date": dt.date.today().isoformat(),
+            "body_part": facts.body_part,
+        }
     )
     software = _software(settings)
     spine = next((w.measured.spine for w in works if w.measured.spine is not None), None)
@@ -330,7 +332,7 @@ def _record(
     )
 
 
-def _facts(study: Study, works: list[_Work]) -> Any:
+def _facts(study: Study, works: list[_Work]) -> Acquisition:
     """Facts about the patient from the stack that was used, which may hold more than the first one of the study."""
     uid = works[0].series.series_uid
     return next(
@@ -441,4 +443,6 @@ def _finding(refusal: errors.Refusal) -> Finding:
 
 
 def _findings(findings: Any) -> tuple[record.Finding, ...]:
-    return tuple(record.Finding(code=f.code, severity=f.severity.value, text=f.text) for f in dict.fromkeys(findings))
+    return tuple(
+        record.Finding(code=f.code, severity=record.Severity(f.severity), text=f.text) for f in dict.fromkeys(findings)
+    )
