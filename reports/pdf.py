@@ -41,10 +41,9 @@ def render_pdf(
         Code of a file in ``reports/language``.
     paper : str
     """
-    words = load_language(language)
     with tempfile.TemporaryDirectory(prefix="openbct-pdf-") as name:
         workplace = Path(name)
-        content = _content(record, folder, workplace, words)
+        content = _content(record, folder, workplace, language)
         content |= {"paper": paper, "fonts": list(_FONTS)}
         (workplace / "document.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         template = (files("reports") / "templates" / "report.typ").read_text(encoding="utf-8")
@@ -58,9 +57,10 @@ def render_pdf(
     return compiled
 
 
-def _content(record: StudyRecord, folder: Path, workplace: Path, words: Language) -> dict[str, Any]:
+def _content(record: StudyRecord, folder: Path, workplace: Path, language: str) -> dict[str, Any]:
     """The document as data for the layout, its pictures copied to the workplace under plain names."""
-    document = compose(record, language=words.code)
+    words = load_language(language)
+    document = compose(record, language=language)
     content = asdict(document)
     for section, source in zip(content["sections"], document.sections, strict=True):
         for part, block in zip(section["blocks"], source.blocks, strict=True):

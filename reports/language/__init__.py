@@ -6,6 +6,8 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from reports.quantity import Quantity, format_interval, format_number, format_quantity, format_uncertainty, format_value
@@ -72,17 +74,40 @@ def languages() -> tuple[str, ...]:
 
 @cache
 def load_language(code: str = "en") -> Language:
-    """The language with this code.
+    """The language with this code, or of this file.
+
+    Parameters
+    ----------
+    code : str
+        ``en``, or the path of a TOML file with the same keys as ``reports/language/en.toml``.
 
     Raises
     ------
     ValueError
-        If there is no such language; the message names those that exist.
+        If there is no such language, or the file lacks words or their gaps; the message names them.
     """
-    if code not in languages():
-        raise ValueError(f"no report language '{code}'; there are: {', '.join(languages())}")
-    content = tomllib.loads((files(__package__) / f"{code}.toml").read_text(encoding="utf-8"))
-    return Language(_flat(content))
+    if code in languages():
+        return Language(_words_of((files(__package__) / f"{code}.toml").read_text(encoding="utf-8")))
+    if not code.endswith(".toml") or not Path(code).is_file():
+        raise ValueError(
+            f"no report language '{code}'; there are: {', '.join(languages())}, or the path of a .toml file"
+        )
+    words, english = _words_of(Path(code).read_text(encoding="utf-8")), load_language("en").words
+    wrong = sorted(set(words) ^ set(english)) or sorted(k for k in english if _gaps(words[k]) != _gaps(english[k]))
+    if wrong:
+        raise ValueError(
+            f"{Path(code).name}: missing, unknown or with other gaps than in English: {', '.join(wrong[:8])}"
+        )
+    return Language(words)
+
+
+def _words_of(text: str) -> dict[str, str]:
+    return _flat(tomllib.loads(text))
+
+
+def _gaps(text: str) -> set[str]:
+    """The names in braces that are filled in."""
+    return {name for _, name, _, _ in Formatter().parse(text) if name}
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -20,10 +20,11 @@ import pypdf
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+import reports.language
 from reports.cohort import NotDone, cohort_row, data_dictionary, measurements, write_cohort
 from reports.evidence import Evidence, SliceView
 from reports.html import render_html
-from reports.language import languages, load_language
+from reports.language import load_language
 from reports.pdf import render_pdf
 from reports.pictures import with_pictures
 from reports.quantity import Quantity, format_quantity, format_value
@@ -222,16 +223,42 @@ def test_coverage_is_printed_whole_and_once_per_service() -> None:
             assert squeezed(str(conflict["text"] if isinstance(conflict, dict) else conflict)) in text
 
 
-@pytest.mark.parametrize("code", languages())
-def test_every_language_has_the_same_words_with_the_same_gaps(code: str) -> None:
-    english, other = load_language("en").words, load_language(code).words
-    assert set(other) == set(english)
-    for key, words in english.items():
-        assert set(re.findall(r"{\w+}", other[key])) == set(re.findall(r"{\w+}", words)), key
+def test_another_language_is_one_file_with_the_same_keys(tmp_path: Path) -> None:
+    english = (Path(reports.language.__file__).parent / "en.toml").read_text(encoding="utf-8")
+    other = tmp_path / "xx.toml"
+    changed = english.replace('code = "en"', 'code = "xx"').replace('decimal_mark = "."', 'decimal_mark = ","')
+    changed = changed.replace('impression = "Impression"', 'impression = "Beurteilung"')
+    changed = changed.replace('date = "{year}-{month}-{day}"', 'date = "{day}.{month}.{year}"')
+    other.write_text(changed, encoding="utf-8")
+    record = example_record()
+    for text in (
+        _Page(render_html(record, tmp_path, language=str(other))).text,
+        pdf_text(render_pdf(record, tmp_path, language=str(other))),
+    ):
+        assert "Beurteilung" in text
+        assert squeezed("0,734 ± 0,044") in text
+        assert "02.10.2026" in text
+        assert squeezed("0.734 ±") not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (('title = "Biomechanical CT report"\n', ""), "mark.title"),
+        (('years = "{age} years"', 'years = "{years} years"'), "fact.years"),
+        (('title = "Biomechanical CT report"\n', 'title = "x"\ntitel = "x"\n'), "mark.titel"),
+    ],
+)
+def test_incomplete_language_is_refused_by_name(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
+    english = (Path(reports.language.__file__).parent / "en.toml").read_text(encoding="utf-8")
+    assert change[0] in english
+    (tmp_path / "xx.toml").write_text(english.replace(*change, 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=complaint):
+        load_language(str(tmp_path / "xx.toml"))
 
 
 def test_unknown_language_is_refused() -> None:
-    with pytest.raises(ValueError, match="there are: "):
+    with pytest.raises(ValueError, match="there are: en"):
         load_language("tlh")
 
 
