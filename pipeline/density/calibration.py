@@ -282,7 +282,10 @@ def _from_plate(
 
 def _from_tissues(volume: Volume, survey: TissueSurvey, contrast: bool) -> Calibration:
     line, findings = tissue_constrained_line(survey, volume.acquisition.kvp, contrast_enhanced=contrast)
-    systematic = tables.number("uncertainty.internal.systematic")
+    # The published error of internal calibration contains what the fit itself admits; only the rest is added to the fit.
+    published = tables.number("uncertainty.internal.systematic")
+    fitted = float(np.sqrt(line.covariance[0, 0])) / line.slope_mg_cm3_per_hu
+    systematic = float(np.sqrt(max(published**2 - fitted**2, tables.number("uncertainty.phantom.systematic") ** 2)))
     gradient = np.array([(100.0 - line.intercept_mg_cm3) / line.slope_mg_cm3_per_hu, 1.0])
     known = float(gradient @ line.covariance @ gradient) + (systematic * 100.0) ** 2
     total = tables.number("uncertainty.internal.unvalidated_total_mg_cm3")

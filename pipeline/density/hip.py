@@ -274,11 +274,12 @@ def _components(
 
 
 def _t_score(abmd: Quantity, region: str, reference: str) -> Quantity:
-    """T-score with the uncertainty of the areal density and the standard error of CT against DXA."""
+    """T-score with the uncertainty of the areal density, of CT against DXA, and of K2HPO4 against the scale of DXA."""
     entry = tables.constant(f"nhanes3_white_{reference}_20_29.{region}")
     mean, sd = tables.numbers(entry.name)
     parts = {name: value / sd for name, value in abmd.components.items()}
     parts["ct_against_dxa"] = tables.number("hip.standard_error_against_dxa_g_cm2") / sd
+    parts["mineral_scale"] = tables.number("hip.mineral_scale_sd") * abmd.value / sd
     unverified = "" if entry.verified else ", unverified reference"
     return Quantity(
         value=(abmd.value - mean) / sd,
@@ -335,10 +336,11 @@ def _z_scores(
     mean, sd = tables.numbers(name)
     total = abmd["total_hip"]
     see = tables.number("hip.standard_error_against_dxa_g_cm2")
+    scale = tables.number("hip.mineral_scale_sd") * total.value
     score = Quantity(
         value=(total.value - mean) / sd,
         unit="1",
-        uncertainty=float(np.hypot(total.uncertainty or 0.0, see)) / sd,
+        uncertainty=float(np.linalg.norm([total.uncertainty or 0.0, see, scale])) / sd,
         method=f"(aBMD - {mean}) / {sd}, all ethnic groups, {21 + 10 * decade}-{30 + 10 * decade} years",
         reference=entry.source,
     )
@@ -360,10 +362,11 @@ def _findings(volume: Volume, femur: Femur, calibration: Calibration, missing: d
         text = f"{femur.name}: no T-score, the calibration is in {calibration.unit} and is not converted silently."
         findings.append(Finding("t_score_withheld_mineral", Severity.WARNING, text))
     text = (
-        f"{femur.name}: areal density is K2HPO4-equivalent and was not cross-calibrated to a DXA device; the T-score includes "
-        f"{tables.number('hip.standard_error_against_dxa_g_cm2')} g/cm2 for that, the best published agreement."
+        f"{femur.name}: areal density is K2HPO4-equivalent and was not cross-calibrated to a DXA "
+        f"device, which may read up to a fifth "
+        "higher; the T-score may be too low and its uncertainty says by how much."
     )
-    findings.append(Finding("not_cross_calibrated", Severity.INFO, text))
+    findings.append(Finding("not_cross_calibrated", Severity.WARNING, text))
     if calibration.contrast_enhanced:
         bias = tables.number("contrast.hip_bias_g_cm2")
         text = f"{femur.name}: contrast agent raises neck density by about {bias} g/cm2; reported uncorrected."

@@ -145,7 +145,12 @@ def _bottom_mm(femur: Femur, pose: Pose, bone: NDArray[np.bool_], missing: dict[
         missing["intertrochanter"] = missing["total_hip"] = "the lesser trochanter is not in view"
         return None
     below = tables.number("hip.below_lesser_trochanter_mm")
-    bottom = float(pose.project(marks.lesser_trochanter_lower_edge_lps_mm)[1]) + below
+    edge = float(pose.project(marks.lesser_trochanter_lower_edge_lps_mm)[1])
+    if marks.lesser_trochanter_lps_mm is not None:
+        # In three dimensions the ridge below the trochanter runs on for centimetres; on a DXA image the bump ends before.
+        tip = float(pose.project(marks.lesser_trochanter_lps_mm)[1])
+        edge = min(edge, tip + tables.number("hip.lesser_trochanter_half_length_mm"))
+    bottom = edge + below
     reach = float(np.flatnonzero(bone.any(axis=1))[-1]) * PIXEL_MM
     if reach < bottom - 2.0:
         text = (
