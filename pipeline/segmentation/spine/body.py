@@ -11,12 +11,14 @@ from scipy import ndimage
 
 from pipeline.segmentation.model import BodyFrame
 from pipeline.segmentation.sampling import IndexBox, index_box, sample_lps
+from pipeline.segmentation.spine.cortex import blur_sd_mm, outer_face_mm
 from pipeline.segmentation.spine.discs import Disc
 from pipeline.segmentation.spine.tube import Outlines, Tube
 from pipeline.segmentation.surface import aggregate
 from pipeline.volume import Grid
 
 ANGLES = 72
+VISIBLE_MARGIN_MM = 0.5
 HEIGHTS = 25
 _STEP_MM = 0.5
 _WALL_REACH_MM = 7.0
@@ -29,7 +31,7 @@ _DISC_SLACK_MM = 1.0
 _WALL_P1, _PLATE_P1 = 0.08, 0.1
 _WALL_OFFSET_COST, _PLATE_OFFSET_COST = 0.006, 0.004
 _DARK_COST = 0.15
-_SHARP_MM, _WALL_BLUR, _PLATE_BLUR = 0.8, 0.25, 0.12
+_DROP_SCALE_HU = 300.0
 _CORNER_DEG, _CORNER_HALF_DEG, _CORNER_COST = 45.0, 22.0, 0.015
 
 
@@ -153,24 +155,59 @@ def fit_body(
         upper, edges[1], upper_unseen = _fit_plate(
             hu, grid, frame, wall[:, -6:].mean(axis=1), u, v, start[1], 1.0, above.half_thickness_mm
         )
-    in_plane_mm = 0.5 * (source_spacing_mm[1] + source_spacing_mm[2])
-    wall = np.maximum(wall - _blur_shift(in_plane_mm, _WALL_BLUR), 2.0)
-    lower = lower + _blur_shift(source_spacing_mm[0], _PLATE_BLUR) * _open_disc(below)
-    upper = upper - _blur_shift(source_spacing_mm[0], _PLATE_BLUR) * _open_disc(above)
+    wall, lower, upper = _to_outer_face(hu, grid, frame, wall, u, v, lower, upper, below, above, source_spacing_mm)
     return BodyModel(
         frame, wall, lattice, lattice, lower, upper, wall_edge, edges[0], edges[1], far,
         max(wall_unseen, lower_unseen, upper_unseen),
     )  # fmt: skip
 
 
-def _blur_shift(spacing_mm: float, per_mm: float) -> float:
-    """How far outside a thin bright shell its steepest edge is seen (mm), by the size of the voxels across it."""
-    return per_mm * max(spacing_mm - _SHARP_MM, 0.0)
+def _to_outer_face(
+    hu: NDArray[np.float32],
+    grid: Grid,
+    frame: BodyFrame,
+    wall: NDArray[np.float64],
+    u: NDArray[np.float64],
+    v: NDArray[np.float64],
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    below: Disc,
+    above: Disc,
+    source_spacing_mm: tuple[float, float, float],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Move each surface as a whole from its steepest edge to the outer face of the cortex."""
+    inner = np.hypot(u, v) <= 0.8 * np.interp(np.arctan2(v, u), _ANGLE, wall.mean(axis=1), period=2 * np.pi)
+    grid_mm = grid.spacing_mm[0]
+    moved = []
+    for surface, direction, disc in ((lower, -1.0, below), (upper, 1.0, above)):
+        reach = min(3.0, disc.half_thickness_mm + 0.5)
+        distance = np.arange(-4.0, reach + 0.01, 0.5)
+        points = frame.to_lps(u[inner][:, None], v[inner][:, None], surface[inner][:, None] + direction * distance)
+        shift = _face_shift(hu, grid, points, distance, blur_sd_mm(source_spacing_mm[0], grid_mm))
+        moved.append(surface + direction * shift)
+    distance = np.arange(-4.0, 2.51, 0.5)
+    free = np.abs(np.abs(_ANGLE - np.pi / 2) - np.radians(_CORNER_DEG)) >= np.radians(_CORNER_HALF_DEG)
+    rows = slice(HEIGHTS // 4, HEIGHTS - HEIGHTS // 4)
+    radius = wall[free, rows, None] + distance
+    at_u, at_v = radius * np.cos(_ANGLE[free])[:, None, None], radius * np.sin(_ANGLE[free])[:, None, None]
+    lattice = u[:, 0]
+    low, high = _at_lattice(lower, lattice, at_u, at_v), _at_lattice(upper, lattice, at_u, at_v)
+    part = ((np.arange(HEIGHTS) + 0.5) / HEIGHTS)[rows][None, :, None]
+    points = frame.to_lps(at_u, at_v, low + part * (high - low)).reshape(-1, len(distance), 3)
+    in_plane_mm = 0.5 * (source_spacing_mm[1] + source_spacing_mm[2])
+    shift = _face_shift(hu, grid, points, distance, blur_sd_mm(in_plane_mm, grid_mm))
+    return np.maximum(wall + shift, 2.0), moved[0], moved[1]
 
 
-def _open_disc(disc: Disc) -> float:
-    """1 for a disc wide enough that its endplates blur apart from each other, falling to 0 for one that is not."""
-    return float(np.clip((disc.half_thickness_mm - 2.0) / 1.5, 0.0, 1.0))
+def _face_shift(
+    hu: NDArray[np.float32], grid: Grid, points: NDArray[np.float64], distance: NDArray[np.float64], blur_mm: float
+) -> float:
+    """Offset of the outer face from a surface, by the mean of the profiles (N, W) at points (N, W, 3) across it."""
+    values = sample_lps(hu, grid, points, fill=np.nan)
+    whole = np.isfinite(values).all(axis=1)
+    if whole.sum() < 20:
+        return 0.0
+    return outer_face_mm(distance, np.median(values[whole], axis=0).astype(float), blur_mm)
 
 
 def _frame_and_template(
@@ -248,9 +285,9 @@ def _fit_wall(
     inner = values[:, :, extra - int(_INSIDE_MM / _STEP_MM) : len(wide) - extra - int(_INSIDE_MM / _STEP_MM)]
     outer = values[:, :, extra + int(_OUTSIDE_MM / _STEP_MM) :][:, :, : len(offset)]
     here = values[:, :, extra:-extra]
-    drop = np.clip(inner - outer, -60.0, 220.0) / 100.0
+    drop = _soft_drop(inner - outer)
     dark = np.cumsum(np.maximum(40.0 - here, 0.0), axis=2) * (_STEP_MM / 100.0)
-    cost = -drop + _DARK_COST * dark + _WALL_OFFSET_COST * offset**2
+    cost = (-drop + _DARK_COST * dark + _WALL_OFFSET_COST * offset**2).astype(np.float32)
     # Towards the pedicles and rib heads bone goes on: there the wall may only follow the averaged outline.
     corner = np.abs(np.abs(_ANGLE - np.pi / 2) - np.radians(_CORNER_DEG)) < np.radians(_CORNER_HALF_DEG)
     cost[corner] += np.where(offset > 0, _CORNER_COST * offset**2, 0.0)
@@ -260,6 +297,12 @@ def _fit_wall(
     wall = np.maximum(template[:, None] + shift, 3.0)
     far = float((np.abs(shift) > 6.0).mean())
     return wall, float(100.0 * edge.mean()), far, float(unseen.mean())
+
+
+def _soft_drop(drop_hu: NDArray) -> NDArray:
+    """Edge strength in units of 100 HU; levels off for strong edges without losing their maximum, and bounded for rises."""
+    fall = _DROP_SCALE_HU * (1.0 - np.exp(-np.maximum(drop_hu, 0.0) / _DROP_SCALE_HU))
+    return np.asarray((fall + np.clip(drop_hu, -60.0, 0.0)) / 100.0)
 
 
 def _fit_plate(
@@ -284,9 +327,9 @@ def _fit_plate(
     values = np.where(np.isfinite(values), values, -100.0)
     inner = values[:, :, extra - int(_INSIDE_MM / _STEP_MM) : len(wide) - extra - int(_INSIDE_MM / _STEP_MM)]
     outer = values[:, :, extra + int(_OUTSIDE_MM / _STEP_MM) :][:, :, : len(offset)]
-    drop = np.clip(inner - outer, -60.0, 220.0) / 100.0
+    drop = _soft_drop(inner - outer)
     weight = np.where(inside & ~unseen, 1.0, 0.02)[:, :, None]
-    cost = weight * (-drop + _PLATE_OFFSET_COST * offset**2)
+    cost = (weight * (-drop + _PLATE_OFFSET_COST * offset**2)).astype(np.float32)
     # Beyond the middle of the disc lies the endplate of the neighbour, which looks as good from the wrong side.
     cost[:, :, offset > half_disc_mm + _DISC_SLACK_MM] = np.inf
     found = aggregate(cost, p1=_PLATE_P1, p2=2.0)
@@ -296,8 +339,14 @@ def _fit_plate(
     return height, float(100.0 * edge[inside].sum() / count), float((unseen & inside).sum() / count)
 
 
-def rasterise(model: BodyModel, grid: Grid) -> tuple[IndexBox, NDArray[np.bool_]]:
-    """The part of `grid` that a body can reach, and which of its voxel centres lie inside the surfaces."""
+def rasterise(
+    model: BodyModel, grid: Grid, *, margin_mm: float = VISIBLE_MARGIN_MM
+) -> tuple[IndexBox, NDArray[np.bool_]]:
+    """The part of `grid` that a body can reach, and which of its voxel centres lie inside the surfaces.
+
+    The surfaces are at the outer face of the cortex. `margin_mm` is added on all sides, because a mask should hold the bone
+    that blur has spread across the face, and because readers and networks draw the edge where it is seen.
+    """
     reach = float(model.wall_mm.max()) + 1.0
     low, high = float(model.lower_mm.min()) - 1.0, float(model.upper_mm.max()) + 1.0
     corners = np.stack(np.meshgrid([-reach, reach], [-reach, reach], [low, high], indexing="ij"), axis=-1).reshape(
@@ -310,7 +359,7 @@ def rasterise(model: BodyModel, grid: Grid) -> tuple[IndexBox, NDArray[np.bool_]
     origin = model.frame.to_frame(grid.to_lps(start))
     mask = np.zeros(tuple(s.stop - s.start for s in box), dtype=np.bool_)
     _fill(
-        mask, to_frame, origin, model.wall_mm, model.lower_mm, model.upper_mm,
+        mask, to_frame, origin, model.wall_mm + margin_mm, model.lower_mm - margin_mm, model.upper_mm + margin_mm,
         float(model.left_mm[0]), float(model.left_mm[1] - model.left_mm[0]),
     )  # fmt: skip
     return box, mask

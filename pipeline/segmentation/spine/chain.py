@@ -243,7 +243,7 @@ def trace_spine(volume: Volume, *, threads: int) -> Trace:
     canal = find_canal(coarse, coarse_grid, body, threads=threads)
     if not canal.trusted:
         raise NotMeasurable("no_spine", canal.reason, subject="spine")
-    spacing_mm = 1.0 if max(volume.spacing_mm) <= 1.25 else 1.5
+    spacing_mm = 1.0 if min(volume.spacing_mm) <= 1.3 else 1.5
     fine, fine_grid, tube, outlines, chain, _ = _find_bodies(volume, canal, bone_scale, spacing_mm, threads, fit=False)
     sacral = [count_sacral_signs(coarse, coarse_grid, tube, outlines, disc) for disc in chain]
     # Below the first plate of the sacrum there are no more discs, only remnants.
