@@ -406,7 +406,7 @@ def _scored(field: Field, side: str, centre: NDArray[np.float64], radius: float)
 
     # A head ends freely below and inwards; a trochanter, or a vertebra, stands on more bone there.
     below = (rays[:, 2] < -0.3) & ((rays @ usual_neck_direction(side)) < 0.5)
-    free = (profile[:, at + 6 : at + 16] < 60 + 90 * field.bone_scale).all(axis=1)
+    free = np.asarray((profile[:, at + 6 : at + 16] < 60 + 90 * field.bone_scale).all(axis=1))
 
     def share(which: NDArray[np.bool_], value: NDArray) -> float:
         return float(value[which & seen].mean()) if (which & seen).any() else 0.0

@@ -26,7 +26,7 @@ REACH_MM = 175.0
 """No part of the proximal femur is farther from the head centre than that."""
 
 _POLAR, _AZIMUTH = 49, 96
-_OFFSETS_MM = np.arange(-3.0, 4.01, 0.25)
+_OFFSETS_MM = np.arange(-5.0, 4.01, 0.25)
 
 
 @dataclass(frozen=True)
@@ -106,16 +106,16 @@ def outline_femur(field: Field, head: Head) -> Outline:
     Outline
         Uncropped: as far as the field shows it, at most 175 mm from the head centre.
     """
-    shell = head_surface(field, head)
     threshold = 60.0 + 90.0 * field.bone_scale
     bone = field.hu > threshold
     offset = field.grid.to_lps(_index_grid(field.hu.shape)) - head.centre_lps_mm
     distance = np.linalg.norm(offset, axis=-1)
     direction = offset / np.maximum(distance, 1e-6)[..., None]
     near = distance < head.radius_mm + SHELL_MM + 4.0
+    neck = neck_direction(field.grid, bone | (distance < head.radius_mm), head)
+    shell = head_surface(field, head, neck, threshold)
     inside = np.zeros(bone.shape, dtype=bool)
     inside[near] = distance[near] < shell.at(direction[near])
-    neck = neck_direction(field.grid, bone | inside, head)
     cone = direction @ neck > np.cos(np.radians(NECK_CONE_DEG))
     joint = near & ~inside & ~cone & (distance < head.radius_mm + SHELL_MM)
     joint |= (offset[..., 2] > head.radius_mm + 3.0) | (distance > REACH_MM)
@@ -140,25 +140,25 @@ def outline_femur(field: Field, head: Head) -> Outline:
     return Outline(mask, crop, neck, shell, lost, threshold)
 
 
-def head_surface(field: Field, head: Head) -> HeadSurface:
-    """The sphere let loose by 3 to 4 mm, to where bone ends in each direction."""
+def head_surface(field: Field, head: Head, neck_lps: NDArray[np.float64], threshold_hu: float) -> HeadSurface:
+    """The sphere let loose by 4 to 5 mm, to where bone ends in each direction but that of the neck."""
     polar = np.linspace(0, np.pi, _POLAR)[:, None]
     azimuth = np.arange(_AZIMUTH)[None, :] * (2 * np.pi / _AZIMUTH)
     rays = np.stack(
         [np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar) * np.ones_like(azimuth)],
         axis=-1,
     )
-    radii = head.radius_mm + np.arange(-6.0, 12.01, 0.25)
+    radii = head.radius_mm + np.arange(-8.0, 12.01, 0.25)
     profile = field.along_rays(head.centre_lps_mm, rays.reshape(-1, 3), radii).reshape(_POLAR, _AZIMUTH, -1)
     known = profile > -800
     profile = np.where(known, profile, 0.0)
-    zero = 24  # index of offset 0 in `radii`
+    zero = 32  # index of offset 0 in `radii`
     at = zero + np.rint(_OFFSETS_MM / 0.25).astype(int)
     drop = profile[..., at - 4] - profile[..., at + 4]
     # A dark line shallower than a full drop still is the joint space: its near edge is the head.
     cost = -np.clip(drop, -50, 250 * field.bone_scale) / (100 * field.bone_scale) + 0.04 * _OFFSETS_MM**2
     cost[~known[..., at].all(axis=-1)] = 0.04 * _OFFSETS_MM**2
-    neck = rays @ usual_neck_direction(head.side) > np.cos(np.radians(40))
+    neck = rays @ neck_lps > np.cos(np.radians(38))
     cost[neck] = 0.04 * _OFFSETS_MM**2
     found = surface.aggregate(cost.astype(np.float32), p1=0.3, p2=2.0, circular=(False, True))
     offset = np.interp(found, np.arange(len(_OFFSETS_MM)), _OFFSETS_MM)
@@ -171,7 +171,20 @@ def head_surface(field: Field, head: Head) -> HeadSurface:
     socket = np.max([profile[rows, columns, np.minimum(start + s, profile.shape[2] - 1)] for s in range(8, 32)], axis=0)
     roof = (rays[..., 2] > 0.2) & (socket > 200 * field.bone_scale) & known.all(axis=-1) & ~neck
     dip = float(np.median((np.minimum(rim, socket) - gap)[roof])) if roof.sum() > 50 else float("nan")
-    return HeadSurface(head.centre_lps_mm, head.radius_mm + offset, dip)
+
+    # Below, where the head runs into the neck, bone may end more than 5 mm inside the sphere: it is followed there, but
+    # not where the rim is so thin that no bone is seen near it at all.
+    within = np.arange(profile.shape[2])[None, None, :] <= start[..., None]
+    last_bone = np.where((profile > threshold_hu) & within, radii[None, None, :], 0.0).max(axis=2)
+    short = (last_bone > radii[0]) & (last_bone < head.radius_mm + offset) & known.all(axis=-1)
+    radius = np.where(short, last_bone + 0.25, head.radius_mm + offset)
+    return HeadSurface(head.centre_lps_mm, _median_on_sphere(radius), dip)
+
+
+def _median_on_sphere(radius: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median over 3 x 3 directions; azimuth closes on itself."""
+    wrapped = np.concatenate([radius[:, -1:], radius, radius[:, :1]], axis=1)
+    return np.asarray(ndimage.median_filter(wrapped, size=3, mode="nearest")[:, 1:-1])
 
 
 def neck_direction(grid: Grid, bone: NDArray[np.bool_], head: Head) -> NDArray[np.float64]:
