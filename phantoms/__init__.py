@@ -6,7 +6,8 @@
 
 from phantoms.anatomy_spine import Fracture
 from phantoms.image import PhantomImage
-from phantoms.phantom import KINDS, Phantom, make_phantom
+from phantoms.kinds import KINDS, make_phantom
+from phantoms.phantom import Phantom
 from phantoms.study import write_study
 from phantoms.truth import Truth
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phantoms.anatomy_spine import CORTEX_MG_CM3, Placement, sacral_wing
+from phantoms.anatomy_sacrum import sacral_wing
+from phantoms.anatomy_spine import CORTEX_MG_CM3, Placement
 from phantoms.solids import (
     DensityFeature,
     Primitive,
@@ -20,7 +21,6 @@ from phantoms.solids import (
     chain,
     cup,
     ellipsoid,
-    frame,
     plate,
     round_cone,
     unit,
@@ -283,7 +283,3 @@ def joint_capsule(head_centre_mm: Vector, head_radius_mm: float, side: str) -> S
         f"joint_{side}", (ball if side == "left" else ball.mirrored(),), "cartilage", texture=4.0, texture_mm=4.0
     )
 
-
-def local_axes(shape: FemurShape) -> np.ndarray:
-    """Rows medial, front, down of the left femur."""
-    return frame(shape.shaft_axis, shape.front)

@@ -34,7 +34,7 @@ from phantoms.solids import (
 _TISSUE_BLEND_MM = 2.0  # over which cortex thickness and core density pass from one primitive to its neighbour
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def smooth_maximum(a: float, b: float, width: float) -> float:
     """Maximum of two distances with the edge between them rounded over `width` mm; exact where they differ by more."""
     if width <= 0.0:
@@ -43,7 +43,7 @@ def smooth_maximum(a: float, b: float, width: float) -> float:
     return max(a, b) + h * h * width * 0.25
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def superellipse(u: float, v: float, a: float, b: float, exponent: float) -> float:
     """First-order distance to ``|u/a|^n + |v/b|^n = 1``."""
     p = abs(u) / a
@@ -58,7 +58,7 @@ def superellipse(u: float, v: float, a: float, b: float, exponent: float) -> flo
     return (rho - 1.0) / gradient
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def endplate_height(u: float, v: float, shape: np.ndarray, first: int) -> float:
     """Height of one endplate of a vertebral body above its centre at (u, v).
 
@@ -72,7 +72,7 @@ def endplate_height(u: float, v: float, shape: np.ndarray, first: int) -> float:
     return shape[first] + shape[first + 1] * v + shape[first + 3] * u + shape[first + 2] * inside * inside
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def _body(u: float, v: float, w: float, shape: np.ndarray) -> tuple[float, float]:
     """Distance to a vertebral body, and how much the nearest face is an endplate (0 side wall, 1 endplate)."""
     a, b, exponent, waist, hollow, half_height, rounding = (
@@ -93,7 +93,7 @@ def _body(u: float, v: float, w: float, shape: np.ndarray) -> tuple[float, float
     return smooth_maximum(ends, sides, rounding), endness
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def _tube(u: float, v: float, w: float, shape: np.ndarray) -> float:
     first, step, exponent = shape[0], shape[1], shape[2]
     position = min(max((w - first) / step, 0.0), TUBE_KNOTS - 1.0)
@@ -118,7 +118,7 @@ def _tube(u: float, v: float, w: float, shape: np.ndarray) -> float:
     return max(superellipse(u - cx, v - cy, max(a, 1.0), max(b, 1.0), exponent), ends)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def primitive_distance(row: np.ndarray, x: float, y: float, z: float) -> tuple[float, float]:
     """Distance to one primitive, and the place 0..1 at which to read its cortex and core (start, end)."""
     dx, dy, dz = x - row[ORIGIN], y - row[ORIGIN + 1], z - row[ORIGIN + 2]
@@ -165,7 +165,7 @@ def primitive_distance(row: np.ndarray, x: float, y: float, z: float) -> tuple[f
     return 1e9, 0.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def join(running: float, distance: float, operation: float, blend: float) -> float:
     """Distance to what stands so far, after one more primitive."""
     if operation == UNION:
@@ -175,7 +175,7 @@ def join(running: float, distance: float, operation: float, blend: float) -> flo
     return smooth_maximum(running, -distance, blend)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def solid_distance(
     rows: np.ndarray, chosen: np.ndarray, count: int, x: float, y: float, z: float, distances: np.ndarray
 ) -> tuple[float, float, float]:
@@ -201,7 +201,7 @@ def solid_distance(
     return running, cortex, core
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def surface_distance(rows: np.ndarray, chosen: np.ndarray, count: int, x: float, y: float, z: float) -> float:
     """Distance to a solid only."""
     running = 1e9

@@ -59,10 +59,22 @@ def effective_energy_kev(kvp: float) -> float:
     return float(np.interp(kvp, voltages, energies))
 
 
+def mixture(**partial_densities_g_cm3: float) -> str:
+    """Name of an ad-hoc material: partial density in g/cm3 by tabulated substance, for use wherever a name is asked for."""
+    return "mix:" + ",".join(f"{name}={density!r}" for name, density in sorted(partial_densities_g_cm3.items()))
+
+
 def linear_attenuation_per_cm(material: str, energy_kev: float) -> float:
-    """Linear attenuation of a material: the sum over its partial densities (g/cm3) of tabulated substances."""
-    mixture: dict[str, float] = attenuation_tables()["materials"][material]
-    return sum(density * mass_attenuation_cm2_g(substance, energy_kev) for substance, density in mixture.items())
+    """Linear attenuation of a named or ad-hoc material: the sum over its partial densities of tabulated substances."""
+    if material.startswith("mix:"):
+        parts = {name: float(density) for name, density in (item.split("=") for item in material[4:].split(","))}
+    else:
+        parts = attenuation_tables()["materials"][material]
+    return sum(density * mass_attenuation_cm2_g(substance, energy_kev) for substance, density in parts.items())
+
+
+WATER_DISPLACED = {"k2hpo4": 0.2174, "hydroxyapatite": 1.0 / 3.16}
+"""Water that one unit of mineral takes the place of: the Mindways constant, and one over the density of hydroxyapatite."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,10 @@ class Materials:
         """Renders mineral density (mg/cm3 K2HPO4) instead of HU: every matrix counts nothing."""
         return Materials(0.0, 1.0, (), True)
 
+    def hu_per_mineral(self, mineral: str) -> float:
+        """HU that one mg/cm3 of ``"k2hpo4"`` or ``"hydroxyapatite"`` adds to water."""
+        return 1.0 if self.mineral_mode else mineral_hu_per_mg_cm3(mineral, self.kvp)
+
     def hu(self, material: str) -> float:
         """HU of a material without mineral."""
         if self.mineral_mode:
@@ -115,11 +131,10 @@ def material_hu(material: str, kvp: float) -> float:
 def mineral_hu_per_mg_cm3(mineral: str, kvp: float) -> float:
     """HU per mg/cm3 of ``"k2hpo4"`` or ``"hydroxyapatite"`` in water, with displacement.
 
-    A solution with 1 mg/cm3 of mineral holds `displacement` mg/cm3 less water (0.2174 for K2HPO4, the constant of the
-    Mindways calibration; 1/3.16 for hydroxyapatite, from its density of 3.16 g/cm3).
+    The water that the mineral takes the place of (`WATER_DISPLACED`) is taken away.
     """
     energy = effective_energy_kev(kvp)
-    displaced = {"k2hpo4": 0.2174, "hydroxyapatite": 1.0 / 3.16}[mineral]
+    displaced = WATER_DISPLACED[mineral]
     water = mass_attenuation_cm2_g("water", energy)
     air = linear_attenuation_per_cm("air", energy)
     return float((mass_attenuation_cm2_g(mineral, energy) - displaced * water) / (water - air))

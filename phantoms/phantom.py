@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from phantoms.anatomy_spine import LABEL_OF_LEVEL, SACRUM_LABEL, Fracture
+from phantoms.anatomy_sacrum import SACRUM_LABEL
 from phantoms.image import KERNELS, PhantomImage, form_image, noise_hu, thick_slices
 from phantoms.materials import Materials
 from phantoms.solids import Solid
-from phantoms.torso import Torso, TorsoOptions, build_torso
-from phantoms.truth import Truth, femur_truth, vertebra_truth
+from phantoms.truth import Truth
 from phantoms.voxelise import Lattice, render
 
 _CONTRAST_HU = {"none": {}, "arterial": {"blood": 290.0, "kidney": 150.0}, "venous": {"blood": 150.0, "liver": 110.0, "spleen": 125.0,
@@ -29,7 +28,7 @@ class Phantom:
     Attributes
     ----------
     kind : str
-        One of `KINDS`.
+        One of ``phantoms.KINDS``.
     seed : int
         Texture, bowel, noise and UIDs follow from it.
     options : dict
@@ -40,8 +39,12 @@ class Phantom:
         The scanned box in LPS.
     background : str
         Material around everything.
-    torso : Torso or None
-        Descriptions that vertebral and femoral truth come from.
+    describe : callable
+        From materials, lattice and the labels that the image holds to the fields of `Truth` that depend on the kind.
+    patient : dict
+        Header fields of the invented patient.
+    contrast : str
+        ``"none"``, ``"arterial"`` or ``"venous"``.
     """
 
     kind: str
@@ -50,8 +53,8 @@ class Phantom:
     solids: tuple[Solid, ...]
     low_mm: NDArray[np.float64]
     high_mm: NDArray[np.float64]
+    describe: Callable[[Materials, Lattice, frozenset[int]], dict[str, Any]]
     background: str = "air"
-    torso: Torso | None = None
     patient: dict[str, Any] = field(default_factory=dict)
     contrast: str = "none"
 
@@ -118,85 +121,14 @@ class Phantom:
     def truth(self, image: PhantomImage) -> Truth:
         """What is true of the phantom on the lattice of `image`, from its analytic description."""
         materials = self.materials(image.kvp)
-        lattice = image.lattice
-        lowest = float(lattice.to_lps(np.array([-0.5, 0, 0]))[2])
-        vertebrae: tuple = ()
-        femora: tuple = ()
-        labels: dict[str, int] = {}
-        if self.torso is not None:
-            present = {int(v) for v in np.unique(image.labels)}
-            vertebrae = tuple(
-                vertebra_truth(v, self.torso.solid(f"vertebra_{v.level}"), materials, lattice, seed=self.seed)
-                for v in self.torso.spine.vertebrae
-                if LABEL_OF_LEVEL[v.level] in present
-            )
-            sides = [side for side, label in (("left", 31), ("right", 32)) if label in present]
-            femora = tuple(
-                femur_truth(self.torso.femur, self.torso.solid(f"femur_{side}"), side, lowest, seed=self.seed)
-                for side in sides
-            )
-            labels = {v.name: v.label for v in vertebrae} | {f.name: f.label for f in femora}
-            if SACRUM_LABEL in present:
-                labels["sacrum"] = SACRUM_LABEL
-        z, y, x = lattice.spacing_mm
+        present = frozenset(int(v) for v in np.unique(image.labels))
+        known = self.describe(materials, image.lattice, present)
+        named = (*known.get("vertebrae", ()), *known.get("femora", ()), *known.get("specimens", ()))
+        labels = {structure.name: structure.label for structure in named}
+        if SACRUM_LABEL in present:
+            labels["sacrum"] = SACRUM_LABEL
+        z, y, x = image.lattice.spacing_mm
         return Truth(
             kind=self.kind, seed=self.seed, options=self.options, kvp=image.kvp, slice_mm=image.slice_mm, spacing_mm=(z, y, x),
-            dose=image.dose, hu_per_mg_cm3=materials.hu_per_mg_cm3, hu_at_zero=0.0, labels=labels, vertebrae=vertebrae,
-            femora=femora,
+            dose=image.dose, hu_per_mg_cm3=materials.hu_per_mg_cm3, hu_at_zero=0.0, labels=labels, **known,
         )  # fmt: skip
-
-
-def _torso(seed: int, options: dict[str, Any]) -> Phantom:
-    fractures = {
-        level: value if isinstance(value, Fracture) else Fracture(value[0], float(value[1]))
-        for level, value in dict(options.get("fractures", {})).items()
-    }
-    chosen = TorsoOptions(**(options | {"fractures": fractures}))
-    built = build_torso(chosen, seed)
-    patient = {
-        "sex": chosen.sex,
-        "age_years": chosen.age_years,
-        "height_m": round((1.62 if chosen.sex == "F" else 1.75) * chosen.size, 2),
-    }
-    patient["weight_kg"] = round(
-        (56.0 if chosen.sex == "F" else 70.0) * chosen.size**2 + 0.9 * (chosen.fat_mm - 15.0), 1
-    )
-    return Phantom(
-        "torso",
-        seed,
-        asdict(chosen),
-        built.solids,
-        built.low_mm,
-        built.high_mm,
-        torso=built,
-        patient=patient,
-        contrast=chosen.contrast,
-    )
-
-
-KINDS: dict[str, Callable[[int, dict[str, Any]], Phantom]] = {"torso": _torso}
-"""What can be made, by name."""
-
-
-def make_phantom(kind: str, *, seed: int = 0, **options: Any) -> Phantom:
-    """Make a phantom.
-
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`.
-    seed : int
-    **options
-        Depend on the kind; for torsos see `phantoms.torso.TorsoOptions`.
-
-    Raises
-    ------
-    ValueError
-        If the kind or an option is unknown or out of range.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"no phantom is called {kind!r}; there are {', '.join(KINDS)}")
-    try:
-        return KINDS[kind](seed, options)
-    except TypeError as error:
-        raise ValueError(f"phantom {kind}: {error}") from error

@@ -86,7 +86,7 @@ class Primitive:
         return replace(self, row=row, low_mm=low, high_mm=high)
 
 
-def _primitive(
+def primitive(
     kind: int,
     origin: ArrayLike,
     axes: NDArray[np.float64],
@@ -98,6 +98,7 @@ def _primitive(
     core_mg_cm3: tuple[float, float] = (0.0, 0.0),
     blend_mm: float = 0.0,
 ) -> Primitive:
+    """A primitive from the numbers of its shape; for the shapes below, and for others that `phantoms.distances` knows."""
     row = np.zeros(ROW_LENGTH)
     row[KIND], row[BLEND] = kind, blend_mm
     row[ORIGIN : ORIGIN + 3] = origin
@@ -136,7 +137,7 @@ def round_cone(
     largest = max(start_radius_mm, end_radius)
     shape = [length, start_radius_mm, end_radius, flatness]
     half = (largest, largest * flatness, length / 2 + largest)
-    return _primitive(
+    return primitive(
         ROUND_CONE, start, axes, shape, half, centre=(start + end) / 2, cortex_mm=_pair(cortex_mm),
         core_mg_cm3=_pair(core_mg_cm3), blend_mm=blend_mm,
     )  # fmt: skip
@@ -172,7 +173,7 @@ def ellipsoid(
 ) -> Primitive:
     """An ellipsoid with the given semi-axes along u, v, w."""
     semi = np.broadcast_to(np.asarray(semi_axes_mm, float), 3)
-    return _primitive(
+    return primitive(
         ELLIPSOID, centre, axes, list(semi), semi, cortex_mm=_pair(cortex_mm), core_mg_cm3=_pair(core_mg_cm3),
         blend_mm=blend_mm,
     )  # fmt: skip
@@ -199,7 +200,7 @@ def plate(
     bend += abs(curvature_per_mm[2]) * half_length_mm * half_width_mm
     half = (half_length_mm, half_width_mm, max(thickness_mm, edge) / 2 + bend)
     shape = [half_length_mm, half_width_mm, thickness_mm / 2, edge / 2, *curvature_per_mm, exponent, rounding_mm]
-    return _primitive(
+    return primitive(
         PLATE, centre, axes, shape, half, cortex_mm=_pair(cortex_mm), core_mg_cm3=_pair(core_mg_cm3), blend_mm=blend_mm,
     )  # fmt: skip
 
@@ -217,7 +218,7 @@ def cup(
 ) -> Primitive:
     """A spherical bowl open towards `opening`, whose rim lies `rim_mm` beyond its centre in that direction."""
     shape = [(inner_radius_mm + outer_radius_mm) / 2, (outer_radius_mm - inner_radius_mm) / 2, rim_mm]
-    return _primitive(
+    return primitive(
         CUP, centre, frame(opening, (0.0, 1.0, 0.0)), shape, [outer_radius_mm] * 3, cortex_mm=_pair(cortex_mm),
         core_mg_cm3=_pair(core_mg_cm3), blend_mm=blend_mm,
     )  # fmt: skip
@@ -248,13 +249,13 @@ def tube(
     low = np.array([(rows[0] - rows[2]).min(), (rows[1] - rows[3]).min(), even[0]])
     high = np.array([(rows[0] + rows[2]).max(), (rows[1] + rows[3]).max(), even[-1]])
     shape = [float(even[0]), float(even[1] - even[0]), exponent, 0.0, *np.concatenate(rows)]
-    made = _primitive(TUBE, (0.0, 0.0, 0.0), _WORLD, shape, (1, 1, 1), cortex_mm=_pair(rind_mm), blend_mm=blend_mm)
+    made = primitive(TUBE, (0.0, 0.0, 0.0), _WORLD, shape, (1, 1, 1), cortex_mm=_pair(rind_mm), blend_mm=blend_mm)
     return replace(made, low_mm=low - blend_mm - 4.0, high_mm=high + blend_mm + 4.0)
 
 
 def half_space(point: ArrayLike, outward: ArrayLike, *, extent_mm: float = 1e4) -> Primitive:
     """Everything behind a plane: the side that `outward` points away from."""
-    return _primitive(HALF_SPACE, point, frame(outward, (0.0, 1.0, 0.1)), [], [extent_mm] * 3)
+    return primitive(HALF_SPACE, point, frame(outward, (0.0, 1.0, 0.1)), [], [extent_mm] * 3)
 
 
 @dataclass(frozen=True)
@@ -285,6 +286,8 @@ class Solid:
         Material of the layer below the surface as thick as each primitive's cortex, without its mineral; None for `matrix`.
     cortex_mg_cm3 : float
         Mineral density (K2HPO4) within the cortex; 0 for a solid without mineral.
+    mineral : str
+        ``"k2hpo4"`` or ``"hydroxyapatite"``: what the densities are densities of.
     label : int
         Number in the label map; 0 paints no label.
     label_primitive : int or None
@@ -305,6 +308,7 @@ class Solid:
     matrix: str
     rind: str | None = None
     cortex_mg_cm3: float = 0.0
+    mineral: str = "k2hpo4"
     label: int = 0
     label_primitive: int | None = None
     features: tuple[DensityFeature, ...] = ()

@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from phantoms import anatomy_hip, anatomy_spine, anatomy_trunk
+from phantoms import anatomy_hip, anatomy_sacrum, anatomy_spine, anatomy_trunk
 from phantoms.anatomy_hip import FemurShape
 from phantoms.anatomy_spine import LEVELS, Fracture, Spine
+from phantoms.calibration import PLATE_THICKNESS_MM, Rods, rod_plate
 from phantoms.materials import Materials
 from phantoms.solids import Solid, Vector
 
@@ -47,6 +48,8 @@ class TorsoOptions:
         Relative standard deviation of the trabecular texture.
     neck_shaft_angle_deg, anteversion_deg : float
     contrast : "none", "arterial" or "venous"
+    rods : str or None
+        Calibration plate under the patient, one of ``phantoms.calibration.ROD_PLATES``.
     """
 
     sex: Literal["F", "M"] = "F"
@@ -66,6 +69,7 @@ class TorsoOptions:
     neck_shaft_angle_deg: float = 130.0
     anteversion_deg: float = 12.0
     contrast: Literal["none", "arterial", "venous"] = "none"
+    rods: str | None = None
 
     def __post_init__(self) -> None:
         if self.sex not in ("F", "M"):
@@ -73,6 +77,8 @@ class TorsoOptions:
         unknown = [level for level in (self.top_level, *self.fractures) if level not in LEVELS]
         if unknown:
             raise ValueError(f"no such vertebra: {', '.join(unknown)}")
+        if self.contrast not in ("none", "arterial", "venous"):
+            raise ValueError(f"contrast is {self.contrast!r}; it must be none, arterial or venous")
         if not 0.6 <= self.size <= 1.4:
             raise ValueError(f"size is {self.size}; it must lie between 0.6 and 1.4")
 
@@ -108,7 +114,7 @@ class Torso:
     femur: FemurShape
     low_mm: Vector
     high_mm: Vector
-    table_mm: float
+    rods: Rods | None = None
 
     def solid(self, name: str) -> Solid:
         return next(s for s in self.solids if s.name == name)
@@ -142,18 +148,23 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
     )  # fmt: skip
     habitus = anatomy_trunk.Habitus(size * (1.0 if sex == "F" else 1.06), options.fat_mm)
     cortex = options.cortex
+    back = habitus.back_skin_mm()
+    rods = None if options.rods is None else rod_plate(options.rods, back + PLATE_THICKNESS_MM / 2 + 2.0)
+    if rods is not None:
+        back += PLATE_THICKNESS_MM + 2.0
     solids: list[Solid] = [
-        *anatomy_trunk.table_solids(habitus.back_skin_mm()),
+        *anatomy_trunk.table_solids(back),
+        *(rods.solids if rods else ()),
         *anatomy_trunk.outer_solids(habitus, femur),
         *anatomy_trunk.cavity_solids(habitus, spine, rng),
         *anatomy_trunk.lung_solids(habitus),
         *anatomy_trunk.muscle_solids(spine, femur, habitus),
         *anatomy_trunk.vessel_solids(spine, femur, size),
         *anatomy_spine.disc_solids(spine),
-        *anatomy_spine.canal_solids(spine, anatomy_spine.sacral_canal_points(spine.sacrum, size)),
+        *anatomy_sacrum.canal_solids(spine, anatomy_sacrum.sacral_canal_points(spine.sacrum, size)),
         *(anatomy_hip.joint_capsule(head, femur.head_radius_mm, side) for side in ("left", "right")),
         *anatomy_trunk.rib_solids(spine, habitus, cortex=cortex),
-        anatomy_spine.sacrum_solid(
+        anatomy_sacrum.sacrum_solid(
             spine.sacrum,
             sex=sex,
             size=size,
@@ -179,5 +190,5 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
     bottom = float(femur.lesser_trochanter_mm[2]) - 72.0 * size if options.hips else -115.0 * size
     half = 172.0 * habitus.size + options.fat_mm + 6.0
     low = np.array([-half, -107.0 * habitus.size - options.fat_mm - 6.0, bottom])
-    high = np.array([half, habitus.back_skin_mm() + 28.0, top])
-    return Torso(tuple(solids), spine, shown, femur, low, high, habitus.back_skin_mm())
+    high = np.array([half, back + 28.0, top])
+    return Torso(tuple(solids), spine, shown, femur, low, high, rods)

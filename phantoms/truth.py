@@ -34,7 +34,7 @@ class VertebraTruth:
     Attributes
     ----------
     trabecular_mineral_mg_cm3 : float
-        Mean mineral density (K2HPO4) in the core: an elliptic cylinder of 0.6 of the half width and 0.5 of the half depth, its
+        Mean density of `mineral` in the core: an elliptic cylinder of 0.6 of the half width and 0.5 of the half depth, its
         centre 0.1 of the half depth in front of the body's, over the middle half of the height.
     trabecular_density_mg_cm3 : float
         What an error-free single-energy scanner reads there after calibration against K2HPO4 in water: the mineral and the
@@ -68,6 +68,7 @@ class VertebraTruth:
     deformity: str
     height_loss: float
     complete: bool
+    mineral: str = "k2hpo4"
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,32 @@ class FemurTruth:
 
 @dataclass(frozen=True)
 class RodTruth:
-    """One rod of a calibration phantom."""
+    """One rod of a calibration phantom: mineral and water in it, and its noise-free CT number."""
 
     name: str
-    material: str
+    mineral: str
     density_mg_cm3: float
+    water_mg_cm3: float
     hu: float
     radius_mm: float
     start_lps_mm: Point
     end_lps_mm: Point
+
+
+@dataclass(frozen=True)
+class SpecimenTruth:
+    """A homogeneous block that stands on its lower face."""
+
+    name: str
+    label: int
+    density_mg_cm3: float
+    area_mm2: float
+    height_mm: float
+    hu: float
+
+    def stiffness_n_mm(self, modulus_mpa: float) -> float:
+        """Stiffness under uniform compression with free sides: ``E A / H``."""
+        return modulus_mpa * self.area_mm2 / self.height_mm
 
 
 @dataclass(frozen=True)
@@ -145,6 +163,7 @@ class Truth:
     vertebrae: tuple[VertebraTruth, ...] = ()
     femora: tuple[FemurTruth, ...] = ()
     rods: tuple[RodTruth, ...] = ()
+    specimens: tuple[SpecimenTruth, ...] = ()
 
     def vertebra(self, level: str) -> VertebraTruth:
         """The vertebra of a level.
@@ -183,6 +202,7 @@ class Truth:
             FemurTruth(**(_with_tuples(f) | {"abmd": {k: RegionTruth(**r) for k, r in f["abmd"].items()}})) for f in raw["femora"]
         )  # fmt: skip
         raw["rods"] = tuple(RodTruth(**_with_tuples(r)) for r in raw["rods"])
+        raw["specimens"] = tuple(SpecimenTruth(**r) for r in raw["specimens"])
         return Truth(**raw)
 
 

@@ -106,7 +106,7 @@ def render(
         box = _index_box(solid, lattice)
         if (box[1::2] > box[::2]).all():
             numbers = np.array([
-                materials.hu(solid.matrix), materials.hu_per_mg_cm3, solid.cortex_mg_cm3, solid.texture, solid.texture_mm,
+                materials.hu(solid.matrix), materials.hu_per_mineral(solid.mineral), solid.cortex_mg_cm3, solid.texture, solid.texture_mm,
                 *solid.texture_axis, solid.subcortical,
             ])  # fmt: skip
             label_primitive = -1 if solid.label_primitive is None else solid.label_primitive

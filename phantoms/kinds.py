@@ -1,0 +1,213 @@
+"""Which phantoms there are, and how each is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phantoms import calibration
+from phantoms.anatomy_hip import FEMUR_LABELS
+from phantoms.anatomy_spine import LABEL_OF_LEVEL, Fracture
+from phantoms.materials import Materials
+from phantoms.phantom import Phantom
+from phantoms.solids import Solid
+from phantoms.torso import Torso, TorsoOptions, build_torso
+from phantoms.truth import SpecimenTruth, VertebraTruth, as_point, femur_truth, vertebra_truth
+from phantoms.voxelise import Lattice
+
+
+def _patient(options: TorsoOptions) -> dict[str, Any]:
+    """Header fields of an invented patient of that size."""
+    woman = options.sex == "F"
+    weight = (56.0 if woman else 70.0) * options.size**2 + 0.9 * (options.fat_mm - 15.0)
+    return {
+        "sex": options.sex, "age_years": options.age_years, "height_m": round((1.62 if woman else 1.75) * options.size, 2),
+        "weight_kg": round(weight, 1),
+    }  # fmt: skip
+
+
+def _describe_torso(torso: Torso, seed: int, materials: Materials, lattice: Lattice, present: frozenset[int]) -> dict[str, Any]:
+    lowest, highest = (float(lattice.to_lps(np.array([k, 0, 0]))[2]) for k in (-0.5, lattice.shape[0] - 0.5))
+    known: dict[str, Any] = {
+        "vertebrae": tuple(
+            vertebra_truth(v, torso.solid(f"vertebra_{v.level}"), materials, lattice, seed=seed)
+            for v in torso.spine.vertebrae
+            if LABEL_OF_LEVEL[v.level] in present
+        ),
+        "femora": tuple(
+            femur_truth(torso.femur, torso.solid(f"femur_{side}"), side, min(lowest, highest), seed=seed)
+            for side, label in FEMUR_LABELS.items()
+            if label in present
+        ),
+    }
+    if torso.rods is not None:
+        known["rods"] = torso.rods.truth(materials, lowest, highest)
+    return known
+
+
+def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
+    """Torso, or a part of it: ``spine`` is a small field of view round the spine, ``hip`` the pelvis and both hips."""
+    options = dict(options)
+    side = options.pop("side", "both") if kind == "hip" else "both"
+    if kind == "spine":
+        options.setdefault("hips", False)
+    fractures = {
+        level: value if isinstance(value, Fracture) else Fracture(str(value[0]), float(value[1]))
+        for level, value in dict(options.get("fractures", {})).items()
+    }
+    chosen = TorsoOptions(**(options | {"fractures": fractures}))
+    built = build_torso(chosen, seed)
+    low, high = built.low_mm.copy(), built.high_mm.copy()
+    if kind == "spine":
+        reach = 78.0 * chosen.size
+        low, high = np.maximum(low, [-reach, -50.0 * chosen.size, -70.0 * chosen.size]), np.minimum(high, [reach, np.inf, np.inf])
+    if kind == "hip":
+        high[2] = float(built.femur.head_centre_mm[2]) + 62.0 * chosen.size
+        if side == "left":
+            low[0] = 25.0
+        elif side == "right":
+            high[0] = -25.0
+        elif side != "both":
+            raise ValueError(f"side is {side!r}; it must be left, right or both")
+    stated = asdict(chosen) | ({"side": side} if kind == "hip" else {})
+    return Phantom(
+        kind, seed, stated, built.solids, low, high, partial(_describe_torso, built, seed), patient=_patient(chosen),
+        contrast=chosen.contrast,
+    )  # fmt: skip
+
+
+def _nothing(_materials: Materials, _lattice: Lattice, _present: frozenset[int]) -> dict[str, Any]:
+    return {}
+
+
+def _rods(seed: int, options: dict[str, Any]) -> Phantom:
+    """A rod plate alone on the table, under a water cylinder of `diameter_mm`."""
+    plate, diameter, length = options.pop("plate", "mindways"), options.pop("diameter_mm", 200.0), options.pop("length_mm", 40.0)
+    _require_empty(options)
+    rods = calibration.rod_plate(plate, diameter / 2 + 6.0 + calibration.PLATE_THICKNESS_MM / 2)
+    half = diameter / 2 + 20.0
+    low, high = np.array([-max(half, 125.0), -half, 0.0]), np.array([max(half, 125.0), half + 30.0, length])
+
+    def describe(materials: Materials, lattice: Lattice, _present: frozenset[int]) -> dict[str, Any]:
+        lowest, highest = (float(lattice.to_lps(np.array([k, 0, 0]))[2]) for k in (-0.5, lattice.shape[0] - 0.5))
+        return {"rods": rods.truth(materials, lowest, highest)}
+
+    solids = (*calibration.water_cylinder(diameter), *rods.solids)
+    return Phantom("rods", seed, {"plate": plate, "diameter_mm": diameter, "length_mm": length}, solids, low, high, describe)
+
+
+def _water(seed: int, options: dict[str, Any]) -> Phantom:
+    """A cylinder of water of `diameter_mm`."""
+    diameter, length = options.pop("diameter_mm", 200.0), options.pop("length_mm", 40.0)
+    _require_empty(options)
+    half = diameter / 2 + 20.0
+    low, high = np.array([-half, -half, 0.0]), np.array([half, half, length])
+    stated = {"diameter_mm": diameter, "length_mm": length}
+    return Phantom("water", seed, stated, calibration.water_cylinder(diameter), low, high, _nothing)
+
+
+def _describe_spine_phantom(materials: Materials, lattice: Lattice, present: frozenset[int]) -> dict[str, Any]:
+    vertebrae = []
+    for body in calibration.SPINE_PHANTOM_BODIES:
+        if body.label not in present:
+            continue
+        x, y, z = body.centre_mm
+        half = body.height_mm / 2
+        inset = body.half_depth_mm - 2.5
+        points = tuple(as_point((x, y + p, z + h)) for p in (-inset, 0.0, inset) for h in (half, -half))
+        hu = materials.hu("water") + materials.hu_per_mineral("hydroxyapatite") * body.density_mg_cm3
+        ends = lattice.to_index(np.array([[x, y, z - half], [x, y, z + half]]))
+        vertebrae.append(
+            VertebraTruth(
+                name=body.name, level=body.name.removeprefix("vertebra_"), label=body.label, centre_lps_mm=as_point(body.centre_mm),
+                superior_lps=(0.0, 0.0, 1.0), width_mm=2 * body.half_width_mm, depth_mm=2 * body.half_depth_mm,
+                anterior_mm=body.height_mm, middle_mm=body.height_mm, posterior_mm=body.height_mm, points_lps_mm=points,
+                trabecular_mineral_mg_cm3=body.density_mg_cm3, trabecular_density_mg_cm3=round(hu / materials.hu_per_mg_cm3, 3),
+                trabecular_hu=round(hu, 3), genant_grade=0, deformity="none", height_loss=0.0,
+                complete=bool((ends > -0.5).all() and (ends < np.array(lattice.shape) - 0.5).all()), mineral="hydroxyapatite",
+            )
+        )  # fmt: skip
+    return {"vertebrae": tuple(vertebrae)}
+
+
+def _esp(seed: int, options: dict[str, Any]) -> Phantom:
+    """Three vertebrae of 50, 100 and 200 mg/cm3 hydroxyapatite in an oval body."""
+    _require_empty(options)
+    low, high = np.array([-150.0, -100.0, -62.0]), np.array([150.0, 105.0, 62.0])
+    return Phantom("esp", seed, {}, calibration.spine_phantom(), low, high, _describe_spine_phantom)
+
+
+def _specimen(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
+    """A homogeneous cube (`edge_mm`) or cylinder (`diameter_mm`, `height_mm`) of `density_mg_cm3` in water."""
+    density = float(options.pop("density_mg_cm3", 150.0))
+    if kind == "cube":
+        edge = float(options.pop("edge_mm", 20.0))
+        solid, area, height, wide = calibration.homogeneous_cube(edge, density), edge**2, edge, edge
+        stated = {"density_mg_cm3": density, "edge_mm": edge}
+    else:
+        wide, height = float(options.pop("diameter_mm", 30.0)), float(options.pop("height_mm", 25.0))
+        solid, area = calibration.homogeneous_cylinder(wide, height, density), float(np.pi * wide**2 / 4)
+        stated = {"density_mg_cm3": density, "diameter_mm": wide, "height_mm": height}
+    _require_empty(options)
+    margin = 6.0
+    high: NDArray[np.float64] = np.array([wide / 2 + margin, wide / 2 + margin, height / 2 + margin])
+
+    def describe(materials: Materials, _lattice: Lattice, present: frozenset[int]) -> dict[str, Any]:
+        if calibration.SPECIMEN_LABEL not in present:
+            return {}
+        hu = materials.hu("water") + materials.hu_per_mg_cm3 * density
+        return {"specimens": (SpecimenTruth("specimen", calibration.SPECIMEN_LABEL, density, area, height, round(hu, 4)),)}
+
+    solids: tuple[Solid, ...] = (solid,)
+    return Phantom(kind, seed, stated, solids, -high, high, describe, background="water")
+
+
+def _require_empty(options: dict[str, Any]) -> None:
+    if options:
+        raise ValueError(f"unknown option: {', '.join(options)}")
+
+
+KINDS: dict[str, Callable[[int, dict[str, Any]], Phantom]] = {
+    "torso": partial(_torso, "torso"),
+    "spine": partial(_torso, "spine"),
+    "hip": partial(_torso, "hip"),
+    "esp": _esp,
+    "rods": _rods,
+    "water": _water,
+    "cube": partial(_specimen, "cube"),
+    "cylinder": partial(_specimen, "cylinder"),
+}
+"""What can be made, by name: a function of seed and options."""
+
+
+def make_phantom(kind: str, *, seed: int = 0, **options: Any) -> Phantom:
+    """Make a phantom.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`.
+    seed : int
+        Texture, bowel, noise and UIDs follow from it.
+    **options
+        Depend on the kind. ``torso``, ``spine`` and ``hip`` take the fields of `phantoms.torso.TorsoOptions` (fractures also as
+        ``{"L1": ("wedge", 0.3)}``; ``hip`` also ``side``), ``rods`` takes ``plate``, ``diameter_mm`` and ``length_mm``, ``water``
+        the last two, ``cube`` ``edge_mm`` and ``density_mg_cm3``, ``cylinder`` ``diameter_mm``, ``height_mm`` and
+        ``density_mg_cm3``.
+
+    Raises
+    ------
+    ValueError
+        If the kind or an option is unknown or out of range.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"no phantom is called {kind!r}; there are {', '.join(KINDS)}")
+    try:
+        return KINDS[kind](seed, dict(options))
+    except TypeError as error:
+        raise ValueError(f"phantom {kind}: {error}") from error
