@@ -101,30 +101,31 @@ def _compare(record: StudyRecord, truth: phantoms.Truth) -> list[Row]:
 
 
 def _vertebra_rows(true: VertebraTruth, found: Vertebra | None) -> list[Row]:
+    level = true.level
     if found is None:
-        return [Row(f"{true.level}", "present", "not found", "")]
-    rows = [
-        _row(
-            f"{true.level} trabecular attenuation", true.trabecular_hu, found.trabecular_hu, found, "trabecular_hu", 0
-        ),
-        _row(
-            f"{true.level} trabecular density",
-            true.trabecular_density_mg_cm3,
-            found.vbmd_mg_cm3,
-            found,
-            "vbmd_mg_cm3",
-            0,
-        ),
-    ]
+        return [Row(level, "present", "not found", "")]
     heights = found.heights_mm
-    for part in ("anterior", "middle", "posterior"):
-        height = getattr(heights, part) if heights is not None else None
-        rows.append(_row(f"{true.level} {part} height", getattr(true, f"{part}_mm"), height, found, "heights_mm", 1))
+    parts = ("anterior", "middle", "posterior")
+    truly = [getattr(true, f"{part}_mm") for part in parts]
+    height_row = Row(f"{level} heights, mm", _three(truly), _reason(found, "heights_mm"), "")
+    if heights is not None:
+        measured = [getattr(heights, part).value for part in parts]
+        apart = " ".join(f"{m - t:+.1f}" for m, t in zip(measured, truly, strict=True))
+        height_row = Row(
+            height_row.quantity, height_row.true, f"{_three(measured)} ± {heights.middle.uncertainty:.1f}", apart
+        )
     grade = found.fracture
     words = f"grade {grade.genant_grade} {grade.deformity}" if grade is not None else _reason(found, "fracture")
-    truly = f"grade {true.genant_grade} {true.deformity}"
-    rows.append(Row(f"{true.level} fracture", truly, words, "" if words == truly else "differs"))
-    return rows
+    right = f"grade {true.genant_grade} {true.deformity}"
+    return [
+        _row(f"{level} density", true.trabecular_density_mg_cm3, found.vbmd_mg_cm3, found, "vbmd_mg_cm3", 0),
+        height_row,
+        Row(f"{level} shape", right, words, "" if words == right else "differs"),
+    ]
+
+
+def _three(heights_mm: list[float]) -> str:
+    return " ".join(f"{height:.1f}" for height in heights_mm)
 
 
 def _femur_rows(true: FemurTruth, found: Femur | None) -> list[Row]:

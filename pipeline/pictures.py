@@ -116,8 +116,7 @@ def _window(image: NDArray) -> tuple[float, float]:
 def _fields(measured: Measured) -> tuple[FieldCut, ...]:
     """Strain energy of the first vertebra and of each femur that were tested: enough to see where load runs."""
     names = [name for name in measured.strengths if name.startswith("femur")]
-    tested = [
-        name for name in ("vertebra_L1", "vertebra_L2", "vertebra_T12", "vertebra_L3") if name in measured.strengths
-    ]
+    leading: tuple[str, ...] = ("vertebra_L1", "vertebra_L2", "vertebra_T12", "vertebra_L3")
+    tested = [name for name in leading if name in measured.strengths]
     tested += [name for name in measured.strengths if name.startswith("vertebra") and name not in tested]
     return tuple(cut for name in (*tested[:1], *names) for cut in measured.strengths[name].cuts[:1])
