@@ -14,13 +14,66 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from reports.judgement import Assessment, Coverage, Element, Omission, Rule, Service
+from reports.origin import (
+    Acquisition,
+    Calibration,
+    CalibrationSample,
+    Finding,
+    Part,
+    RejectedSeries,
+    SeriesSection,
+    Severity,
+    Software,
+    Status,
+    Study,
+    UsedSeries,
+)
 from reports.quantity import Quantity
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Acquisition",
+    "Assessment",
+    "Calibration",
+    "CalibrationSample",
+    "Coverage",
+    "Element",
+    "Femur",
+    "Figure",
+    "Finding",
+    "Fracture",
+    "Heights",
+    "HipDensity",
+    "Omission",
+    "Quality",
+    "RecordUnreadable",
+    "RejectedSeries",
+    "Rule",
+    "Score",
+    "SeriesSection",
+    "Service",
+    "Severity",
+    "Software",
+    "Status",
+    "Strength",
+    "Structure",
+    "Study",
+    "StudyRecord",
+    "UsedSeries",
+    "Vertebra",
+    "VirtualTest",
+    "json_schema",
+    "load_record",
+    "save_record",
+    "schema_text",
+    "write_atomically",
+]
 
 SCHEMA_VERSION = "1.0"
 """Version of the record format: a new minor version only adds keys, a new major version changes a meaning."""
@@ -40,210 +93,81 @@ class RecordUnreadable(ValueError):
         super().__init__(message)
 
 
-class Part(BaseModel):
-    """Base of every part of a record: immutable, strict about its keys, only finite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, from_attributes=True)
-
-
-class Severity(StrEnum):
-    """`failure`: the number it concerns is withheld."""
-
-    INFO = "info"
-    WARNING = "warning"
-    FAILURE = "failure"
-
-
-class Status(StrEnum):
-    """End state of a structure."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-    ABSENT = "absent"
-
-
-class Finding(Part):
-    """One observation that the reader must see: a stable code in snake_case, how much it matters, one sentence."""
-
-    code: str = Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$")
-    severity: Severity
-    text: str
-
-
-class Software(Part):
-    """What computed the record, in enough detail to compute it again."""
-
-    name: str = "openbct"
-    version: str
-    python: str | None = None
-    platform: str | None = None
-    dependencies: dict[str, str] = Field(default_factory=dict, description="package name to version")
-    settings: dict[str, Any] = Field(default_factory=dict, description="every parameter of the run")
-    tables: dict[str, str] = Field(default_factory=dict, description="reference table or knowledge base to its version")
-
-
-class Study(Part):
-    """Which study, of whom, when; without anything that names the patient."""
-
-    key: str = Field(min_length=1, description="pseudonymous key, also the name of the output folder")
-    study_uid: str | None = None
-    patient_age_years: float | None = Field(default=None, ge=0, le=130)
-    patient_sex: Literal["F", "M", "O"] | None = None
-    patient_height_m: float | None = Field(default=None, gt=0)
-    patient_weight_kg: float | None = Field(default=None, gt=0)
-    study_date: str | None = Field(default=None, description="ISO date of the CT")
-    report_date: str = Field(description="ISO date on which the analysis was made")
-    body_part: str | None = None
-    signed_by: str | None = Field(default=None, description="None: preliminary, not signed by a clinician")
-    patient_reference: str | None = Field(
-        default=None, description="opaque local identifier, only if the site asked for it"
-    )
-
-
-class Acquisition(Part):
-    """How the images were made, as the headers say; None where they say nothing."""
-
-    modality: str | None = None
-    manufacturer: str | None = None
-    model: str | None = None
-    device_serial_number: str | None = None
-    kvp: float | None = None
-    kernel: str | None = None
-    slice_thickness_mm: float | None = None
-    contrast_agent: str | None = None
-    table_height_mm: float | None = None
-    gantry_tilt_deg: float | None = None
-    reconstruction_diameter_mm: float | None = None
-    tube_current_time_product_mas: float | None = None
-    image_type: tuple[str, ...] = ()
-    series_description: str | None = None
-    protocol_name: str | None = None
-    body_part: str | None = None
-    patient_position: str | None = None
-
-
-class UsedSeries(Part):
-    """One stack of images that was measured: where it came from, its grid, and why it was chosen."""
-
-    used_for: tuple[Literal["spine", "hips"], ...]
-    selection_reason: str
-    kind: Literal["dicom", "nifti", "memory"] = "dicom"
-    series_uid: str | None = None
-    frame_of_reference_uid: str | None = None
-    sop_instance_uids: tuple[str, ...] = ()
-    content_sha256: str | None = None
-    shape: tuple[int, int, int] = Field(description="voxels along z, y, x of the canonical grid")
-    spacing_mm: tuple[float, float, float] = Field(description="voxel edges along z, y, x")
-    index_to_lps: tuple[tuple[float, float, float, float], ...] | None = Field(
-        default=None, description="4 x 4: array index (k, j, i) of a voxel centre to DICOM LPS (x, y, z) in mm"
-    )
-    resampled: bool = False
-    acquisition: Acquisition = Acquisition()
-    findings: tuple[Finding, ...] = ()
-
-
-class RejectedSeries(Part):
-    """A stack that was there and was not used."""
-
-    description: str
-    code: str
-    reason: str
-    series_uid: str | None = None
-
-
-class SeriesSection(Part):
-    """The series of the study: those measured and those not, each with its reason."""
-
-    used: tuple[UsedSeries, ...] = ()
-    rejected: tuple[RejectedSeries, ...] = ()
-
-
-class CalibrationSample(Part):
-    """One reference material: what it reads on the CT and the density it stands for."""
-
-    name: str
-    hu: float
-    density_mg_cm3: float
-    hu_sd: float | None = None
-
-
-class Calibration(Part):
-    """HU to mineral density: ``density = slope * HU + intercept``."""
-
-    method: str
-    mineral: str = Field(description="mineral basis of every density that follows from it, such as K2HPO4 or HA")
-    slope_mg_cm3_per_hu: float
-    intercept_mg_cm3: float
-    covariance: tuple[tuple[float, float], tuple[float, float]] | None = Field(
-        default=None, description="of slope and intercept"
-    )
-    residual_mg_cm3: float | None = Field(default=None, description="root mean square of the samples about the line")
-    reference: str | None = None
-    series_uid: str | None = None
-    samples: tuple[CalibrationSample, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    other_series: tuple[Calibration, ...] = Field(
-        default=(), description="when spine and hips come from different series"
-    )
-
-
 class Strength(Quantity):
-    """Bone strength in N from a virtual test; the profile names the material laws and the failure criterion."""
+    """Bone strength in N from a virtual test."""
 
-    test: str = Field(description="spine-compression, hip-sideways-fall or hip-stance")
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    test: str
+    """``spine-compression``, ``hip-sideways-fall`` or ``hip-stance``."""
     profile: str
-    definition: str | None = Field(default=None, description="which point of the test is called strength")
-    curve: tuple[tuple[float, float], ...] = Field(
-        default=(), description="(displacement in mm, force in N), for a nonlinear test"
-    )
-    model: dict[str, float | int | str | bool] = Field(
-        default_factory=dict, description="size and solution: elements, dof, element_size_mm, iterations, residual, ..."
-    )
+    """Name of the profile: material laws, boundary conditions, failure criterion."""
+    definition: str | None = None
+    """Which point of the test is called strength."""
+    curve: tuple[tuple[float, float], ...] = ()
+    """Displacement in mm and force in N, for a nonlinear test."""
+    model: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    """Size and solution: elements, degrees of freedom, element size, iterations, residual, ..."""
 
 
 class VirtualTest(Part):
     """A further virtual test of the same structure."""
 
     strength_n: Strength
+    """Strength in that test."""
     stiffness_n_mm: Quantity | None = None
+    """Stiffness in that test."""
 
 
 class Heights(Part):
     """Heights of a vertebral body in its mid-sagittal plane."""
 
     anterior: Quantity
+    """At the front."""
     middle: Quantity
+    """In the middle."""
     posterior: Quantity
+    """At the back."""
 
 
 class Fracture(Part):
     """Shape of a vertebral body, graded after Genant; present only if it was measured."""
 
     genant_grade: Literal[0, 1, 2, 3]
+    """By height loss: 0 below 20 %, 1 from 20 %, 2 from 25 %, 3 from 40 %; grade 1 is for a reader to confirm."""
     deformity: Literal["none", "wedge", "biconcave", "crush"]
-    height_loss: Quantity = Field(description="largest of the three height losses, in percent")
+    """Which height is reduced."""
+    height_loss: Quantity
+    """Largest of the three height losses, in percent."""
     height_losses: dict[Literal["wedge", "biconcave", "crush"], Quantity] = Field(default_factory=dict)
-    grade_probabilities: dict[Literal["0", "1", "2", "3"], float] = Field(
-        default_factory=dict, description="probability of each grade given the uncertainty of the heights"
-    )
+    """The three height losses, in percent."""
+    grade_probabilities: dict[Literal["0", "1", "2", "3"], float] = Field(default_factory=dict)
+    """Probability of each grade given the uncertainty of the heights."""
     note: str | None = None
+    """What the reader must know about this grade."""
 
 
 class Structure(Part):
     """A bone with its state; the base of vertebrae and femora."""
 
     name: str
-    label: int | None = Field(default=None, description="number in the label map")
+    """``vertebra_L1``, ``vertebra_u1`` (level not certain), ``femur_left``; as in the label map."""
+    label: int | None = None
+    """Number in the label map."""
     status: Status
+    """Failed and absent structures carry no number."""
     findings: tuple[Finding, ...] = ()
-    not_measured: dict[str, Finding] = Field(
-        default_factory=dict, description="key of an absent number (abmd_g_cm2.trochanter for a part) to the reason"
-    )
-    score: float | None = Field(default=None, ge=0, le=1, description="how well the segmentation fits the image")
+    """What is to be said about this structure."""
+    not_measured: dict[str, Finding] = Field(default_factory=dict)
+    """Key of an absent number (``abmd_g_cm2.trochanter`` for a part) to the reason for its absence."""
+    score: float | None = Field(default=None, ge=0, le=1)
+    """How well the segmentation fits the image."""
     complete: bool = True
-    further: dict[str, Quantity] = Field(default_factory=dict, description="additional measures by name")
+    """False when the field of view cuts the structure."""
+    further: dict[str, Quantity] = Field(default_factory=dict)
+    """Additional measures by name."""
     other_tests: tuple[VirtualTest, ...] = ()
+    """Virtual tests besides the leading one."""
 
     def reason_for(self, key: str) -> Finding | None:
         """Why the number `key` is absent; None if nobody said so.
@@ -280,14 +204,23 @@ class Vertebra(Structure):
     """One vertebral body and what was measured on it."""
 
     level: str | None = Field(default=None, pattern=r"^(C7|T([1-9]|1[0-3])|L[1-6])$")
+    """``L1``, or null when the level is not certain enough to name."""
     level_confidence: float | None = Field(default=None, ge=0, le=1)
+    """Probability of the level; null when the user named it or no anchor was in view."""
     level_alternatives: dict[str, float] = Field(default_factory=dict)
+    """Other levels and their probabilities."""
     trabecular_hu: Quantity | None = None
+    """Mean CT number of the trabecular compartment."""
     vbmd_mg_cm3: Quantity | None = None
+    """Mean density of the trabecular compartment."""
     heights_mm: Heights | None = None
+    """Anterior, middle and posterior height."""
     fracture: Fracture | None = None
+    """Grade and kind of deformity."""
     strength_n: Strength | None = None
+    """Strength in compression."""
     stiffness_n_mm: Quantity | None = None
+    """Stiffness in compression."""
 
     def _numbers(self) -> dict[str, object]:
         keys = ("trabecular_hu", "vbmd_mg_cm3", "heights_mm", "fracture", "strength_n", "stiffness_n_mm")
@@ -298,16 +231,24 @@ class HipDensity(Part):
     """DXA-equivalent areal density by region; None for a region that could not be measured."""
 
     total_hip: Quantity | None = None
+    """Neck, trochanter and intertrochanter together."""
     femoral_neck: Quantity | None = None
+    """Box across the neck."""
     trochanter: Quantity | None = None
+    """Region of the greater trochanter."""
     intertrochanter: Quantity | None = None
+    """Region between the trochanters, down to below the lesser trochanter."""
 
 
 class Score(Quantity):
     """A T- or Z-score: which region, against whom."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     region: Literal["total_hip", "femoral_neck", "trochanter", "intertrochanter"]
-    population: str = Field(description="reference population: survey, sex, age, scanner scale")
+    """Region of the hip."""
+    population: str
+    """Reference population: survey, sex, age, scanner scale."""
 
 
 class Femur(Structure):
@@ -317,13 +258,21 @@ class Femur(Structure):
     """
 
     side: Literal["left", "right"]
+    """Side of the patient."""
     abmd_g_cm2: HipDensity | None = None
+    """Areal density by region."""
     t_score: Score | None = None
+    """The lower of total hip and femoral neck."""
     t_scores: dict[str, Score] = Field(default_factory=dict)
+    """By region."""
     z_score: Score | None = None
+    """The lower of total hip and femoral neck."""
     z_scores: dict[str, Score] = Field(default_factory=dict)
+    """By region."""
     strength_n: Strength | None = None
+    """Strength in the leading test, a sideways fall."""
     stiffness_n_mm: Quantity | None = None
+    """Stiffness in that test."""
 
     def _numbers(self) -> dict[str, object]:
         keys = ("abmd_g_cm2", "t_score", "z_score", "strength_n", "stiffness_n_mm")
@@ -333,111 +282,57 @@ class Femur(Structure):
         return numbers
 
 
-class Rule(Part):
-    """One rule of the assessment and whether it holds: True, False, or None when it could not be asked."""
-
-    rule: str
-    holds: bool | None
-    basis: str = Field(description="the numbers it was applied to, in words")
-    reference: str | None = None
-
-
-class Omission(Part):
-    """A part of the assessment that was left out."""
-
-    part: str
-    code: str
-    reason: str
-
-
-class Assessment(Part):
-    """The overall classification, with everything it rests on and everything it leaves out."""
-
-    classification: Literal["high", "increased", "not_increased", "not_determined"]
-    statement: str
-    rules: tuple[Rule, ...] = ()
-    references: tuple[str, ...] = ()
-    basis: tuple[str, ...] = ()
-    omitted: tuple[Omission, ...] = ()
-    spine_vbmd_mg_cm3: Quantity | None = None
-    spine_vbmd_levels: tuple[str, ...] = ()
-    spine_density_class: Literal["normal", "low", "osteoporosis_range"] | None = None
-    hip_density_class: Literal["normal", "low", "osteoporosis_range"] | None = None
-
-
-class Element(Part):
-    """One element that a service asks for, whether the study has it, and where that is seen."""
-
-    element: str
-    met: Literal["yes", "no", "unknown"]
-    basis: str
-
-
-class Coverage(BaseModel):
-    """Payer coverage of one service on one date; the same keys as ``openbct coverage --json``.
-
-    Further keys of the coverage engine are kept as they are.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow", from_attributes=True)
-
-    status: str
-    last_known_status: str | None = None
-    payer: str | None = None
-    policy: str | None = None
-    date_of_service: str | None = None
-    prior_authorization: str | None = None
-    warnings: tuple[dict[str, Any] | str, ...] = ()
-    sources: tuple[dict[str, Any], ...] = ()
-    conflicts: tuple[dict[str, Any] | str, ...] = ()
-    checklist: tuple[dict[str, Any], ...] = ()
-    route: str | None = None
-    text: str
-
-
-class Service(Part):
-    """One service code: does the study support it, and what does the payer's document say."""
-
-    cpt: str
-    supported: bool
-    reasons: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    elements: tuple[Element, ...] = ()
-    coverage: Coverage | None = None
-
-
 class Figure(Part):
     """A picture file beside the record."""
 
     id: str
-    file: str = Field(description="path relative to the record, with forward slashes")
+    """Which picture: ``spine``, ``vertebrae``, ``hips``, ``mechanics``, ``density``, ``calibration``, ``curves``."""
+    file: str
+    """Path relative to the record, with forward slashes."""
     caption: str
-    width_mm: float | None = Field(default=None, gt=0, description="printed width; None for the full width of the text")
-    alt: str = Field(description="what the picture shows, for readers who do not see it")
+    """As printed under it."""
+    width_mm: float | None = Field(default=None, gt=0)
+    """Printed width; null for the full width of the text."""
+    alt: str
+    """What the picture shows, for readers who do not see it."""
 
 
 class Quality(Part):
     """What concerns the whole study, and the pictures by which its quality can be judged."""
 
     findings: tuple[Finding, ...] = ()
-    limits: tuple[str, ...] = Field(default=(), description="sentences on the limits of this analysis")
+    """What is to be said about the study as a whole."""
+    limits: tuple[str, ...] = ()
+    """Sentences on the limits of this analysis."""
     figures: tuple[Figure, ...] = ()
+    """The pictures of the report, in order."""
 
 
 class StudyRecord(Part):
     """One study: what was examined, what was measured, how sure it is, what is missing and why."""
 
     schema_version: str = Field(default=SCHEMA_VERSION, pattern=r"^\d+\.\d+$")
+    """Version of the record format."""
     software: Software
+    """What computed the record."""
     study: Study
+    """Which study, of whom, when."""
     series: SeriesSection = SeriesSection()
+    """The images that were measured, and those that were not."""
     calibration: Calibration | None = None
+    """CT numbers to density; null when none was possible: then there is no density either."""
     vertebrae: tuple[Vertebra, ...] = ()
+    """From cranial to caudal."""
     femora: tuple[Femur, ...] = ()
+    """At most one of each side."""
     assessment: Assessment
+    """The overall classification."""
     services: tuple[Service, ...] = ()
+    """Service codes with what supports them and their coverage."""
     quality: Quality = Quality()
-    timings_s: dict[str, float] = Field(default_factory=dict, description="seconds by stage")
+    """What concerns the whole study, and the pictures."""
+    timings_s: dict[str, float] = Field(default_factory=dict)
+    """Seconds by stage."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> StudyRecord:

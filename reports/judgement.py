@@ -1,0 +1,121 @@
+"""What follows from the numbers of a record: the overall assessment, and the service codes with their coverage."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from reports.origin import Part
+from reports.quantity import Quantity
+
+
+class Rule(Part):
+    """One rule of the assessment and whether it holds: True, False, or None when it could not be asked."""
+
+    rule: str
+    """The rule in words."""
+    holds: bool | None
+    """Whether it holds; null when it could not be asked."""
+    basis: str
+    """The numbers it was applied to, in words."""
+    reference: str | None = None
+    """Where it is published."""
+
+
+class Omission(Part):
+    """A part of the assessment that was left out."""
+
+    part: str
+    """What was left out."""
+    code: str
+    """Machine-readable reason."""
+    reason: str
+    """One sentence."""
+
+
+class Assessment(Part):
+    """The overall classification, with everything it rests on and everything it leaves out."""
+
+    classification: Literal["high", "increased", "not_increased", "not_determined"]
+    """Overall fracture risk by the rules."""
+    statement: str
+    """The same in one sentence."""
+    rules: tuple[Rule, ...] = ()
+    """Every rule that was asked."""
+    references: tuple[str, ...] = ()
+    """The works that the rules come from."""
+    basis: tuple[str, ...] = ()
+    """What the classification rests on."""
+    omitted: tuple[Omission, ...] = ()
+    """What was left out, and why."""
+    spine_vbmd_mg_cm3: Quantity | None = None
+    """Trabecular density of the spine: mean of the levels below."""
+    spine_vbmd_levels: tuple[str, ...] = ()
+    """L1 and L2, or the levels that took their place."""
+    spine_density_class: Literal["normal", "low", "osteoporosis_range"] | None = None
+    """Class of that mean; null where no class may be given."""
+    hip_density_class: Literal["normal", "low", "osteoporosis_range"] | None = None
+    """Class of the lowest hip T-score; null where no class may be given."""
+
+
+class Element(Part):
+    """One element that a service asks for, whether the study has it, and where that is seen."""
+
+    element: str
+    """What the service asks for, in our words."""
+    met: Literal["yes", "no", "unknown"]
+    """Whether the study has it; unknown is for a person to answer."""
+    basis: str
+    """Where that is seen."""
+
+
+class Coverage(BaseModel):
+    """Payer coverage of one service on one date; the same keys as ``openbct coverage --json``.
+
+    Further keys of the coverage engine are kept as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", from_attributes=True, use_attribute_docstrings=True)
+
+    status: str
+    """Coverage status by a plan document or the payer's dated policy, nothing less."""
+    last_known_status: str | None = None
+    """Status of the newest edition held, where the status is stale."""
+    payer: str | None = None
+    """Payer that was asked for."""
+    policy: str | None = None
+    """Policy number."""
+    date_of_service: str | None = None
+    """ISO date that was asked for."""
+    prior_authorization: str | None = None
+    """What is known on prior authorization; it never changes the status."""
+    warnings: tuple[dict[str, Any] | str, ...] = ()
+    """Flags, each with its sentence."""
+    sources: tuple[dict[str, Any], ...] = ()
+    """Documents that the status rests on, with quotation, date and rank."""
+    conflicts: tuple[dict[str, Any] | str, ...] = ()
+    """Lesser sources that say otherwise."""
+    checklist: tuple[dict[str, Any], ...] = ()
+    """Documentation that a claim needs, and what of it this study answers."""
+    route: str | None = None
+    """Document that governs a service outside this policy."""
+    text: str
+    """What a report prints, with the next step."""
+
+
+class Service(Part):
+    """One service code: does the study support it, and what does the payer's document say."""
+
+    cpt: str
+    """Number of the service code; descriptors are not included."""
+    supported: bool
+    """Whether the data hold every element that software can supply."""
+    reasons: tuple[str, ...] = ()
+    """Why, in sentences."""
+    missing: tuple[str, ...] = ()
+    """Elements that are missing or that a person must supply."""
+    elements: tuple[Element, ...] = ()
+    """All elements of the service."""
+    coverage: Coverage | None = None
+    """What the payer's document says."""
