@@ -20,8 +20,8 @@ _PARTS: tuple[type[BaseModel], ...] = (
     StudyRecord, origin.Software, origin.Study, origin.SeriesSection, origin.UsedSeries, origin.Acquisition,
     origin.RejectedSeries, origin.Calibration, origin.CalibrationSample, record.Vertebra, record.Heights, record.Fracture,
     record.Femur, record.HipDensity, Quantity, record.Strength, record.Score, record.VirtualTest, origin.Finding,
-    judgement.Assessment, judgement.Rule, judgement.Omission, judgement.Service, judgement.Element, judgement.Coverage, record.Quality,
-    record.Figure,
+    judgement.Assessment, judgement.Rule, judgement.Omission, judgement.Service, judgement.Element, judgement.Coverage,
+    record.Quality, record.Figure,
 )  # fmt: skip
 
 _INTRODUCTION = f"""\
