@@ -204,7 +204,7 @@ class CapRegion:
     Attributes
     ----------
     voxels : bool ndarray of shape (Z, Y, X)
-        Voxels filled with cement as far as they are not bone.
+        Voxels filled with cement as far as they are not bone; reaches into the outermost voxels of the bone.
     axis : int
     face : int
         Node index of the outer face along `axis`.
@@ -249,8 +249,9 @@ def cap_region(share: NDArray, axis: int, upper: bool, *, depth_voxels: int, thi
     if face > length:
         raise ValueError("the grid has no room for the cap")
     footprint = ndimage.binary_fill_holes(core[max(top + 1 - depth_voxels, 0) :].any(axis=0))
-    # Height of the bone in each column; a column without bone is filled as deep as the outline reaches.
-    surface = np.where(core.any(axis=0), length - np.argmax(core[::-1], axis=0), top + 1 - depth_voxels)
+    # From the last voxel that is mostly bone, whose other part is cement too; a column without bone is filled as deep as the
+    # outline reaches.
+    surface = np.where(core.any(axis=0), length - 1 - np.argmax(core[::-1], axis=0), top + 1 - depth_voxels)
     surface = np.maximum(surface, 0)
     level = np.arange(length)[:, None, None]
     voxels = footprint & (level >= surface) & (level < face)

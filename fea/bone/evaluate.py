@@ -130,13 +130,22 @@ def stiffness_change_by_density(result: TestResult, shift_mg_cm3: NDArray) -> fl
 
 
 def stiffness_change_by_boundary(result: TestResult, shift_mm: float) -> float:
-    """Relative change of the stiffness, to first order, when the surface of the bone moves by `shift_mm`."""
+    """Relative change of the stiffness, to first order, when the free surface of the bone moves outwards by `shift_mm`.
+
+    The new layer stores energy at the density of the outer voxels. Surface under a cap does not count: there bone would
+    take the place of cement.
+    """
     model = result.model
-    h = model.bone.grid.voxel_mm
-    surface = model.is_bone & ~ndimage.binary_erosion(model.modulus_mpa > 0, iterations=2)
-    # The outer two layers of the model hold all voxels that are at least half bone and lie within one voxel of its surface.
-    energy = float(result.energy_density_mpa[surface].sum(dtype=np.float64)) * h**3
-    return abs(shift_mm) / (1.5 * h) * energy / (0.5 * result.force_n * model.applied_mm)
+    fraction, h = model.bone.fraction, model.bone.grid.voxel_mm
+    cement = ndimage.binary_dilation((model.modulus_mpa > 0) & (fraction < 0.01))
+    slope = np.sqrt(sum(step**2 for step in np.gradient(fraction.astype(np.float64))))
+    area_mm2 = float(slope[~cement].sum()) * h**2  # the integral of the slope of the bone fraction is the surface
+    outer = model.is_bone & ~ndimage.binary_erosion(model.modulus_mpa > 0, iterations=2) & ~cement
+    bone_mm3 = float(fraction[outer].sum(dtype=np.float64)) * h**3
+    if bone_mm3 == 0:
+        return 0.0
+    energy_per_mm3 = float(result.energy_density_mpa[outer].sum(dtype=np.float64)) * h**3 / bone_mm3
+    return abs(shift_mm) * area_mm2 * energy_per_mm3 / (0.5 * result.force_n * model.applied_mm)
 
 
 def pistoia_force_n(result: TestResult, volume_fraction: float) -> float:

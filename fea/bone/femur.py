@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from fea.bone.assembly import BoneVoxels, CapRegion, TestModel, TestRefused, bone_voxels, cap_region, with_caps
 from fea.bone.femur_pose import FemurPose
 from fea.bone.profiles import BoneProfile, VirtualTest
-from fea.bone.resample import PosedBone, grid_around, resample_bone
+from fea.bone.resample import PosedBone, grid_for_mask, resample_bone
 from fea.model import Prescribed
 from fea.nodes import nodes_of
 
@@ -160,11 +159,8 @@ def _posed_femur(
     matrix = np.asarray(index_to_world, float)
     distal = np.asarray(pose.shaft_axis, float) / np.linalg.norm(pose.shaft_axis)
     kept, end_point, end_normal = _cut_shaft(mask, matrix, pose, distal)
-    index = np.argwhere(kept & ~ndimage.binary_erosion(kept)).astype(float)
-    points = index @ matrix[:3, :3].T + matrix[:3, 3]
-    half_source_mm = 0.5 * float(np.abs(axes @ matrix[:3, :3]).sum(axis=1).max())
     room_mm = (np.ceil(profile.cap.thickness_mm / voxel_mm) + 1) * voxel_mm
-    grid = grid_around(points, axes, voxel_mm, 2 * half_source_mm + room_mm)
+    grid = grid_for_mask(kept, matrix, axes, voxel_mm, room_mm)
     posed = resample_bone(density_mg_cm3, kept, matrix, grid)
     voxels = bone_voxels(posed, profile)
     nodes = nodes_of(voxels.is_bone)

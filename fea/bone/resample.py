@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class PosedBone:
         return float(mass_density) * self.grid.voxel_mm**3 * 1e-6
 
 
-def grid_around(points_mm: NDArray, axes: NDArray, voxel_mm: float, margin_mm: float) -> PosedGrid:
-    """The smallest grid with the given axes that holds all points (N, 3) with a margin on every side."""
+def grid_around(points_mm: NDArray, axes: NDArray, voxel_mm: float, margin_mm: float | NDArray) -> PosedGrid:
+    """The smallest grid with the given axes that holds all points (N, 3) with a margin, one for all or one per axis."""
     axes = np.asarray(axes, float)
     if not np.allclose(axes @ axes.T, np.eye(3), atol=1e-6):
         raise ValueError("the axes of a posed grid must be orthonormal")
@@ -83,6 +84,22 @@ def grid_around(points_mm: NDArray, axes: NDArray, voxel_mm: float, margin_mm: f
     low = along.min(axis=0) - margin_mm
     count = np.maximum(np.ceil((along.max(axis=0) + margin_mm - low) / voxel_mm - 1e-9).astype(int), 1)
     return PosedGrid((int(count[0]), int(count[1]), int(count[2])), float(voxel_mm), low @ axes, axes)
+
+
+def grid_for_mask(
+    mask: NDArray[np.bool_], index_to_world: NDArray, axes: NDArray, voxel_mm: float, room_mm: float
+) -> PosedGrid:
+    """A grid around a mask with at least `room_mm` on every side, whose voxel faces meet the lower faces of the mask.
+
+    A flat face of the bone across an axis of the grid thus falls between two voxels wherever the spacings allow it.
+    """
+    matrix = np.asarray(index_to_world, float)
+    surface = np.argwhere(mask & ~ndimage.binary_erosion(mask)).astype(float)
+    points = surface @ matrix[:3, :3].T + matrix[:3, 3]
+    edges = np.asarray(axes, float) @ matrix[:3, :3]
+    half_voxel_mm = 0.5 * np.sqrt((edges**2).sum(axis=1))
+    steps = np.ceil((room_mm + half_voxel_mm) / voxel_mm)
+    return grid_around(points, axes, voxel_mm, half_voxel_mm + steps * voxel_mm)
 
 
 def resample_bone(

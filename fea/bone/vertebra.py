@@ -11,7 +11,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from fea.bone.assembly import TestModel, TestRefused, bone_voxels, cap_region, with_caps
 from fea.bone.profiles import BoneProfile, VirtualTest
-from fea.bone.resample import PosedBone, grid_around, resample_bone
+from fea.bone.resample import PosedBone, grid_for_mask, resample_bone
 from fea.model import Prescribed
 
 _LEAST_HEIGHT_MM = 8.0  # below, there are too few voxels between the caps for a stress to spread
@@ -86,18 +86,15 @@ def build_vertebra(
         raise TestRefused("mask_empty", "the mask of the vertebral body is empty.")
     if volume_mm3 < _LEAST_VOLUME_MM3:
         raise TestRefused("mask_too_small", f"the vertebral body measures only {volume_mm3:.0f} mm3.")
-    index = np.argwhere(everything & ~ndimage.binary_erosion(everything)).astype(float)
-    points = index @ np.asarray(index_to_world, float)[:3, :3].T + np.asarray(index_to_world, float)[:3, 3]
-    half_source_mm = 0.5 * float(np.abs(pose.axes @ np.asarray(index_to_world, float)[:3, :3]).sum(axis=1).max())
     cap_voxels = max(int(np.ceil(profile.cap.thickness_mm / voxel_mm - 1e-9)), 1)
-    grid = grid_around(points, pose.axes, voxel_mm, 2 * half_source_mm + (cap_voxels + 1) * voxel_mm)
+    grid = grid_for_mask(everything, index_to_world, pose.axes, voxel_mm, (cap_voxels + 1) * voxel_mm)
     posed = resample_bone(density_mg_cm3, everything, index_to_world, grid)
     body_fraction = posed.fraction
     if bone is not None:
         body_fraction = resample_bone(density_mg_cm3, body, index_to_world, grid).fraction
     voxels = bone_voxels(posed, profile)
-    held_body = np.where(voxels.share > 0, body_fraction, 0)
-    height_mm = _mean_height_mm(held_body, voxel_mm)
+    held_body = np.where(ndimage.binary_dilation(voxels.is_bone), body_fraction, 0)
+    height_mm, extent_mm = _heights_mm(held_body, voxel_mm)
     if height_mm < _LEAST_HEIGHT_MM:
         raise TestRefused("mask_too_small", f"the vertebral body is only {height_mm:.1f} mm high.")
     depth = int(np.ceil(max(profile.cap.depth_mm, _DEPTH_OF_HEIGHT * height_mm) / voxel_mm - 1e-9))
@@ -105,7 +102,8 @@ def build_vertebra(
         cap_region(held_body, 0, side, depth_voxels=depth, thickness_voxels=cap_voxels) for side in (False, True)
     )
     modulus, strength, poisson = with_caps(voxels, (lower, upper), profile)
-    height_with_caps_mm = (upper.face - lower.face) * voxel_mm
+    # Not the distance of the faces, which jumps by a voxel with the place of the grid.
+    height_with_caps_mm = extent_mm + 2 * profile.cap.thickness_mm
     applied_mm = profile.linear_rule_coefficient * height_with_caps_mm
     supports = (
         Prescribed("inferior", lower.face_nodes(), z=0.0, y=0.0, x=0.0),
@@ -129,21 +127,23 @@ def build_vertebra(
     )
 
 
-def _mean_height_mm(fraction: NDArray, voxel_mm: float) -> float:
-    """Mean distance of the end plates over the middle of the body, from the bone between them in each column."""
-    outline = (fraction >= 0.5).any(axis=0)
-    reach = ndimage.distance_transform_edt(np.pad(outline, 1))[1:-1, 1:-1]
-    middle = reach > 0.35 * reach.max()
-    levels = np.arange(len(fraction))[:, None, None]
+def _heights_mm(fraction: NDArray, voxel_mm: float) -> tuple[float, float]:
+    """Mean distance of the end plates over the middle of the body, and distance of the outermost points of both.
+
+    The end of the bone in a column lies between voxels: the part voxels at and beyond the last whole one count by volume.
+    """
+    count = len(fraction)
     solid = fraction >= 0.5
-    # A pit in the mask (a vein, a hole) must not shorten a column: its ends count, with the part voxels beyond them.
-    top = np.where(solid, levels + 1, 0).max(axis=0)
-    bottom = np.where(solid, levels, len(fraction)).min(axis=0)
-    beyond = np.where((levels >= top) | (levels < bottom), fraction, 0).sum(axis=0)
-    ends = np.take_along_axis(fraction, np.maximum(top - 1, 0)[None], axis=0)[0]
-    starts = np.take_along_axis(fraction, np.minimum(bottom, len(fraction) - 1)[None], axis=0)[0]
-    height = top - bottom + beyond - (1 - ends) - (1 - starts)
-    return float(np.mean(height[middle & outline])) * voxel_mm
+    outline = solid.any(axis=0)
+    levels = np.arange(count)[:, None, None]
+    last = np.where(solid, levels, 0).max(axis=0)
+    first = np.where(solid, levels, count - 1).min(axis=0)
+    top = last + np.where(levels >= last, fraction, 0).sum(axis=0)
+    bottom = first + 1 - np.where(levels <= first, fraction, 0).sum(axis=0)
+    reach = ndimage.distance_transform_edt(np.pad(outline, 1))[1:-1, 1:-1]
+    middle = outline & (reach > 0.35 * reach.max())
+    mean = float(np.mean((top - bottom)[middle]))
+    return mean * voxel_mm, float(top[outline].max() - bottom[outline].min()) * voxel_mm
 
 
 def _cross_section_mm2(fraction: NDArray, posed: PosedBone, height_mm: float) -> float:
