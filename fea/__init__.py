@@ -3,9 +3,12 @@
 from fea.errors import Reason, SolveError
 from fea.model import NodalForce, Prescribed, VoxelModel, load_model, save_model
 from fea.nodes import face_nodes, nodes_of
+from fea.nonlinear import Curve, solve_curve
+from fea.plasticity import YieldMaterial
 from fea.solve import Solution, Solver, solve
 
 __all__ = [
+    "Curve",
     "NodalForce",
     "Prescribed",
     "Reason",
@@ -13,9 +16,11 @@ __all__ = [
     "SolveError",
     "Solver",
     "VoxelModel",
+    "YieldMaterial",
     "face_nodes",
     "load_model",
     "nodes_of",
     "save_model",
     "solve",
+    "solve_curve",
 ]

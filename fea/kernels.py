@@ -75,13 +75,6 @@ def prefetch(typing_context: Any, array: Any, offset: Any) -> Any:
     return types.void(array, types.intp), generate
 
 
-@njit(cache=True, nogil=True)
-def _fetch(array, start, count, step):
-    """Ask for array[start : start + count], `step` entries being one cache line."""
-    for i in range(0, count, step):
-        prefetch(array, start + i)
-
-
 RAW, MASKED_DOT, START, STEP, FINAL, LAST = 0, 1, 2, 3, 4, 5
 
 
@@ -103,6 +96,79 @@ def _face(u, lower, upper, stride, a, n, f):
             out[3 * SCRATCH + i] = du - dl
 
 
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="always")
+def modes(lower, upper, f, o, i):
+    """The seven modes of one component of element i that are no translation: y, x, xy, z, yz, xz, xyz.
+
+    `lower` and `upper` are the component's rows j+1 in the two planes; f[o:] holds the face of row j in four scratch
+    rows (sum, x, z, xz) and receives that of row j+1.
+    """
+    s, d = lower[i + 1] + lower[i], lower[i + 1] - lower[i]
+    t, e = upper[i + 1] + upper[i], upper[i + 1] - upper[i]
+    n0, n1, n2, n3 = t + s, e + d, t - s, e - d
+    o0, o1, o2, o3 = f[o + i], f[o + SCRATCH + i], f[o + 2 * SCRATCH + i], f[o + 3 * SCRATCH + i]
+    f[o + i], f[o + SCRATCH + i], f[o + 2 * SCRATCH + i], f[o + 3 * SCRATCH + i] = n0, n1, n2, n3
+    return n0 - o0, n1 + o1, n1 - o1, n2 + o2, n2 - o2, n3 + o3, n3 - o3
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="always")
+def share(h, g, o, i, t_y, t_x, t_xy, t_z, t_yz, t_xz, t_xyz):
+    """Turn the modal forces of one component of element i back into nodal ones (the transpose of `modes`).
+
+    h[o:] holds what the previous element row left for node row j and receives the share of row j+1; g[o:] receives the
+    forces of row j: lower plane left and right, upper plane left and right.
+    """
+    n0, n1 = h[o + i] - t_y, h[o + SCRATCH + i] + t_x - t_xy
+    n2, n3 = h[o + 2 * SCRATCH + i] + t_z - t_yz, h[o + 3 * SCRATCH + i] + t_xz - t_xyz
+    h[o + i], h[o + SCRATCH + i], h[o + 2 * SCRATCH + i], h[o + 3 * SCRATCH + i] = (
+        t_y,
+        t_x + t_xy,
+        t_z + t_yz,
+        t_xz + t_xyz,
+    )
+    s, d, t, e = n0 - n2, n1 - n3, n0 + n2, n1 + n3
+    g[o + i], g[o + SCRATCH + i], g[o + 2 * SCRATCH + i], g[o + 3 * SCRATCH + i] = s - d, s + d, t - e, t + e
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="always")
+def constants(q):
+    """The edge terms of `element.modal_numbers`, read before a loop so that they stay in registers."""
+    return (
+        q[2], q[3], q[4], q[5], q[6], q[7], q[8], q[9], q[10], q[11], q[12], q[13], q[14], q[15], q[16], q[17], q[18],
+        q[19], q[20], q[21], q[22],
+    )  # fmt: skip
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="always")
+def hourglass(edge, lam, mu, z_xy, z_yz, z_xz, z_xyz, y_xy, y_yz, y_xz, y_xyz, x_xy, x_yz, x_xz, x_xyz):
+    """Modal forces of the twelve modes that vanish at the centre of the voxel, in the order given."""
+    rz, ry, rx, tz, ty, tx, szz, syy, sxx, pz, py, px, mzy, mzx, myx, kz, ky, kx, wz, wy, wx = edge
+    mu2 = mu + mu
+    # stretches that change sign along x, then y, then z
+    ey, ez = ty * y_xy, tz * z_xz
+    trace = lam * (ey + ez)
+    y_xy = ry * (trace + mu2 * ey) + (sxx * mu) * y_xy
+    z_xz = rz * (trace + mu2 * ez) + (sxx * mu) * z_xz
+    ex, ez = tx * x_xy, tz * z_yz
+    trace = lam * (ex + ez)
+    x_xy = rx * (trace + mu2 * ex) + (syy * mu) * x_xy
+    z_yz = rz * (trace + mu2 * ez) + (syy * mu) * z_yz
+    ex, ey = tx * x_xz, ty * y_yz
+    trace = lam * (ex + ey)
+    x_xz = rx * (trace + mu2 * ex) + (szz * mu) * x_xz
+    y_yz = ry * (trace + mu2 * ey) + (szz * mu) * y_yz
+    # the highest mode of each component
+    z_xyz *= kz * lam + wz * mu
+    y_xyz *= ky * lam + wy * mu
+    x_xyz *= kx * lam + wx * mu
+    # shears that change sign along the third axis
+    s, t, e = mu * x_yz, mu * y_xz, mu * z_xy
+    x_yz = px * s + myx * t + mzx * e
+    y_xz = myx * s + py * t + mzy * e
+    z_xy = mzx * s + mzy * t + pz * e
+    return z_xy, z_yz, z_xz, z_xyz, y_xy, y_yz, y_xz, y_xyz, x_xy, x_yz, x_xz, x_xyz
+
+
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
 def _elements(u, lower, upper, stride, a, n, first, second, element, q, scratch_f, scratch_h, scratch_g):
     """One row of elements.
@@ -122,115 +188,24 @@ def _elements(u, lower, upper, stride, a, n, first, second, element, q, scratch_
     f = row(scratch_f, a, 11 * SCRATCH + n)
     h = row(scratch_h, a, 11 * SCRATCH + n)
     g = row(scratch_g, a, 11 * SCRATCH + n)
-    clam, cmu = q[0], q[1]
-    rz, ry, rx = q[2], q[3], q[4]
-    tz, ty, tx = q[5], q[6], q[7]  # r / 3
-    szz, syy, sxx = q[8], q[9], q[10]  # r^2 / 3
-    pz, py, px = q[11], q[12], q[13]  # (sum of the two other r^2) / 3
-    mzy, mzx, myx = q[14], q[15], q[16]  # r r / 3
-    kz, ky, kx = q[17], q[18], q[19]  # r^2 / 9
-    wz, wy, wx = q[20], q[21], q[22]  # (2 r^2 + the two other r^2) / 9
+    clam, cmu, rz, ry, rx = q[0], q[1], q[2], q[3], q[4]
+    edge = constants(q)
     for i in range(n):
         lam = clam * first[i]
         mu = cmu * second[i]
-        mu2 = mu + mu
-
-        s, d = zl[i + 1] + zl[i], zl[i + 1] - zl[i]
-        t, e = zu[i + 1] + zu[i], zu[i + 1] - zu[i]
-        n0, n1, n2, n3 = t + s, e + d, t - s, e - d
-        o0, o1, o2, o3 = f[i], f[SCRATCH + i], f[2 * SCRATCH + i], f[3 * SCRATCH + i]
-        f[i], f[SCRATCH + i], f[2 * SCRATCH + i], f[3 * SCRATCH + i] = n0, n1, n2, n3
-        z_y, z_x, z_xy, z_z, z_yz, z_xz, z_xyz = n0 - o0, n1 + o1, n1 - o1, n2 + o2, n2 - o2, n3 + o3, n3 - o3
-
-        s, d = yl[i + 1] + yl[i], yl[i + 1] - yl[i]
-        t, e = yu[i + 1] + yu[i], yu[i + 1] - yu[i]
-        n0, n1, n2, n3 = t + s, e + d, t - s, e - d
-        o0, o1, o2, o3 = f[4 * SCRATCH + i], f[5 * SCRATCH + i], f[6 * SCRATCH + i], f[7 * SCRATCH + i]
-        f[4 * SCRATCH + i], f[5 * SCRATCH + i], f[6 * SCRATCH + i], f[7 * SCRATCH + i] = n0, n1, n2, n3
-        y_y, y_x, y_xy, y_z, y_yz, y_xz, y_xyz = n0 - o0, n1 + o1, n1 - o1, n2 + o2, n2 - o2, n3 + o3, n3 - o3
-
-        s, d = xl[i + 1] + xl[i], xl[i + 1] - xl[i]
-        t, e = xu[i + 1] + xu[i], xu[i + 1] - xu[i]
-        n0, n1, n2, n3 = t + s, e + d, t - s, e - d
-        o0, o1, o2, o3 = f[8 * SCRATCH + i], f[9 * SCRATCH + i], f[10 * SCRATCH + i], f[11 * SCRATCH + i]
-        f[8 * SCRATCH + i], f[9 * SCRATCH + i], f[10 * SCRATCH + i], f[11 * SCRATCH + i] = n0, n1, n2, n3
-        x_y, x_x, x_xy, x_z, x_yz, x_xz, x_xyz = n0 - o0, n1 + o1, n1 - o1, n2 + o2, n2 - o2, n3 + o3, n3 - o3
-
-        # stretches: x_x, y_y, z_z
-        ex, ey, ez = rx * x_x, ry * y_y, rz * z_z
-        lt = lam * (ex + ey + ez)
-        x_x = rx * (lt + mu2 * ex)
-        y_y = ry * (lt + mu2 * ey)
-        z_z = rz * (lt + mu2 * ez)
-        # stretches that change sign along x, then y, then z
-        ey, ez = ty * y_xy, tz * z_xz
-        lt = lam * (ey + ez)
-        y_xy = ry * (lt + mu2 * ey) + (sxx * mu) * y_xy
-        z_xz = rz * (lt + mu2 * ez) + (sxx * mu) * z_xz
-        ex, ez = tx * x_xy, tz * z_yz
-        lt = lam * (ex + ez)
-        x_xy = rx * (lt + mu2 * ex) + (syy * mu) * x_xy
-        z_yz = rz * (lt + mu2 * ez) + (syy * mu) * z_yz
-        ex, ey = tx * x_xz, ty * y_yz
-        lt = lam * (ex + ey)
-        x_xz = rx * (lt + mu2 * ex) + (szz * mu) * x_xz
-        y_yz = ry * (lt + mu2 * ey) + (szz * mu) * y_yz
-        # shears
-        e = mu * (ry * x_y + rx * y_x)
-        x_y, y_x = ry * e, rx * e
-        e = mu * (rz * x_z + rx * z_x)
-        x_z, z_x = rz * e, rx * e
-        e = mu * (rz * y_z + ry * z_y)
-        y_z, z_y = rz * e, ry * e
-        # the highest mode of each component
-        x_xyz *= kx * lam + wx * mu
-        y_xyz *= ky * lam + wy * mu
-        z_xyz *= kz * lam + wz * mu
-        # shears that change sign along the third axis
-        s, t, e = mu * x_yz, mu * y_xz, mu * z_xy
-        x_yz = px * s + myx * t + mzx * e
-        y_xz = myx * s + py * t + mzy * e
-        z_xy = mzx * s + mzy * t + pz * e
-
-        n0, n1, n2, n3 = (
-            h[i] - z_y,
-            h[SCRATCH + i] + z_x - z_xy,
-            h[2 * SCRATCH + i] + z_z - z_yz,
-            h[3 * SCRATCH + i] + z_xz - z_xyz,
+        z_y, z_x, z_xy, z_z, z_yz, z_xz, z_xyz = modes(zl, zu, f, 0, i)
+        y_y, y_x, y_xy, y_z, y_yz, y_xz, y_xyz = modes(yl, yu, f, 4 * SCRATCH, i)
+        x_y, x_x, x_xy, x_z, x_yz, x_xz, x_xyz = modes(xl, xu, f, 8 * SCRATCH, i)
+        ez, ey, ex = rz * z_z, ry * y_y, rx * x_x
+        trace = lam * (ex + ey + ez)
+        sz, sy, sx = trace + (mu + mu) * ez, trace + (mu + mu) * ey, trace + (mu + mu) * ex
+        syx, szx, szy = mu * (rx * y_x + ry * x_y), mu * (rx * z_x + rz * x_z), mu * (ry * z_y + rz * y_z)
+        z_xy, z_yz, z_xz, z_xyz, y_xy, y_yz, y_xz, y_xyz, x_xy, x_yz, x_xz, x_xyz = hourglass(
+            edge, lam, mu, z_xy, z_yz, z_xz, z_xyz, y_xy, y_yz, y_xz, y_xyz, x_xy, x_yz, x_xz, x_xyz
         )
-        h[i], h[SCRATCH + i], h[2 * SCRATCH + i], h[3 * SCRATCH + i] = z_y, z_x + z_xy, z_z + z_yz, z_xz + z_xyz
-        s, d, t, e = n0 - n2, n1 - n3, n0 + n2, n1 + n3
-        g[i], g[SCRATCH + i], g[2 * SCRATCH + i], g[3 * SCRATCH + i] = s - d, s + d, t - e, t + e
-
-        n0, n1, n2, n3 = (
-            h[4 * SCRATCH + i] - y_y,
-            h[5 * SCRATCH + i] + y_x - y_xy,
-            h[6 * SCRATCH + i] + y_z - y_yz,
-            h[7 * SCRATCH + i] + y_xz - y_xyz,
-        )
-        h[4 * SCRATCH + i], h[5 * SCRATCH + i], h[6 * SCRATCH + i], h[7 * SCRATCH + i] = (
-            y_y,
-            y_x + y_xy,
-            y_z + y_yz,
-            y_xz + y_xyz,
-        )
-        s, d, t, e = n0 - n2, n1 - n3, n0 + n2, n1 + n3
-        g[4 * SCRATCH + i], g[5 * SCRATCH + i], g[6 * SCRATCH + i], g[7 * SCRATCH + i] = s - d, s + d, t - e, t + e
-
-        n0, n1, n2, n3 = (
-            h[8 * SCRATCH + i] - x_y,
-            h[9 * SCRATCH + i] + x_x - x_xy,
-            h[10 * SCRATCH + i] + x_z - x_yz,
-            h[11 * SCRATCH + i] + x_xz - x_xyz,
-        )
-        h[8 * SCRATCH + i], h[9 * SCRATCH + i], h[10 * SCRATCH + i], h[11 * SCRATCH + i] = (
-            x_y,
-            x_x + x_xy,
-            x_z + x_yz,
-            x_xz + x_xyz,
-        )
-        s, d, t, e = n0 - n2, n1 - n3, n0 + n2, n1 + n3
-        g[8 * SCRATCH + i], g[9 * SCRATCH + i], g[10 * SCRATCH + i], g[11 * SCRATCH + i] = s - d, s + d, t - e, t + e
+        share(h, g, 0, i, ry * szy, rx * szx, z_xy, rz * sz, z_yz, z_xz, z_xyz)
+        share(h, g, 4 * SCRATCH, i, ry * sy, rx * syx, y_xy, rz * szy, y_yz, y_xz, y_xyz)
+        share(h, g, 8 * SCRATCH, i, ry * syx, rx * sx, x_xy, rz * szx, x_yz, x_xz, x_xyz)
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
@@ -247,27 +222,33 @@ def _gather(g, a, n, stride, y, partial, waiting):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _finish(mode, at, a, n, stride, forces, u, inverse, c1, c2, source, residual, direction, x):
-    """What `apply_slab` does with the finished forces of one node row; returns the row's share of the dot product."""
+def _deliver(masked, at, a, n, stride, forces, u, inverse, out):
+    """Write the finished forces of one node row, if `masked` only the free ones; returns the row's share of u . out."""
     total = 0.0
     for c in range(3):
         o = at + c * stride + a
-        force = row(forces, c * stride + a, n)
-        into = row(residual, o, n)
-        if mode == RAW:
-            for i in range(n):
-                into[i] = force[i]
-            continue
-        moved = row(u, o, n)
-        scale = row(inverse, o, n)
-        if mode == MASKED_DOT:
+        force, into = row(forces, c * stride + a, n), row(out, o, n)
+        if masked:
+            moved, scale = row(u, o, n), row(inverse, o, n)
             for i in range(n):
                 value = force[i] if scale[i] > 0 else force[i] * 0
                 into[i] = value
                 total += value * moved[i]
-            continue
-        given = row(source, o, n)
-        sums = row(x, o, n)
+        else:
+            for i in range(n):
+                into[i] = force[i]
+    return total
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def _smooth(mode, at, a, n, stride, forces, u, inverse, c1, c2, source, residual, direction, x):
+    """What a smoothing step does with the finished forces of one node row; returns its share of the dot product."""
+    total = 0.0
+    for c in range(3):
+        o = at + c * stride + a
+        force, into = row(forces, c * stride + a, n), row(residual, o, n)
+        moved, scale = row(u, o, n), row(inverse, o, n)
+        given, sums = row(source, o, n), row(x, o, n)
         if mode == LAST:
             for i in range(n):
                 value = sums[i] + moved[i] + (c1 * moved[i] + c2 * scale[i] * (given[i] - force[i]))
@@ -287,22 +268,23 @@ def _finish(mode, at, a, n, stride, forces, u, inverse, c1, c2, source, residual
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def apply_slab(
-    mode, z0, z1, u, first, second, ranges, q, inverse, c1, c2, source, residual, direction, x, sums, scratch
-):
+def apply_slab(mode, u, first, second, ranges, q, inverse, out, smoothing, sums, z0, z1, scratch):
     """Apply the operator to `u` and finish node planes z0 .. z1-1 according to `mode`.
 
     Element layers z0-1 .. z1-1 are worked through, so a layer at the border of two slabs is done twice; in return no
     two slabs write the same plane, and the order of additions at a node does not depend on the slabs.
 
-    With y = K u, and masked() setting fixed and void components (inverse diagonal 0) to zero:
+    With y = K u, and masked() setting fixed and void components (inverse diagonal 0) to zero, `smoothing` = None:
 
-    RAW         residual = y
-    MASKED_DOT  residual = masked(y);           sums[plane] = u . residual
-    START       residual = masked(source - y);  direction = c1 u + c2 inverse residual
+    RAW         out = y
+    MASKED_DOT  out = masked(y);           sums[plane] = u . out
+
+    and with `smoothing` = (c1, c2, source, direction, x):
+
+    START       out = masked(source - y);  direction = c1 u + c2 inverse out
     STEP        the same, and x += u
-    FINAL       residual = masked(source - y);  x += u
-    LAST        x += u + (c1 u + c2 inverse (source - y));  sums[plane] = x . second source (passed as `residual`)
+    FINAL       out = masked(source - y);  x += u
+    LAST        x += u + (c1 u + c2 inverse (source - y));  sums[plane] = x . out, `out` being only read
     """
     nz, rows_per_plane, stride = first.shape
     length = 3 * stride
@@ -319,10 +301,10 @@ def apply_slab(
     first = first.reshape(-1)
     second = second.reshape(-1)
     inverse = inverse.reshape(-1)
-    source = source.reshape(-1)
-    residual = residual.reshape(-1)
-    direction = direction.reshape(-1)
-    x = x.reshape(-1)
+    out = out.reshape(-1)
+    if smoothing is not None:
+        c1, c2, source, direction, x = smoothing
+        source, direction, x = source.reshape(-1), direction.reshape(-1), x.reshape(-1)
     plane = rows_per_plane * length
     for k in range(max(z0 - 1, 0), z1):
         total = 0.0
@@ -347,20 +329,25 @@ def apply_slab(
                 _gather(g, a, n, stride, y, partial, waiting)
             else:
                 y[:] = partial[waiting : waiting + length]
-            if k >= z0:
-                # the memory that later rows will want: too many streams for the hardware to foresee all
-                there = here + AHEAD * length
-                _fetch(u, there + plane, length, lanes)
-                _fetch(residual, there, length, lanes)
-                if mode != RAW:
-                    _fetch(inverse, there, length, 16)
-                if mode >= START:
-                    _fetch(source, there, length, lanes)
-                if mode in (START, STEP):
-                    _fetch(direction, there, length, lanes)
-                if mode > START:
-                    _fetch(x, there, length, lanes)
-            if k >= z0:
-                total += _finish(mode, here, a, n, stride, y, u, inverse, c1, c2, source, residual, direction, x)
+            if k < z0:
+                continue
+            # ask for the memory that later rows will want: too many streams for the hardware to foresee all
+            there = here + AHEAD * length
+            for i in range(0, length, lanes):
+                prefetch(u, there + plane + i)
+                prefetch(out, there + i)
+            if mode != RAW:
+                for i in range(0, length, 16):
+                    prefetch(inverse, there + i)
+            if smoothing is not None:
+                for i in range(0, length, lanes):
+                    prefetch(source, there + i)
+                    prefetch(direction if mode <= STEP else x, there + i)
+                if mode == STEP:
+                    for i in range(0, length, lanes):
+                        prefetch(x, there + i)
+                total += _smooth(mode, here, a, n, stride, y, u, inverse, c1, c2, source, out, direction, x)
+            else:
+                total += _deliver(mode == MASKED_DOT, here, a, n, stride, y, u, inverse, out)
         if k >= z0:
             sums[k] = total

@@ -178,7 +178,7 @@ class Multigrid:
         level = grid.level
         if grid.factors == (1, 1, 1):
             _dense_product(self.matrix, self.index, grid.right.reshape(-1), grid.x.reshape(-1))
-            return 0.0
+            return float(np.vdot(grid.x, grid.right))
         below = self.grids[number + 1]
         m, bound = DEGREES[min(number, 1)], grid.bound
         weights = [((2 * k - 1) / (2 * k + 3), (8 * k + 4) / ((2 * k + 3) * bound)) for k in range(1, m)]

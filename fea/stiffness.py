@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -92,10 +93,6 @@ class Level:
         self.ranges = row_ranges(second[:, :-1] > 0)
         self.inverse = np.empty(0, np.float32)
         self.fixed = np.empty(0, bool)
-        self._nothing = {
-            np.float32: zeros_field((1, 1, 1, 64), np.float32),
-            np.float64: zeros_field((1, 1, 1, 64), np.float64),
-        }
 
     def zeros(self, dtype: type = np.float32) -> np.ndarray:
         """A field of zeros on this grid."""
@@ -132,32 +129,34 @@ class Level:
         self.inverse = self.zeros()
         np.divide(1.0, diagonal, out=self.inverse, where=usable, casting="unsafe")
 
-    def _run(self, mode: int, u: np.ndarray, **arrays: np.ndarray | float) -> float:
+    def _run(
+        self,
+        mode: int,
+        u: np.ndarray,
+        out: np.ndarray,
+        smoothing: tuple[np.float32, np.float32, np.ndarray, np.ndarray, np.ndarray] | None = None,
+    ) -> float:
         kind = u.dtype.type
-        nothing = self._nothing[kind]
         sums = np.zeros(self.field_shape[0])
         numbers = self.numbers32 if kind is np.float32 else self.numbers
-        inverse = self.inverse if self.inverse.size else self._nothing[np.float32]
-
-        def slab(z0: int, z1: int, scratch: np.ndarray) -> None:
-            kernels.apply_slab(
-                mode, z0, z1, u, self.first, self.second, self.ranges, numbers, inverse,
-                kind(arrays.get("c1", 0.0)), kind(arrays.get("c2", 0.0)),
-                arrays.get("source", nothing), arrays.get("residual", nothing),
-                arrays.get("direction", nothing), arrays.get("x", nothing), sums, scratch,
-            )  # fmt: skip
-
-        size = kernels.scratch_size(self.field_shape)
-        self.workers.slabs(self.field_shape[0], self.nodes, slab, scratch=(kind, size))
+        self.workers.slabs(
+            self.field_shape[0],
+            self.nodes,
+            partial(
+                kernels.apply_slab, mode, u, self.first, self.second, self.ranges, numbers, self.inverse, out,
+                smoothing, sums,
+            ),
+            scratch=(kind, kernels.scratch_size(self.field_shape)),
+        )  # fmt: skip
         return float(sums.sum())
 
     def apply(self, u: np.ndarray, out: np.ndarray) -> None:
         """out = K u on every component. `out` must be zero where there is no material."""
-        self._run(kernels.RAW, u, residual=out)
+        self._run(kernels.RAW, u, out)
 
     def apply_free(self, u: np.ndarray, out: np.ndarray) -> float:
         """out = K u on the free components, 0 elsewhere; returns u . out."""
-        return self._run(kernels.MASKED_DOT, u, residual=out)
+        return self._run(kernels.MASKED_DOT, u, out)
 
     def smooth(
         self,
@@ -171,7 +170,7 @@ class Level:
         x: np.ndarray,
     ) -> float:
         """One smoothing step, one of the modes of `kernels.apply_slab`."""
-        return self._run(mode, u, c1=c1, c2=c2, source=source, residual=residual, direction=direction, x=x)
+        return self._run(mode, u, residual, (np.float32(c1), np.float32(c2), source, direction, x))
 
 
 def coefficients(
