@@ -37,6 +37,8 @@ class HipDensity:
     name, side : str
     abmd_g_cm2, bmc_g, area_cm2 : dict of str to Quantity
         By region (`HIP_REGIONS`); a region that cannot be placed is absent, and `missing` says why.
+    abmd_without_marrow_g_cm2 : dict of str to float
+        The same without the marrow term: plain K2HPO4 equivalent, for comparison with programs that leave it out.
     t_scores : dict of str to Quantity
         Against white women of 20 to 29 years (NHANES III), for both sexes; total hip and femoral neck.
     male_reference_t_scores : dict of str to Quantity
@@ -67,6 +69,7 @@ class HipDensity:
     abmd_g_cm2: dict[str, Quantity]
     bmc_g: dict[str, Quantity]
     area_cm2: dict[str, Quantity]
+    abmd_without_marrow_g_cm2: dict[str, float]
     t_scores: dict[str, Quantity]
     male_reference_t_scores: dict[str, Quantity]
     z_scores: dict[str, Quantity]
@@ -127,6 +130,7 @@ def measure_hip(
         other, placed = _posed(paths, femur, calibration, *angles)
         turned.append(_region_values(other.areal_g_cm2(calibration), placed))
     values = _region_values(areal, regions)
+    plain = _region_values(projection.areal_g_cm2(calibration, marrow_mg_cm3=0.0), regions)
     abmd: dict[str, Quantity] = {}
     bmc: dict[str, Quantity] = {}
     area: dict[str, Quantity] = {}
@@ -146,7 +150,7 @@ def measure_hip(
         parts = _components(paths, projection, picked, density, calibration, volume)
         parts["pose"] = _pose_sd([pose.get(region) for pose in turned], 0, density)
         area_sd = _pose_sd([pose.get(region) for pose in turned], 1, surface_cm2)
-        method = "CT projected along the DXA direction, soft tissue subtracted"
+        method = "CT projected along the DXA direction, soft tissue and marrow subtracted"
         reference = f"regions after {tables.constant('hip.neck_box_width_mm').source}; calibration {calibration.method}"
         uncertainty = float(np.linalg.norm(list(parts.values())))
         abmd[region] = Quantity(
@@ -180,6 +184,7 @@ def measure_hip(
         abmd_g_cm2=abmd,
         bmc_g=bmc,
         area_cm2=area,
+        abmd_without_marrow_g_cm2={region: plain[region][0] for region in abmd},
         t_scores=scores,
         male_reference_t_scores=male,
         z_scores=z_scores,
@@ -266,6 +271,7 @@ def _components(
     parts = {
         "calibration": float(np.hypot(scale, calibration.systematic_relative * density)),
         "boundary": 2 * half_voxel * background * 1e-4,
+        "marrow": tables.number("hip.marrow_sd_mg_cm3") * thickness_mm * 1e-4,
         "noise": calibration.slope_mg_cm3_per_hu * paths.noise_hu * thickness_mm / float(np.sqrt(independent)) * 1e-4,
     }
     if calibration.contrast_enhanced:

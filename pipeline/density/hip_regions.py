@@ -190,9 +190,14 @@ def _trochanter_line(
         if flared.size:
             row = int(above[flared[-1]])
             return np.array([start_mm, (edge[row], row * PIXEL_MM)])
-    if marks is None or marks.greater_trochanter_lps_mm is None:
+    lateral = np.array([r for r in rows if start_row - 40 <= r < start_row + 40 and beyond[r].any()])
+    if lateral.size == 0:
         return None
-    distal = float(pose.project(marks.greater_trochanter_lps_mm)[1]) + 15.0
+    if marks is not None and marks.greater_trochanter_lps_mm is not None:
+        tip_mm = float(pose.project(marks.greater_trochanter_lps_mm)[1])
+    else:
+        tip_mm = float(lateral[np.argmax(edge[lateral])]) * PIXEL_MM
+    distal = tip_mm + 15.0
     row = round(distal / PIXEL_MM)
     if row >= bone.shape[0] or not beyond[row].any():
         return None

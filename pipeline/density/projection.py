@@ -9,6 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.density import tables
 from pipeline.density.body import mask_window
 from pipeline.density.calibration import Calibration
 from pipeline.errors import NotMeasurable
@@ -82,12 +83,15 @@ class Projection:
     excess_hu_mm: NDArray[np.float64]
     thickness_mm: NDArray[np.float64]
 
-    def areal_g_cm2(self, calibration: Calibration) -> NDArray[np.float64]:
-        """Areal mineral density of each pixel: mg/cm3 times mm is 1e-4 g/cm2."""
-        return np.asarray(
-            1e-4
-            * (calibration.slope_mg_cm3_per_hu * self.excess_hu_mm + calibration.intercept_mg_cm3 * self.thickness_mm)
-        )
+    def areal_g_cm2(self, calibration: Calibration, *, marrow_mg_cm3: float | None = None) -> NDArray[np.float64]:
+        """Areal mineral density of each pixel: mg/cm3 times mm is 1e-4 g/cm2.
+
+        The soft tissue inside bone is marrow; `marrow_mg_cm3` is what bone without mineral reads on the scale of the
+        calibration, by default the zero of the ash density regression of Keyak et al. (1994). 0 leaves it out.
+        """
+        marrow = tables.number("hip.marrow_mg_cm3") if marrow_mg_cm3 is None else marrow_mg_cm3
+        offset = calibration.intercept_mg_cm3 - marrow
+        return np.asarray(1e-4 * (calibration.slope_mg_cm3_per_hu * self.excess_hu_mm + offset * self.thickness_mm))
 
 
 def bone_paths(volume: Volume, segmentation: Segmentation, femur: Femur, calibration: Calibration) -> BonePaths:
@@ -120,7 +124,8 @@ def bone_paths(volume: Volume, segmentation: Segmentation, femur: Femur, calibra
     background = float(np.median(hu[shell]))
     near = _local_mean(hu, shell, tuple(4.0 / s for s in spacing), background)
     average = ndimage.gaussian_filter(hu, tuple(1.2 / s for s in spacing))
-    mineral = mask & (average * calibration.slope_mg_cm3_per_hu + calibration.intercept_mg_cm3 > 0)
+    marrow = tables.number("hip.marrow_mg_cm3")
+    mineral = mask & (average * calibration.slope_mg_cm3_per_hu + calibration.intercept_mg_cm3 > marrow)
     excess = np.where(mineral, hu, 0.0)
     excess[rim] = (hu - near)[rim]
     corner = np.array([s.start for s in window], float)
