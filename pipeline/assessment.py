@@ -19,6 +19,8 @@ from reports.record import Assessment, Femur, Omission, Rule, Vertebra
 RULE_REFERENCE = "Keaveny 2020, Osteoporos Int 31:1025"
 _WHO = "WHO classes on NHANES III white women 20-29, total hip and femoral neck"
 _CERTAIN_FRACTURE_GRADE = 2
+# A height read from thick slices, or from an outline that moves when the analysis is repeated, goes to a reader instead.
+_TOO_UNSURE_FOR_A_RULE = frozenset({"thick_slices_heights", "outline_unstable"})
 _OSTEOPOROSIS_MG_CM3 = 80.0
 _OSTEOPOROSIS_T = -2.5
 _FIRST_ADULT_YEAR = 18.0
@@ -50,7 +52,8 @@ def assess(
     lowest = min((score.value for _, score in scores), default=None)
     hip_class = _hip_class(lowest)
     graded = [v for v in vertebrae if v.fracture is not None]
-    fractured = [v for v in graded if v.fracture is not None and v.fracture.genant_grade >= _CERTAIN_FRACTURE_GRADE]
+    fractured = [v for v in graded if _counts(v)]
+    unsure = [v for v in graded if v.fracture is not None and v.fracture.genant_grade and not _counts(v)]
     fracture_words = ", ".join(f"{v.level or v.name} grade {v.fracture.genant_grade}" for v in fractured if v.fracture)
 
     if spine is not None and spine.vbmd_mg_cm3 is not None:
@@ -79,7 +82,7 @@ def assess(
         Rule(
             rule="Vertebral fracture of Genant grade 2 or more",
             holds=bool(fractured) if graded else None,
-            basis=fracture_words or (f"{len(graded)} bodies graded, none" if graded else "not measured"),
+            basis=_fracture_basis(fracture_words, graded, unsure),
             reference="Genant semiquantitative grades",
         ),
     )
@@ -96,6 +99,23 @@ def assess(
         spine_density_class=spine_class,
         hip_density_class=hip_class,
     )
+
+
+def _counts(vertebra: Vertebra) -> bool:
+    """Whether a deformity enters the rule: grade 2 or more, and an outline that a grade can rest on."""
+    if vertebra.fracture is None or vertebra.fracture.genant_grade < _CERTAIN_FRACTURE_GRADE:
+        return False
+    return not any(finding.code in _TOO_UNSURE_FOR_A_RULE for finding in vertebra.findings)
+
+
+def _fracture_basis(certain: str, graded: Sequence[Vertebra], unsure: Sequence[Vertebra]) -> str:
+    if not graded:
+        return "not measured"
+    words = certain or f"{len(graded)} bodies graded, none"
+    if unsure:
+        names = ", ".join(v.level or v.name.removeprefix("vertebra_") for v in unsure)
+        words += f"; for a reader to confirm: {names}"
+    return words
 
 
 def _probability_at_or_below(quantity: Quantity, limit: float) -> str:
@@ -134,7 +154,8 @@ def _statement(classification: str, rules: tuple[Rule, ...], age_years: float | 
     if age_years is not None and age_years < _FIRST_ADULT_YEAR:
         return f"Not classified: the rules are for adults, the patient is {age_years:.0f} years old."
     if classification == "not_determined":
-        missing = " and ".join(rule.rule.split(":")[0].lower() for rule in rules if rule.holds is None)
+        sites = ("spine density", "hip T-score", "vertebral fracture grades")
+        missing = ", ".join(site for site, rule in zip(sites, rules, strict=True) if rule.holds is None)
         return f"Not classified: too little could be measured for the rules (missing: {missing})."
     if classification == "high":
         reasons = "; ".join(f"{rule.rule[0].lower()}{rule.rule[1:]} ({rule.basis})" for rule in rules if rule.holds)

@@ -36,8 +36,8 @@ from reports.record import Femur, Status, StudyRecord, Vertebra
 
 def structured_report(
     record: StudyRecord, headers: list[Dataset], provenance: Provenance, segmentation: Dataset | None
-) -> Dataset:
-    """A Comprehensive 3D SR object with every number of the record, unverified and preliminary.
+) -> Dataset | None:
+    """A Comprehensive 3D SR object with every number of the record, unverified and preliminary; None without structures.
 
     Structures that were refused keep their group, with the reason and without a number. The coverage sentences stand in a
     group of their own as comments: they are not findings.
@@ -57,6 +57,8 @@ def structured_report(
     algorithm = AlgorithmIdentification(name="openbct", version=provenance.version)
     groups = []
     structures: tuple[Vertebra | Femur, ...] = (*record.vertebrae, *record.femora)
+    if not structures:
+        return None  # TID 1500 needs a measurement group; the PDF says why there is none
     for structure in structures:
         kind, side = concepts.structure_code(structure.name)
         site = FindingSite(_concept(kind), laterality=_concept(side) if side is not None else None)
@@ -102,7 +104,7 @@ def structured_report(
     content = MeasurementReport(
         ObservationContext(observer_device_context=observer),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
-        imaging_measurements=groups or None,
+        imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
     report = Comprehensive3DSR(

@@ -183,6 +183,7 @@ def test_the_structured_report_carries_the_numbers_of_the_record_and_refused_str
     labels, matrix = random_labels((6, 10, 12), 1), grid_of(headers)
     segmentation = segmentation_object(labels, matrix, NAMES, headers, PROVENANCE)
     report = structured_report(example_record(), headers, PROVENANCE, segmentation)
+    assert report is not None
     report.save_as(tmp_path / "sr.dcm", enforce_file_format=True)
     read = hd.sr.srread(tmp_path / "sr.dcm")
     values = numeric_values(read)
@@ -220,6 +221,8 @@ def test_the_pdf_comes_out_as_it_went_in() -> None:
 def test_nothing_to_segment_gives_no_object() -> None:
     headers = ct_headers(*ORIENTATIONS["head first supine"])
     assert segmentation_object(np.zeros((6, 10, 12), np.uint8), grid_of(headers), NAMES, headers, PROVENANCE) is None
+    empty = example_record().model_copy(update={"vertebrae": (), "femora": ()})
+    assert structured_report(empty, headers, PROVENANCE, None) is None
 
 
 @pytest.mark.peer
@@ -236,6 +239,7 @@ def test_dciodvfy_finds_no_error(tmp_path: Path) -> None:
         "pdf": encapsulated_pdf(b"%PDF-1.7\n", headers, PROVENANCE, created=dt.datetime(2026, 11, 21)),
     }
     for name, dataset in objects.items():
+        assert dataset is not None
         dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
         checked = subprocess.run(
             ["dciodvfy", str(tmp_path / f"{name}.dcm")], capture_output=True, text=True, check=False
