@@ -18,7 +18,7 @@ from pipeline.segmentation.surface import aggregate
 from pipeline.volume import Grid
 
 ANGLES = 72
-VISIBLE_MARGIN_MM = 0.5
+_MARGIN_PER_VOXEL, _GREATEST_MARGIN_MM = 0.2, 0.6
 HEIGHTS = 25
 _STEP_MM = 0.5
 _WALL_REACH_MM = 7.0
@@ -339,14 +339,15 @@ def _fit_plate(
     return height, float(100.0 * edge[inside].sum() / count), float((unseen & inside).sum() / count)
 
 
-def rasterise(
-    model: BodyModel, grid: Grid, *, margin_mm: float = VISIBLE_MARGIN_MM
-) -> tuple[IndexBox, NDArray[np.bool_]]:
+def rasterise(model: BodyModel, grid: Grid, *, margin_mm: float | None = None) -> tuple[IndexBox, NDArray[np.bool_]]:
     """The part of `grid` that a body can reach, and which of its voxel centres lie inside the surfaces.
 
-    The surfaces are at the outer face of the cortex. `margin_mm` is added on all sides, because a mask should hold the bone
-    that blur has spread across the face, and because readers and networks draw the edge where it is seen.
+    The surfaces are at the outer face of the cortex. `margin_mm` is added on all sides (by default a fifth of a voxel's edge,
+    at most 0.6 mm), because a mask should hold the bone that blur has spread across the face, and because readers and
+    networks draw the edge where it is seen.
     """
+    if margin_mm is None:
+        margin_mm = min(_MARGIN_PER_VOXEL * grid.voxel_volume_mm3 ** (1 / 3), _GREATEST_MARGIN_MM)
     reach = float(model.wall_mm.max()) + 1.0
     low, high = float(model.lower_mm.min()) - 1.0, float(model.upper_mm.max()) + 1.0
     corners = np.stack(np.meshgrid([-reach, reach], [-reach, reach], [low, high], indexing="ij"), axis=-1).reshape(

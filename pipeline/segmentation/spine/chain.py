@@ -309,6 +309,7 @@ def _fine_array(
 
 def _surface(model: BodyModel) -> BodySurface:
     """The endplates as height fields; NaN outside the outline of the body at each endplate."""
-    lower = np.where(model.outline(0.0), model.lower_mm, np.nan)
-    upper = np.where(model.outline(1.0), model.upper_mm, np.nan)
+    # A little below the endplate the wall is steep again: at the very edge it is rounded, or not to be told from the plate.
+    lower = np.where(model.outline(0.12), model.lower_mm, np.nan)
+    upper = np.where(model.outline(0.88), model.upper_mm, np.nan)
     return BodySurface(model.left_mm, model.posterior_mm, upper, lower)

@@ -21,6 +21,7 @@ BACK_REACH_MM = 20
 FRONT_REACH_MM = 60
 _ANGLES = 72
 _RADII_MM = np.arange(4.0, 42.01, 0.5)
+_WIDE_RADII_MM = np.arange(3.0, 44.01, 0.5)
 _CONTOUR_STEP_MM = 4
 _AVERAGE_HALF_MM = 16
 _EXTENSION_MM = 12
@@ -156,9 +157,9 @@ def find_outlines(tube: Tube) -> Outlines:
     edge = np.zeros(len(places))
     for _ in range(3):
         v, u = _polar_points(centre, angles, _RADII_MM)
-        inner, outer, here = (
-            _sample_planes(averaged, *_polar_points(centre, angles, _RADII_MM + shift)) for shift in (-1.0, 2.0, 0.0)
-        )
+        # Sampled once from 1 mm inside the first radius to 2 mm outside the last, at half a millimetre.
+        wide = _sample_planes(averaged, *_polar_points(centre, angles, _WIDE_RADII_MM))
+        inner, outer, here = wide[:, :, :-6], wide[:, :, 6:], wide[:, :, 2:-4]
         drop = np.clip(inner - outer, -60.0, 200.0) / 100.0
         dark = np.cumsum(np.maximum(60.0 - here, 0.0), axis=2) * (0.5 / 100.0)
         cost = -drop + 0.25 * dark
