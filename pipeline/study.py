@@ -313,6 +313,9 @@ def _record(
     calibrations = [_calibration(w) for w in works]
     known = [c for c in calibrations if c is not None]
     findings = [*refusals, *(f for w in works for f in (*w.segmentation.findings, *w.measured.findings))]
+    if works and not vertebrae and all(f.status is record.Status.ABSENT for f in femora):
+        text = "Neither a vertebral body nor a proximal femur was found in the images: nothing could be measured."
+        findings.insert(0, Finding("no_target_anatomy", Severity.FAILURE, text))
     if day is None:
         text = "No date of service was given: coverage is evaluated for the date of this report."
         findings.append(Finding("date_of_service_assumed", Severity.INFO, text))
