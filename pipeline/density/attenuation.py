@@ -42,3 +42,18 @@ def k2hpo4_hu_per_mg_cm3(energy_kev: ArrayLike) -> NDArray[np.float64]:
     """Rise in HU for each mg/cm3 of K2HPO4 in water, the displaced water taken off: ``mu_K / mu_w - 0.2174``."""
     ratio = mass_attenuation_cm2_g("k2hpo4", energy_kev) / mass_attenuation_cm2_g("water", energy_kev)
     return np.asarray(ratio - tables.number("k2hpo4_displacement"))
+
+
+def effective_energy_kev(kvp: float) -> float:
+    """Effective energy inside a body at a tube voltage: the centre of a prior, known to about 5 keV."""
+    known = (80.0, 100.0, 120.0, 140.0)
+    return float(np.interp(kvp, known, [tables.number(f"effective_energy_kev.{k:.0f}") for k in known]))
+
+
+def plausible_gain(kvp: float | None) -> tuple[float, float]:
+    """Lowest and highest HU per mg/cm3 of mineral that a diagnostic beam can give: 12 keV around the expected energy.
+
+    Without a tube voltage: for 80 to 140 kVp.
+    """
+    low, high = (effective_energy_kev(kvp if kvp is not None else limit) for limit in (80.0, 140.0))
+    return float(k2hpo4_hu_per_mg_cm3(high + 12.0)), float(k2hpo4_hu_per_mg_cm3(low - 12.0))

@@ -236,7 +236,7 @@ def calibrate_from_rods(
 
 def _calibrate_by(name: str, volume: Volume, survey: TissueSurvey, plate: Plate | None, contrast: bool) -> Calibration:
     if name == "phantom":
-        if plate is None:
+        if plate is None or not plate.rods:
             raise NotMeasurable("no_phantom", "no calibration phantom was found in the scan.", subject="calibration")
         return _from_plate(plate, volume.acquisition.kvp)
     if name == "internal":
@@ -250,7 +250,7 @@ def _from_plate(
     rod_density_mg_cm3: ArrayLike | None = None,
     rod_water_mg_cm3: ArrayLike | None = None,
 ) -> Calibration:
-    line = line_from_plate(plate, rod_density_mg_cm3, rod_water_mg_cm3)
+    line = line_from_plate(plate, rod_density_mg_cm3, rod_water_mg_cm3, kvp=kvp)
     findings = list(plate.findings)
     if rod_density_mg_cm3 is None:
         findings.append(

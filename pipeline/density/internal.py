@@ -11,6 +11,7 @@ from scipy.optimize import least_squares
 from pipeline.density import tables
 from pipeline.density.attenuation import (
     ENERGY_RANGE_KEV,
+    effective_energy_kev,
     k2hpo4_hu_per_mg_cm3,
     mass_attenuation_cm2_g,
     tissue_hu,
@@ -134,14 +135,12 @@ def _energy_prior(kvp: float | None) -> tuple[float, float, list[Finding]]:
         text = "The tube voltage is not recorded; it was not assumed, the uncertainty covers 80 to 140 kVp."
         wide = tables.number("effective_energy_sd_unknown_kvp_kev")
         return tables.number("effective_energy_kev.120"), wide, [Finding("kvp_unknown", Severity.WARNING, text)]
-    known = np.array([80.0, 100.0, 120.0, 140.0])
-    energies = np.array([tables.number(f"effective_energy_kev.{k:.0f}") for k in known])
     findings = []
     if not 95.0 <= kvp <= 145.0:
         sd = tables.number("effective_energy_sd_unknown_kvp_kev")
         text = f"The effective energy at {kvp:.0f} kVp is an unverified estimate; its uncertainty was widened."
         findings.append(Finding("kvp_prior_unverified", Severity.WARNING, text))
-    return float(np.interp(kvp, known, energies)), sd, findings
+    return effective_energy_kev(kvp), sd, findings
 
 
 def effective_energy_line(survey: TissueSurvey) -> Line | None:

@@ -6,13 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from pipeline.density import tables
+from pipeline.density.attenuation import plausible_gain
 from pipeline.density.internal import Line
 from pipeline.density.tissues import TissueSample
-from pipeline.errors import Finding, NotMeasurable
+from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Volume
+
+_WINDOW_MM = 40.0
+_CORE_MM = 4.5
+_ROD_RADII_MM = (5.0, 6.5, 8.0, 9.5, 11.0)
+_EDGE_HU = 14.0
+_ACCEPT_DISC = 0.8
+_SURE_DISC = 0.95
+_ROW_CONTRAST_HU = 80.0
+_IDENTIFY_HU = 10.0
+_PLASTIC_HU = 120.0
 
 
 @dataclass(frozen=True)
@@ -25,12 +37,180 @@ class Plate:
 
 
 def find_plate(volume: Volume, segmentation: Segmentation) -> Plate | None:
-    """The calibration phantom under the patient, or None."""
+    """Look for the rods of a calibration phantom under the patient and tell which phantom it is.
+
+    Rods are discs of 5 to 11 mm radius that stay the same over 40 mm along the table, at least three in a row at equal
+    distances. The phantom is the one whose rod densities, in either direction, lie on a line with the measured HU that
+    physics allows. Phantoms of two rods cannot be told apart this way; their rods have to be given.
+
+    Returns
+    -------
+    Plate or None
+        None if no row of rods is there; a `Plate` without rods, but with a finding, if there is one that fits no known phantom.
+    """
+    best: tuple[str, tuple[TissueSample, ...], float] | None = None
+    row_seen = 0
+    for low, high in _windows(volume, segmentation):
+        image, spread, origin, pixel = _mean_image(volume, segmentation, low, high)
+        discs = _discs(image, spread, pixel)
+        for row in _rows(discs, pixel):
+            if min(disc.score for disc in row) >= _SURE_DISC and np.ptp([disc.hu for disc in row]) > _ROW_CONTRAST_HU:
+                row_seen = max(row_seen, len(row))
+            match = _identify([disc.hu for disc in row], volume.acquisition.kvp)
+            if match is None:
+                continue
+            name, order, residual = match
+            middle = (low + high - 1) / 2
+            samples = []
+            for i, disc in enumerate(row[::order]):
+                place = np.array([[middle, origin[0] + disc.row, origin[1] + disc.column]])
+                samples.append(
+                    TissueSample(
+                        f"rod_{i + 1}", disc.hu, disc.sd_hu, disc.n, f"rod of {name}", volume.grid.to_lps(place)
+                    )
+                )
+            if best is None or residual < best[2]:
+                best = (name, tuple(samples), residual)
+    if best is not None:
+        return Plate(best[0], best[1], ())
+    if row_seen:
+        text = (
+            f"{row_seen} rods in a row lie under the patient but fit no known calibration phantom; "
+            f"they are not used. Give their "
+            "densities in a calibration file."
+        )
+        return Plate("unknown", (), (Finding("phantom_unidentified", Severity.WARNING, text),))
     return None
 
 
+@dataclass(frozen=True)
+class _Disc:
+    """A round even spot: its centre and radius in pixels, and what it reads."""
+
+    row: int
+    column: int
+    score: float
+    hu: float
+    sd_hu: float
+    n: int
+
+
+def _windows(volume: Volume, segmentation: Segmentation) -> list[tuple[int, int]]:
+    """Up to four stretches of 40 mm along the table, around the structures where there are any."""
+    present = np.flatnonzero((segmentation.labels > 0).any(axis=(1, 2)))
+    first, last = (int(present[0]), int(present[-1])) if present.size else (0, volume.shape[0] - 1)
+    length = max(2, round(_WINDOW_MM / volume.spacing_mm[0]))
+    first, last = max(0, min(first, volume.shape[0] - length)), max(last, length - 1)
+    starts = np.unique(np.linspace(first, max(first, last + 1 - length), 4).astype(int))
+    return [(int(s), min(int(s) + length, volume.shape[0])) for s in starts]
+
+
+def _mean_image(
+    volume: Volume, segmentation: Segmentation, low: int, high: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[int, int], float]:
+    """Mean and spread along the table of what lies behind the spine, with the corner of the cut-out and the pixel size."""
+    rows = np.flatnonzero((segmentation.labels[low:high] > 0).any(axis=(0, 2)))
+    top = int(rows.mean()) + round(30.0 / volume.spacing_mm[1]) if rows.size else 0
+    top = min(top, volume.shape[1] - 8)
+    step = max(1, (high - low) // 16)
+    stack = volume.hu[low:high:step, max(top, 0) :].astype(np.float32)
+    pixel = float(np.mean(volume.spacing_mm[1:]))
+    return stack.mean(axis=0), stack.std(axis=0), (max(top, 0), 0), pixel
+
+
+def _discs(image: NDArray[np.float32], spread: NDArray[np.float32], pixel_mm: float) -> list[_Disc]:
+    """Round even spots with an edge on nearly all sides, best first, none within 12 mm of a better one."""
+    reach = int(np.ceil(_CORE_MM / pixel_mm))
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1] * pixel_mm
+    core = ((y**2 + x**2) <= _CORE_MM**2).astype(np.float32)
+    count = float(core.sum())
+    mean = ndimage.correlate(image, core / count, mode="nearest")
+    inside_sd = np.sqrt(np.maximum(ndimage.correlate(image**2, core / count, mode="nearest") - mean**2, 0))
+    along = ndimage.correlate(spread, core / count, mode="nearest")
+    even = (inside_sd < 12.0) & (along < 60.0) & (mean > -200.0) & (mean < 2000.0)
+    smooth = ndimage.gaussian_filter(image, 0.8 / pixel_mm)
+    best = np.zeros(image.shape, np.float32)
+    angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    for radius in _ROD_RADII_MM:
+        different = np.zeros(image.shape, np.float32)
+        for angle in angles:
+            shift = np.round(np.array([np.sin(angle), np.cos(angle)]) * (radius + 2.5) / pixel_mm).astype(int)
+            around = ndimage.shift(smooth, -shift, order=0, mode="nearest")
+            different += np.abs(around - mean) > _EDGE_HU
+        best = np.maximum(best, different / len(angles))
+    best[~even] = 0.0
+    peaks = (best >= _ACCEPT_DISC) & (best == ndimage.maximum_filter(best, size=2 * round(8.0 / pixel_mm) + 1))
+    found: list[_Disc] = []
+    components, number = ndimage.label(peaks, np.ones((3, 3)))
+    for part in range(1, number + 1):
+        row, column = (round(float(v)) for v in np.argwhere(components == part).mean(axis=0))
+        found.append(
+            _Disc(
+                row,
+                column,
+                float(best[components == part].max()),
+                float(mean[row, column]),
+                float(np.hypot(inside_sd[row, column], 1.0)),
+                max(1, int(count * pixel_mm**2 / 4.0)),
+            )
+        )
+    found.sort(key=lambda disc: -disc.score)
+    return found[:40]
+
+
+def _rows(discs: list[_Disc], pixel_mm: float) -> list[list[_Disc]]:
+    """Rows of three to six discs at equal distances of 18 to 60 mm, nearly level, longest first."""
+    places = np.array([(d.row, d.column) for d in discs], float).reshape(-1, 2) * pixel_mm
+    rows: dict[tuple[int, ...], list[_Disc]] = {}
+    for i in range(len(discs)):
+        for j in range(len(discs)):
+            step = places[j] - places[i]
+            if not 18.0 <= step[1] <= 60.0 or abs(step[0]) > 0.25 * step[1]:
+                continue
+            chain = [i, j]
+            while True:
+                ahead = places[chain[-1]] + (places[chain[-1]] - places[chain[-2]])
+                distance = np.linalg.norm(places - ahead, axis=1)
+                nearest = int(np.argmin(distance))
+                if distance[nearest] > 3.0 or nearest in chain:
+                    break
+                chain.append(nearest)
+            if 3 <= len(chain) <= 6:
+                rows[tuple(chain)] = [discs[k] for k in chain]
+    longest = sorted(rows, key=len, reverse=True)
+    kept = [key for n, key in enumerate(longest) if not any(set(key) < set(other) for other in longest[:n])]
+    return [rows[key] for key in kept]
+
+
+def _identify(hu: list[float], kvp: float | None) -> tuple[str, int, float] | None:
+    """Name of the phantom whose densities fit rods from left to right, the order (1 or -1) and the residual in HU."""
+    best: tuple[str, int, float] | None = None
+    low, high = plausible_gain(kvp)
+    for name, definition in tables.phantom_definitions().items():
+        density = np.asarray(definition["rho"], float)
+        if len(density) != len(hu) or len(hu) < 3:
+            continue
+        for order in (1, -1):
+            values = np.array(hu[::order])
+            water = np.asarray(definition["water"], float) if "water" in definition else None
+            target = values if water is None else values - water
+            gain, offset, _, residual = _weighted_line(density, target, np.ones(len(hu)))
+            if water is not None:
+                gain -= tables.number("k2hpo4_displacement")
+                offset += tables.number("water_density_mg_cm3")
+            fits = residual <= _IDENTIFY_HU and low <= gain <= high
+            fits &= abs(offset) <= (tables.number("mindways_intercept_limit_hu") if water is not None else _PLASTIC_HU)
+            if fits and (best is None or residual < best[2]):
+                best = (name, order, residual)
+    return best
+
+
 def line_from_plate(
-    plate: Plate, rod_density_mg_cm3: ArrayLike | None = None, rod_water_mg_cm3: ArrayLike | None = None
+    plate: Plate,
+    rod_density_mg_cm3: ArrayLike | None = None,
+    rod_water_mg_cm3: ArrayLike | None = None,
+    *,
+    kvp: float | None = None,
 ) -> Line:
     """The line through the rods of a phantom.
 
@@ -59,12 +239,12 @@ def line_from_plate(
     if water is not None:
         gain -= tables.number("k2hpo4_displacement")
         offset += tables.number("water_density_mg_cm3")
-        low, high = tables.numbers("mindways_slope_range_hu_per_mg_cm3")
+        low, high = plausible_gain(kvp)
         limit = tables.number("mindways_intercept_limit_hu")
         if not (low <= gain <= high and abs(offset) <= limit):
             detail = (
                 f"the rods give {gain:.2f} HU per mg/cm3 and {offset:+.0f} HU at zero density; "
-                f"possible are {low} to {high} and "
+                f"possible are {low:.2f} to {high:.2f} and "
                 f"+-{limit:.0f} HU."
             )
             raise NotMeasurable("phantom_implausible", detail, subject="calibration phantom")
