@@ -21,6 +21,7 @@ _GREATEST_CANAL_RADIUS_MM = 20.0
 _BEHIND_FRONT_EDGE_MM = 1.0
 _MIDLINE_BAND_MM = 3.0
 _FRONT_SHARE = 0.6
+_ROUNDED_RIM_MM = 4.0
 _SAGITTAL_TILTS_DEG = (-32.0, -24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0, 32.0)
 _REFINING_TILTS_DEG = (6.0, 3.0)
 
@@ -39,15 +40,12 @@ class CanalHole:
         Unit vector along the canal, to the head.
     posterior_lps : float ndarray of shape (3,)
         Unit vector at right angles to it, to the back.
-    front_edge_mm : float
-        Position of the front wall of the canal along `posterior_lps`, from `centre_lps_mm` (negative).
     """
 
     centre_lps_mm: NDArray[np.float64]
     radius_mm: float
     direction_lps: NDArray[np.float64]
     posterior_lps: NDArray[np.float64]
-    front_edge_mm: float
 
 
 def _unit(vector: NDArray) -> NDArray[np.float64]:
@@ -96,7 +94,7 @@ def find_canal_hole(mask: NDArray[np.bool_], grid: Grid, *, upwards_lps: NDArray
     centre = middle + turn[0] * place[0] + turn[1] * place[1]
     heights = (points - centre) @ turn[2]
     centre = centre + turn[2] * 0.5 * float(np.percentile(heights, 2) + np.percentile(heights, 98))
-    return CanalHole(centre, radius, turn[2], turn[1], _front_edge(points - centre, turn))
+    return CanalHole(centre, radius, turn[2], turn[1])
 
 
 def _dense_points(mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.float64]:
@@ -139,18 +137,12 @@ def _hole(offsets: NDArray, turn: NDArray) -> tuple[float, NDArray[np.float64]] 
     return float(depth.max()) - 0.5 * _PIXEL_MM, low + centre * _PIXEL_MM
 
 
-def _front_edge(offsets: NDArray, turn: NDArray) -> float:
-    """Where the front wall of the canal stands along the posterior axis, from the centre of the canal (negative)."""
-    left, posterior = offsets @ turn[0], offsets @ turn[1]
-    before = (np.abs(left) < _MIDLINE_BAND_MM) & (posterior < 0)
-    return float(posterior[before].max()) if before.any() else -_LEAST_CANAL_RADIUS_MM
-
-
 def body_without_arch(mask: NDArray[np.bool_], grid: Grid, hole: CanalHole) -> NDArray[np.bool_]:
     """The part of a whole vertebra in front of its canal.
 
-    The cut is a plane 1 mm behind the front wall of the canal, at right angles to the line from the body to the canal; only the
-    largest connected part in front of it is kept.
+    The cut is a plane 1 mm behind the posterior wall of the body, which is fitted to where the front of the canal stands at
+    each height; what stands out sideways behind the front part of the body (transverse processes) goes as well. Only the
+    largest connected part is kept.
 
     Parameters
     ----------
@@ -160,24 +152,52 @@ def body_without_arch(mask: NDArray[np.bool_], grid: Grid, hole: CanalHole) -> N
     """
     index = np.argwhere(mask)
     offsets = grid.to_lps(index.astype(float)) - hole.centre_lps_mm
-    posterior, front = hole.posterior_lps, hole.front_edge_mm
+    voxel_mm = float(max(grid.spacing_mm))
+    upwards, posterior = hole.direction_lps, hole.posterior_lps
+    kept = np.zeros(len(index), bool)
     for _ in range(3):
-        in_front = offsets @ posterior < front + _BEHIND_FRONT_EDGE_MM
-        if not in_front.any():
-            break
+        behind = _behind_front_wall_mm(offsets, np.stack([np.cross(posterior, upwards), posterior, upwards]), voxel_mm)
+        kept = behind < _BEHIND_FRONT_EDGE_MM
+        if not kept.any():
+            return np.zeros(mask.shape, bool)
         # A rotated vertebra: its own front-back line runs from the middle of the body to the canal.
-        towards = -offsets[in_front].mean(axis=0)
-        towards = towards - hole.direction_lps * (towards @ hole.direction_lps)
+        towards = -offsets[kept].mean(axis=0)
+        towards = towards - upwards * (towards @ upwards)
         if np.linalg.norm(towards) < 3.0:
             break
         posterior = _unit(towards)
-        left = np.cross(posterior, hole.direction_lps)
-        front = _front_edge(offsets, np.stack([left, posterior, hole.direction_lps]))
-    kept = offsets @ posterior < front + _BEHIND_FRONT_EDGE_MM
-    kept[kept] = ~_transverse(offsets[kept], posterior, hole.direction_lps, float(max(grid.spacing_mm)))
+    kept[kept] = ~_transverse(offsets[kept], posterior, upwards, voxel_mm)
     body = np.zeros(mask.shape, bool)
     body[tuple(index[kept].T)] = True
     return largest_component(body)
+
+
+def _behind_front_wall_mm(
+    offsets: NDArray[np.float64], turn: NDArray[np.float64], voxel_mm: float
+) -> NDArray[np.float64]:
+    """Distance (N,) of points behind the front wall of the canal, a plane that may lean forwards or back.
+
+    `turn` holds left, posterior and superior as rows; the canal's centre is the origin of `offsets`.
+    """
+    u, v, w = (offsets @ turn.T).T
+    before = (np.abs(u) < max(_MIDLINE_BAND_MM, 0.75 * voxel_mm)) & (v < 0)
+    if not before.any():
+        return np.asarray(v + _LEAST_CANAL_RADIUS_MM)
+    layer = np.rint(w[before] / max(voxel_mm, 1.0)).astype(int)
+    layer -= layer.min()
+    wall = np.full(layer.max() + 1, -np.inf)
+    np.maximum.at(wall, layer, v[before])
+    height = np.full(layer.max() + 1, 0.0)
+    np.add.at(height, layer, w[before])
+    counts = np.bincount(layer)
+    used = (counts > 0) & (wall > np.median(wall[counts > 0]) - _ROUNDED_RIM_MM)
+    height, wall = height[used] / counts[used], wall[used]
+    if len(wall) < 3:
+        return np.asarray(v - wall.max())
+    slope = float(np.polyfit(height, wall, 1)[0])
+    # The wall is hollow at mid height; its rims are what the cut has to clear.
+    front = float(np.percentile(wall - slope * height, 95))
+    return np.asarray(v - front - slope * w)
 
 
 def _transverse(

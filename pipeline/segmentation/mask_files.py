@@ -118,7 +118,7 @@ def _read_file(path: Path, convention: str | None) -> MaskFiles:
         if part is not None and names is None and convention is None:
             return MaskFiles(tuple(_pieces(path, None, part)), "one mask per structure")
         return _read_label_map(path, convention)
-    return _read_dicom_seg([path])
+    return _read_dicom_seg([path], path.name)
 
 
 def _read_folder(folder: Path, convention: str | None) -> MaskFiles:
@@ -143,7 +143,8 @@ def _read_folder(folder: Path, convention: str | None) -> MaskFiles:
             subject=folder.name,
             remedy="Name the label map itself, or put a JSON file (number to name) beside it.",
         )
-    return _read_dicom_seg(sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")))
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return _read_dicom_seg(files, folder.name)
 
 
 # ------------------------------------------------------------------------------------------------------- NIfTI
@@ -259,7 +260,7 @@ def _read_label_map(path: Path, convention: str | None) -> MaskFiles:
 # --------------------------------------------------------------------------------------------------- DICOM SEG
 
 
-def _read_dicom_seg(paths: list[Path]) -> MaskFiles:
+def _read_dicom_seg(paths: list[Path], subject: str) -> MaskFiles:
     import highdicom
     import pydicom
 
@@ -287,7 +288,7 @@ def _read_dicom_seg(paths: list[Path]) -> MaskFiles:
         raise InputRefused(
             "masks_unreadable",
             "holds neither NIfTI masks nor a DICOM segmentation.",
-            subject=paths[0].parent.name if len(paths) != 1 else paths[0].name,
+            subject=subject,
         )
     return MaskFiles(tuple(pieces), "DICOM SEG", next(iter(frames)) if len(frames) == 1 else None)
 

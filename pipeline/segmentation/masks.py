@@ -30,6 +30,7 @@ _METAL_REACH_MM = 10.0
 _METAL_MM3 = 50.0
 _BODY_WIDTH_MM, _BODY_DEPTH_MM, _BODY_HEIGHT_MM = (18.0, 75.0), (13.0, 55.0), (8.0, 50.0)
 _LEAST_VERTEBRA_MM3 = 1500.0
+_LEAST_BODY_SHARE = 0.4
 _SHAFT_FOR_DENSITY_MM, _SHAFT_FOR_STRENGTH_MM = 10.0, 20.0
 _CANAL_ORDER = {f"T{i}": i for i in range(1, 14)} | {f"L{i}": 13 + i for i in range(1, 7)}
 
@@ -181,8 +182,15 @@ def _placed(piece: Piece, volume: Volume, name: str) -> _Placed | None:
     ours = cropped_grid(volume.grid, box)
     step = piece.grid.to_index(ours.to_lps(np.eye(3))) - piece.grid.to_index(ours.to_lps(np.zeros(3)))
     start = piece.grid.to_index(ours.to_lps(np.zeros(3)))
+    # With a margin of nothing around it, since scipy treats half a voxel beyond the outer centres as outside.
     mask = ndimage.affine_transform(
-        piece.mask.astype(np.uint8), step.T, start, output_shape=ours.shape, order=0, mode="constant", cval=0
+        np.pad(piece.mask, 1).astype(np.uint8),
+        step.T,
+        start + 1,
+        output_shape=ours.shape,
+        order=0,
+        mode="constant",
+        cval=0,
     ).astype(bool)
     return _Placed(name, box, mask) if mask.any() else None
 
@@ -362,6 +370,10 @@ def _vertebra(
     cut = _touches_edge(body, volume)
     if cut:
         findings.append(Finding("cut_by_field_of_view", Severity.FAILURE, "The field of view cuts the body."))
+    elif hole is not None and stated_body is None and body.mask.sum() < _LEAST_BODY_SHARE * source.mask.sum():
+        share = 100 * body.mask.sum() / source.mask.sum()
+        text = f"Only {share:.0f} % of the vertebra lie in front of its canal, so this can hardly be its body."
+        findings.append(Finding("arch_not_separated", Severity.FAILURE, text))
     elif hole is None and stated_body is None and depth > min(1.15 * width, _BODY_DEPTH_MM[1]):
         text = f"No canal is seen through the mask, which is {depth:.0f} mm deep: body and arch cannot be told apart."
         findings.append(Finding("arch_not_separated", Severity.FAILURE, text))
