@@ -183,6 +183,7 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
     ) + tuple(_published_alternatives(volume, survey, chosen))
     findings = [
         *chosen.findings,
+        *(plate.findings if plate is not None and not plate.rods else ()),
         *contrast_findings,
         *(f for f in survey.findings if chosen.method.startswith("internal")),
     ]

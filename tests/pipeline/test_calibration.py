@@ -70,7 +70,7 @@ def test_hydroxyapatite_phantom_is_a_line_through_its_rods():
     ("rods", "phantom", "reason"),
     [
         (
-            np.array(MINDWAYS["water"]) + 3.0 * np.array(MINDWAYS["rho"]) - 1000,
+            np.array(MINDWAYS["water"]) + 4.0 * np.array(MINDWAYS["rho"]) - 1000,
             "mindways_model3_ct",
             "phantom_implausible",
         ),
