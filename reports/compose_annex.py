@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from reports.citations import Citations
 from reports.document import Block, Column, Paragraph, Row, Section, Table, Terms
 from reports.language import Language, capitalised
 from reports.quantity import Quantity
 from reports.record import Coverage, Service, StudyRecord
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 
 
 def services_section(record: StudyRecord, words: Language) -> Section:
@@ -85,26 +89,41 @@ def _source_text(source: dict[str, Any], words: Language) -> str:
     return words("service.source", document=document, quote=quote) if quote else document
 
 
-def methods_section(record: StudyRecord, words: Language) -> Section:
+def methods_section(record: StudyRecord, words: Language, citations: Citations) -> Section:
     """How each kind of number was obtained, how it is to be read, and the works that it rests on."""
     columns = (
         Column(words("column.measure"), share=2.2),
-        Column(words("column.method"), share=4.0),
-        Column(words("column.reference"), share=4.0),
+        Column(words("column.method"), share=6.6),
+        Column(words("column.reference"), share=1.6),
     )
-    rows = tuple(
-        dict.fromkeys(Row((capitalised(name), q.method, q.reference or "")) for name, q in _methods_used(record, words))
-    )
+    rows = [
+        Row((capitalised(name), method, citations.cite(*references)))
+        for name, method, references in _condensed(_methods_used(record, words))
+    ]
     blocks: list[Block] = []
     if rows:
-        blocks.append(Table(words("section.methods"), columns, rows))
-    items = [(words("method.calibration"), _calibration_text(record, words))]
+        blocks.append(Table(words("section.methods"), columns, tuple(rows)))
+    items = [(words("method.calibration"), _calibration_text(record, words, citations))]
     sentences = [words("method.uncertainty"), words("method.classes"), *record.quality.limits]
     items.append((words("method.limits"), " ".join(sentences)))
-    if record.assessment.references:
-        items.append((words("method.references"), "; ".join(record.assessment.references)))
+    citations.cite(*record.assessment.references)
     blocks.append(Terms("", tuple(items)))
+    if citations.listed():
+        blocks.append(Terms(words("method.references"), citations.listed(), numbered=True))
     return Section("methods", words("section.methods"), tuple(blocks))
+
+
+def _condensed(used: list[tuple[str, Quantity]]) -> list[tuple[str, str, list[str | None]]]:
+    """Measure, method and references, each method once; where methods differ in a number only, it is left out."""
+    groups: dict[tuple[str, str], list[Quantity]] = {}
+    for name, number in used:
+        groups.setdefault((name, "…".join(_NUMBER.split(number.method)[::2])), []).append(number)
+    condensed = []
+    for (name, _), numbers in groups.items():
+        columns = zip(*(_NUMBER.split(number.method) for number in numbers), strict=True)
+        text = "".join(column[0] if len(set(column)) == 1 else "…" for column in columns)
+        condensed.append((name, text, list(dict.fromkeys(number.reference for number in numbers))))
+    return condensed
 
 
 def _methods_used(record: StudyRecord, words: Language) -> list[tuple[str, Quantity]]:
@@ -134,16 +153,17 @@ def _with_test(number: Quantity, words: Language) -> Quantity:
     test, profile = getattr(number, "test", None), getattr(number, "profile", None)
     if test is None or profile is None:
         return number
-    parts = [words.get(f"test.{test}", test), number.method, getattr(number, "definition", None), profile]
-    return number.model_copy(update={"method": "; ".join(dict.fromkeys(part for part in parts if part))})
+    told = [part for part in (getattr(number, "definition", None), profile) if part and part not in number.method]
+    named = [] if test in number.method else [words.get(f"test.{test}", test)]
+    return number.model_copy(update={"method": "; ".join([*named, number.method, *told])})
 
 
-def _calibration_text(record: StudyRecord, words: Language) -> str:
+def _calibration_text(record: StudyRecord, words: Language, citations: Citations) -> str:
     line = record.calibration
     if line is None:
         return words("method.none")
     values = {
-        "method": line.method,
+        "method": line.method.replace("_", " "),
         "slope": f"{line.slope_mg_cm3_per_hu:.3f}".replace(".", words.decimal_mark),
         "intercept": f"{line.intercept_mg_cm3:.1f}".replace(".", words.decimal_mark).replace("-", "−"),
         "mineral": line.mineral,
@@ -154,7 +174,7 @@ def _calibration_text(record: StudyRecord, words: Language) -> str:
         text = words(
             "method.line", residual=f"{line.residual_mg_cm3:.1f} mg/cm³".replace(".", words.decimal_mark), **values
         )
-    return f"{text} {line.reference}." if line.reference else text
+    return f"{text} {citations.cite(line.reference)}".strip()
 
 
 def provenance_section(record: StudyRecord, words: Language) -> Section:
@@ -176,21 +196,22 @@ def provenance_section(record: StudyRecord, words: Language) -> Section:
             items.append((words("provenance.hash"), used.content_sha256))
     items += [(words("provenance.rejected"), f"{r.description}: {r.reason}") for r in record.series.rejected]
     software = record.software
-    parts = (
+    parts = [
         f"{software.name} {software.version}",
         f"Python {software.python}" if software.python else "",
         software.platform,
-    )
-    items.append((words("provenance.software"), ", ".join(part for part in parts if part)))
+    ]
     for key, table in (
         ("libraries", software.dependencies),
         ("tables", software.tables),
         ("settings", software.settings),
     ):
-        if table:
-            items.append(
-                (words(f"provenance.{key}"), ", ".join(f"{name} {value}" for name, value in sorted(table.items())))
+        given = {name: value for name, value in sorted(table.items()) if value not in (None, "", [], {})}
+        if given:
+            parts.append(
+                f"{words(f'provenance.{key}')}: {', '.join(f'{name} {value}' for name, value in given.items())}"
             )
+    items.append((words("provenance.software"), "; ".join(part for part in parts if part)))
     if record.timings_s:
         spent = ", ".join(
             f"{stage} {words('provenance.seconds', seconds=f'{time:.1f}'.replace('.', words.decimal_mark))}"

@@ -75,11 +75,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Terms:
-    """A list of terms with their texts; `boxed` sets it apart from the findings of the report."""
+    """A list of terms with their texts; `boxed` sets it apart from the findings, `numbered` has short terms like [12]."""
 
     title: str
     items: tuple[tuple[str, str], ...]
     boxed: bool = False
+    numbered: bool = False
     block: Literal["terms"] = "terms"
 
 

@@ -23,6 +23,7 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from reports.evidence import FieldCut, HipView, Label, SliceView, VertebraCrop
+from reports.quantity import MINUS
 
 MM_PER_INCH = 25.4
 PAGE_WIDTH_MM = 178.0
@@ -39,6 +40,8 @@ _OUTLINE_COLOURS = (ORANGE, SKY, YELLOW)
 _REGION_COLOURS = {"femoral_neck": ORANGE, "trochanter": SKY, "intertrochanter": YELLOW, "total_hip": "#FFFFFF"}
 _SMALL_PT, _TEXT_PT = 6.5, 7.5
 _GAP_MM, _HEADING_MM = 3.0, 5.5
+_LARGEST_SCALE = 0.75
+"""Millimetres on paper for one of the patient: a small crop is not blown up."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Picture:
 def draw_spine(sagittal: SliceView | None, coronal: SliceView | None) -> Picture:
     """The spine with outlined, named bodies, seen from the side and from the front."""
     views = [view for view in (sagittal, coronal) if view is not None]
-    figure, axes = _panels(views, max_height_mm=92.0)
+    figure, axes = _panels(views, max_height_mm=88.0)
     names: list[str] = []
     for view, axis in zip(views, axes, strict=True):
         _draw_view(axis, view)
@@ -97,7 +100,8 @@ def draw_vertebra_strip(crops: Sequence[VertebraCrop]) -> Picture:
             left, top = c / longest, 1 - r / len(rows)
             share = cell_mm / (height_mm * len(rows))
             axis = figure.add_axes((left + 0.004, top - share, 1 / longest - 0.008, share * 0.98))
-            _draw_view(axis, crop.view, bar=(r, c) == (0, 0), titled=False)
+            first = (r, c) == (0, 0)
+            _draw_view(axis, crop.view, bar=first, sides=first, titled=False)
             _centre_on(axis, crop.view, extent_mm)
             _draw_six_points(axis, crop.view)
             words = f"{crop.name}\n{crop.remark}" if crop.remark else crop.name
@@ -122,11 +126,14 @@ def draw_hips(hips: Sequence[HipView]) -> Picture:
     regions = sorted({o.name.replace("_", " ") for hip in hips if hip.projection for o in hip.projection.outlines})
     drawn = f" Regions drawn: {', '.join(regions)}." if regions else ""
     windows = " ".join(dict.fromkeys(_window_text(view) for view in views))
+    shown = "CT with the outline of the femur"
+    if any(hip.projection is not None for hip in hips):
+        shown += ", and its projection as it is measured for areal density"
     return as_picture(
         figure,
         "hips",
-        caption="CT with the outline of the femur, and its projection as it is measured for areal density. " + windows,
-        alt=f"{' and '.join(dict.fromkeys(sides))} hip: coronal CT with outlined femur and projection.{drawn}",
+        caption=f"{shown}. {windows}",
+        alt=f"{' and '.join(dict.fromkeys(sides))} hip: {', '.join(dict.fromkeys(v.title for v in views))}.{drawn}",
     )
 
 
@@ -184,7 +191,7 @@ def _panels(views: Sequence[SliceView], *, max_height_mm: float) -> tuple[Figure
     heights = [view.image.shape[0] * view.pixel_mm[0] for view in views]
     widths = [view.image.shape[1] * view.pixel_mm[1] for view in views]
     free = PAGE_WIDTH_MM - _GAP_MM * (len(views) - 1)
-    scale = min(free / sum(widths), max_height_mm / max(heights))
+    scale = min(free / sum(widths), max_height_mm / max(heights), _LARGEST_SCALE)
     return _laid_out([[(scale * w, scale * h) for w, h in zip(widths, heights, strict=True)]], bottom_mm=1.0)
 
 
@@ -231,6 +238,7 @@ def _draw_view(
     bar: bool = True,
     titled: bool = True,
     dimmed: bool = False,
+    sides: bool = True,
 ) -> None:
     """Image, outlines, names, points, sides and scale bar; `dimmed` shows the image paler, as a ground for a map."""
     centre, width = view.window
@@ -254,7 +262,8 @@ def _draw_view(
         if len(view.points):
             x, y = view.points[:, 1] * view.pixel_mm[1], view.points[:, 0] * view.pixel_mm[0]
             axis.plot(x, y, "o", markersize=1.6, markerfacecolor="white", markeredgecolor="black", markeredgewidth=0.4)
-        _draw_sides(axis, view.sides)
+        if sides:
+            _draw_sides(axis, view.sides)
     if bar:
         _draw_scale_bar(axis, view)
     if titled:
@@ -360,7 +369,7 @@ def _draw_load(axis: Axes, cut: FieldCut) -> None:
 def _window_text(view: SliceView) -> str:
     centre, width = view.window
     if width > 20:
-        return f"Grey scale {centre - width / 2:.0f} to {centre + width / 2:.0f} HU."
+        return f"Grey scale {centre - width / 2:.0f} to {centre + width / 2:.0f} HU.".replace("-", MINUS)
     return f"Projection grey scale {centre - width / 2:.1f} to {centre + width / 2:.1f} g/cm²."
 
 

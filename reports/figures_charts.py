@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reports.figures import BLUE, INK, ORANGE, PURPLE, SKY, VERMILION, Picture, as_picture, new_figure
 from reports.quantity import format_number, format_quantity, printed_unit, resolution
@@ -17,7 +18,7 @@ _CHART_HEIGHT_MM = 48.0
 _TEXT_PT = 6.8
 _HALF_95 = 1.96
 
-VBMD_BANDS = (("osteoporosis range", 80.0), ("low", 120.0), ("normal", float("inf")))
+VBMD_BANDS = (("osteoporosis\nrange", 80.0), ("low", 120.0), ("normal", float("inf")))
 """Name and upper edge (mg/cm3) of the classes of spinal trabecular density (ACR, ISCD)."""
 _BAND_SHADES = ("#c6d3e0", "#e1e9f0", "#f7f9fb")
 
@@ -32,11 +33,12 @@ def draw_density_profile(vertebrae: Sequence[Vertebra]) -> Picture | None:
     tops = [q.value + _HALF_95 * (q.uncertainty or 0.0) for _, q in measured]
     bottoms = [q.value - _HALF_95 * (q.uncertainty or 0.0) for _, q in measured]
     low, high = min(0.0, *bottoms), max(180.0, max(tops) * 1.08)
+    right = len(named) - 0.5 + max(1.6, 0.34 * len(named))
     edge = low
     for (word, upper), shade in zip(VBMD_BANDS, _BAND_SHADES, strict=True):
         axis.axhspan(edge, min(upper, high), color=shade, linewidth=0, zorder=0)
-        middle = (max(edge, low) + min(upper, high)) / 2
-        axis.text(len(named) - 0.42, middle, word, fontsize=5.6, color=INK, va="center", ha="right", style="italic")
+        middle = (edge + min(upper, high)) / 2
+        axis.text(right - 0.05, middle, word, fontsize=5.6, color=INK, va="center", ha="right", style="italic")
         edge = upper
     for i, quantity in measured:
         error = _HALF_95 * quantity.uncertainty if quantity.uncertainty is not None else None
@@ -45,7 +47,7 @@ def draw_density_profile(vertebrae: Sequence[Vertebra]) -> Picture | None:
         if vertebra.vbmd_mg_cm3 is None:
             axis.text(i, low + 0.03 * (high - low), "not measured", rotation=90, fontsize=5.5, ha="center", color=INK)
     axis.set_xticks(range(len(named)), [v.level or "" for v in named])
-    axis.set_xlim(-0.6, len(named) - 0.4)
+    axis.set_xlim(-0.6, right)
     axis.set_ylim(low, high)
     unit = printed_unit(measured[0][1].unit)
     axis.set_ylabel(f"vBMD ({unit})", fontsize=_TEXT_PT, color=INK)
@@ -71,14 +73,21 @@ def draw_calibration(calibration: Calibration) -> Picture:
         spread = _HALF_95 * np.sqrt(np.maximum(ss * hu**2 + 2 * si * hu + ii, 0.0))
         axis.fill_between(hu, density - spread, density + spread, color=SKY, alpha=0.35, linewidth=0)
     axis.plot(hu, density, color=BLUE, linewidth=1.1)
-    for sample in calibration.samples:
+    low, high = float(density.min()), float(density.max())
+    middle = (hu[0] + hu[-1]) / 2
+    places = _spread(
+        [s.density_mg_cm3 for s in calibration.samples], readings, 0.075 * (high - low), 0.3 * float(hu[-1] - hu[0])
+    )
+    for sample, place in zip(calibration.samples, places, strict=True):
         axis.errorbar(
             sample.hu, sample.density_mg_cm3, xerr=sample.hu_sd, fmt="s", color=ORANGE, markeredgecolor=INK,
-            markersize=4, markeredgewidth=0.5, linewidth=0.9, capsize=2, ecolor=INK,
+            markersize=3.5, markeredgewidth=0.5, linewidth=0.9, capsize=2, ecolor=INK,
         )  # fmt: skip
-        axis.annotate(
-            sample.name, (sample.hu, sample.density_mg_cm3), (4, -8), textcoords="offset points", fontsize=6.0
-        )
+        right_half = sample.hu > middle
+        shift = (-0.05 if right_half else 0.05) * float(hu[-1] - hu[0])
+        axis.text(sample.hu + shift, place + (0.03 if right_half else -0.03) * (high - low), sample.name, fontsize=5.8,
+                  ha="right" if right_half else "left", va="center", color=INK)  # fmt: skip
+    axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.set_xlabel("CT number (HU)", fontsize=_TEXT_PT, color=INK)
     axis.set_ylabel(f"density (mg/cm³ {printed_unit(calibration.mineral)})", fontsize=_TEXT_PT, color=INK)
     axis.margins(x=0)
@@ -86,7 +95,7 @@ def draw_calibration(calibration: Calibration) -> Picture:
     return as_picture(
         figure,
         "calibration",
-        caption=f"Calibration: {calibration.method}. Line with 95 % band"
+        caption=f"Calibration: {calibration.method.replace('_', ' ')}. Line with 95 % band"
         + (" and the materials it rests on." if calibration.samples else "; no material measured in this study."),
         alt=f"Chart of density against CT number, slope {slope:.3f} mg/cm³ per HU, intercept {intercept:.1f} mg/cm³"
         + (f"; {listed}." if listed else "."),
@@ -106,26 +115,20 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Pictur
         return None
     figure, axis = _chart()
     styles = ((BLUE, "-"), (VERMILION, "--"), (PURPLE, "-."), (INK, ":"), (ORANGE, "-"), (SKY, "--"))
-    ends = []
-    for number, (_, strength) in enumerate(curves):
+    ordered = sorted(curves, key=lambda pair: -pair[1].value)
+    for number, (name, strength) in enumerate(ordered):
         colour, line = styles[number % len(styles)]
         curve = np.asarray(strength.curve)
-        axis.plot(curve[:, 0], curve[:, 1], color=colour, linestyle=line, linewidth=1.1)
         reached = float(curve[int(np.argmin(np.abs(curve[:, 1] - strength.value))), 0])
-        axis.plot(reached, strength.value, "o", color=colour, markersize=3.2)
-        ends.append(float(curve[:, 0].max()))
-    longest, highest = max(ends), max(strength.value for _, strength in curves)
-    places = _spread([strength.value for _, strength in curves], ends, 0.066 * highest)
-    for (name, strength), end, place in zip(curves, ends, places, strict=True):
         words = f"{name}  {format_number(strength.value, resolution(strength))} N"
-        if end > 0.5 * longest and end > min(ends):  # no room to the right of the longest curve
-            axis.text(end, place + 0.06 * highest, words, fontsize=5.8, va="center", ha="right", color=INK)
-        else:
-            axis.text(end + 0.03 * longest, place, words, fontsize=5.8, va="center", color=INK)
+        axis.plot(curve[:, 0], curve[:, 1], color=colour, linestyle=line, linewidth=1.1, label=words)
+        axis.plot(reached, strength.value, "o", color=colour, markersize=3.2)
+    axis.legend(loc="lower right", fontsize=5.6, frameon=False, handlelength=2.4, labelspacing=0.25, borderaxespad=0.1,
+                ncols=1 if len(ordered) <= 9 else 2, labelcolor=INK)  # fmt: skip
     axis.set_xlabel("displacement (mm)", fontsize=_TEXT_PT, color=INK)
     axis.set_ylabel("force (N)", fontsize=_TEXT_PT, color=INK)
-    axis.set_xlim(0, (1.05 if longest > 2 * min(ends) else 1.55) * longest)
-    axis.set_ylim(0, 1.12 * max(highest, *places))
+    axis.set_xlim(0, 1.35 * max(float(np.asarray(strength.curve)[:, 0].max()) for _, strength in curves))
+    axis.set_ylim(0, 1.06 * max(float(np.asarray(strength.curve)[:, 1].max()) for _, strength in curves))
     listed = "; ".join(f"{name} {format_quantity(strength)}" for name, strength in curves)
     return as_picture(
         figure,
@@ -135,20 +138,20 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Pictur
     )
 
 
-def _spread(heights: Sequence[float], columns: Sequence[float], gap: float) -> list[float]:
-    """`heights` moved apart, so that labels in nearly the same column do not cover one another."""
+def _spread(heights: Sequence[float], columns: Sequence[float], gap: float, near: float) -> list[float]:
+    """`heights` moved apart by at least `gap` where their columns are less than `near` apart, so that no label covers another."""
     places = list(heights)
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     for later, i in enumerate(order):
         for j in order[:later]:
-            if abs(columns[i] - columns[j]) < 0.35 * max(columns):
+            if abs(columns[i] - columns[j]) < near:
                 places[i] = max(places[i], places[j] + gap)
     return places
 
 
 def _chart() -> tuple[Figure, Axes]:
     figure = new_figure(CHART_WIDTH_MM, _CHART_HEIGHT_MM)
-    axis = figure.add_axes((0.2, 0.18, 0.78, 0.79))
+    axis = figure.add_axes((0.2, 0.18, 0.765, 0.79))
     axis.tick_params(labelsize=_TEXT_PT - 0.8, length=2.5, width=0.6, color=INK, labelcolor=INK)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
