@@ -139,7 +139,7 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Pictur
 
 
 def _spread(heights: Sequence[float], columns: Sequence[float], gap: float, near: float) -> list[float]:
-    """`heights` moved apart by at least `gap` where their columns are less than `near` apart, so that no label covers another."""
+    """`heights` moved apart by `gap` where their columns are less than `near` apart, so that no label covers another."""
     places = list(heights)
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     for later, i in enumerate(order):
