@@ -109,7 +109,7 @@ def _core_means(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean around each centre within 5 mm, inside the wall of any vessel that is looked for."""
     y, x = np.mgrid[-2:3, -2:3] * _STEP_MM
     core = ((y**2 + x**2) <= 5.0**2).astype(np.float32)
-    return np.stack([ndimage.correlate(image, core / core.sum(), mode="nearest") for image in images])
+    return np.asarray(ndimage.correlate(images, core[None] / core.sum(), mode="nearest"))
 
 
 def _disc_scores(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -121,8 +121,8 @@ def _disc_scores(images: NDArray[np.float32]) -> NDArray[np.float32]:
         y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1] * _STEP_MM
         disc = ((y**2 + x**2) <= (radius - 1.5) ** 2).astype(np.float32)
         disc /= disc.sum()
-        mean = np.stack([ndimage.correlate(image, disc, mode="nearest") for image in images])
-        square = np.stack([ndimage.correlate(image**2, disc, mode="nearest") for image in images])
+        mean = ndimage.correlate(images, disc[None], mode="nearest")
+        square = ndimage.correlate(images**2, disc[None], mode="nearest")
         sd = np.sqrt(np.maximum(square - mean**2, 0))
         different = np.zeros_like(mean)
         for angle in angles:
