@@ -152,8 +152,8 @@ def _segment_one(volume: Volume, field: Field, head: Head, findings: list[Findin
     fine = Field(hu, grid, field.bone_scale)
     outline = outline_femur(fine, head)
     landmarks = landmarks_about_head(outline.mask, outline.grid, head.side, head.centre_lps_mm, head.radius_mm)
-    cropped = _cropped(outline.mask, outline.grid, landmarks)
-    mask, part = on_grid(cropped, outline.grid, volume.grid)
+    kept = _cropped(outline.mask, outline.grid, landmarks)
+    mask, part = on_grid(np.where(kept | ~outline.mask, outline.field, np.float32(-1)), outline.grid, volume.grid)
     found = [*findings, *quality.head_findings(head), *quality.joint_findings(outline, fine, volume)]
     found += quality.mask_findings(outline, fine, head, landmarks)
     found += quality.side_cut_findings(quality.side_cut_share(mask, part, volume))

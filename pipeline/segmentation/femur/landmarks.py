@@ -477,8 +477,10 @@ class _Shaft:
             peak = _lowest_peak(height, minimum_mm=2.5)
             if peak is None:
                 return None
+            # A ridge runs on from the trochanter down the shaft: the bump ends where its flank meets that ridge.
+            ridge = float(np.median(height[min(peak + 18, len(height) - 5) : peak + 36]))
             lower = peak
-            while lower < len(along) - 1 and height[lower] > max(1.2, 0.15 * height[peak]):
+            while lower < len(along) - 1 and height[lower] > ridge + 0.3 * (height[peak] - ridge):
                 lower += 1
             below_mm = end_mm - float(along[lower])
             # Nothing stands out from an outline that itself holds the bump.

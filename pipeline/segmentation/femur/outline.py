@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.segmentation import surface
-from pipeline.segmentation.femur.head import Field, Head, lateral_lps, usual_neck_direction
+from pipeline.segmentation.femur.head import Field, Head, joint_direction, lateral_lps, usual_neck_direction
 from pipeline.segmentation.femur.landmarks import directions
 from pipeline.segmentation.sampling import IndexBox, index_box, interpolate
 from pipeline.volume import Grid
@@ -70,6 +70,8 @@ class Outline:
         Share of the mask that only became solid by filling single slices, where the cortex does not close the bone.
     threshold_hu : float
         Above it a voxel counted as bone.
+    field : float32 ndarray of shape (Z, Y, X)
+        Positive inside, with the surface at half the height of the cortex; see `surface_field`.
     """
 
     mask: NDArray[np.bool_]
@@ -78,6 +80,7 @@ class Outline:
     head_surface: HeadSurface
     open_share: float
     threshold_hu: float
+    field: NDArray[np.float32]
 
 
 def box_about(grid: Grid, head: Head) -> IndexBox:
@@ -126,18 +129,21 @@ def outline_femur(field: Field, head: Head) -> Outline:
     part, joint = np.ascontiguousarray(part[box]), joint[box]
     closed = _morphology(part, 3.5, field.grid, sitk.BinaryMorphologicalClosing) & ~joint
     solid = ndimage.binary_fill_holes(closed)
-    filled = solid.copy()
-    for axis in range(3):
-        for plane in range(filled.shape[axis]):
-            view = filled.take(plane, axis=axis)
-            if view.any():
-                np.moveaxis(filled, axis, 0)[plane] = ndimage.binary_fill_holes(view)
+    # Twice: what one orientation closes may be the wall that another one lacked.
+    filled = _filled_by_slices(_filled_by_slices(solid))
+    if len(filled) > 1:
+        # The lowest plane has no neighbour below that could close it.
+        filled[0] |= filled[1] & closed[0].any()
     filled &= ~joint
     opened = _morphology(filled, 1.5, field.grid, sitk.BinaryMorphologicalOpening)
     crop = Grid(opened.shape, _shifted(field.grid, box))
     mask = _component(opened, crop, head.centre_lps_mm)
+    level = surface_field(mask, np.ascontiguousarray(field.hu[box]), crop, threshold)
+    mask = _component(level > 0, crop, head.centre_lps_mm)
     lost = float((mask & ~solid).sum()) / max(int(mask.sum()), 1)
-    return Outline(mask, crop, neck, shell, lost, threshold)
+    return Outline(
+        mask, crop, neck, shell, lost, threshold, np.where(mask | (level <= 0), level, -1.0).astype(np.float32)
+    )
 
 
 def head_surface(field: Field, head: Head, neck_lps: NDArray[np.float64], threshold_hu: float) -> HeadSurface:
@@ -155,7 +161,11 @@ def head_surface(field: Field, head: Head, neck_lps: NDArray[np.float64], thresh
     zero = 32  # index of offset 0 in `radii`
     at = zero + np.rint(_OFFSETS_MM / 0.25).astype(int)
     drop = profile[..., at - 4] - profile[..., at + 4]
-    # A dark line shallower than a full drop still is the joint space: its near edge is the head.
+    # Towards the roof of the socket a drop without bone behind it is the far side of the pelvis, seen where slices are
+    # too thick to show the joint space: there the sphere decides.
+    later = np.max([profile[..., np.minimum(at + s, profile.shape[2] - 1)] for s in range(6, 33, 2)], axis=0)
+    roofwards = (rays @ joint_direction(head.side) > 0.3)[..., None]
+    drop = np.where(roofwards & (later < 200 * field.bone_scale), 0.0, drop)
     cost = -np.clip(drop, -50, 250 * field.bone_scale) / (100 * field.bone_scale) + 0.04 * _OFFSETS_MM**2
     cost[~known[..., at].all(axis=-1)] = 0.04 * _OFFSETS_MM**2
     neck = rays @ neck_lps > np.cos(np.radians(38))
@@ -179,6 +189,17 @@ def head_surface(field: Field, head: Head, neck_lps: NDArray[np.float64], thresh
     short = (last_bone > radii[0]) & (last_bone < head.radius_mm + offset) & known.all(axis=-1)
     radius = np.where(short, last_bone + 0.25, head.radius_mm + offset)
     return HeadSurface(head.centre_lps_mm, _median_on_sphere(radius), dip)
+
+
+def _filled_by_slices(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """With the holes of every axial, coronal and sagittal plane filled."""
+    out = mask.copy()
+    for axis in range(3):
+        planes = np.moveaxis(out, axis, 0)
+        for plane in planes:
+            if plane.any():
+                plane[...] = ndimage.binary_fill_holes(plane)
+    return out
 
 
 def _median_on_sphere(radius: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -208,17 +229,58 @@ def neck_direction(grid: Grid, bone: NDArray[np.bool_], head: Head) -> NDArray[n
     return np.asarray(mean / length) if length > 0 else usual
 
 
-def on_grid(outline_mask: NDArray[np.bool_], outline_grid: Grid, grid: Grid) -> tuple[NDArray[np.bool_], IndexBox]:
-    """The mask on (a part of) another grid: where a slightly smoothed mask exceeds one half."""
-    soft = ndimage.gaussian_filter(outline_mask.astype(np.float32), 0.6, mode="nearest")
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in outline_grid.shape], indexing="ij")).reshape(3, -1).T
-    box = index_box(grid, outline_grid.to_lps(corners.astype(float)), margin_mm=1.0)
+def surface_field(
+    mask: NDArray[np.bool_], hu: NDArray[np.float32], grid: Grid, threshold_hu: float
+) -> NDArray[np.float32]:
+    """A field that is positive inside the bone and changes sign where the cortex is at half its height.
+
+    A fixed threshold puts the surface of a dense shaft farther out than that of a thin head, by as much as the blur of the
+    scanner. Half-way between soft tissue and the densest bone just beneath does not.
+
+    Parameters
+    ----------
+    mask : bool ndarray of shape (Z, Y, X)
+        Solid bone by a fixed threshold.
+    hu : float32 ndarray of shape (Z, Y, X)
+    grid : Grid
+    threshold_hu : float
+        The fixed threshold; the surface is nowhere farther out than it.
+
+    Returns
+    -------
+    float32 ndarray of shape (Z, Y, X)
+        In [-1, 1]; linear in HU across the surface.
+    """
+    edge_mm = grid.spacing_mm[0]
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1, mode="edge"))[1:-1, 1:-1, 1:-1] * edge_mm
+    size = 2 * round(2.0 / edge_mm) + 1
+    soft = 40.0
+    peak = ndimage.maximum_filter(np.where(mask, hu, soft), size=size)
+    level = np.maximum(threshold_hu, 0.5 * (peak + soft))
+    # What is darker than the level counts as outside only as far as it can be reached from outside through the outer
+    # 2.5 mm, and only with bone close behind it: marrow behind a cortex, and a gap in a thin one, stay inside.
+    bone_mm = ndimage.distance_transform_edt(~(mask & (hu >= level))) * edge_mm
+    dark = mask & (hu < level) & (depth < 2.5) & (bone_mm < 2.0)
+    labels, _ = ndimage.label(dark | ~mask)
+    outside = np.unique(labels[~mask])
+    reached = dark & np.isin(labels, outside)
+    field = np.clip((hu - level) / np.maximum(level - soft, 1.0), -1, 1)
+    rim = ndimage.binary_dilation(reached, iterations=1) & mask & (depth < 3.0)
+    return np.where(mask, np.where(rim, np.where(reached, np.minimum(field, -0.02), np.abs(field)), 1.0), -1.0).astype(
+        np.float32
+    )
+
+
+def on_grid(field: NDArray[np.float32], field_grid: Grid, grid: Grid) -> tuple[NDArray[np.bool_], IndexBox]:
+    """Where a field is positive on (a part of) another grid."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in field_grid.shape], indexing="ij")).reshape(3, -1).T
+    box = index_box(grid, field_grid.to_lps(corners.astype(float)), margin_mm=1.0)
     shape = tuple(s.stop - s.start for s in box)
     out = np.empty(shape, dtype=bool)
     starts = np.array([s.start for s in box], dtype=float)
     for k in range(shape[0]):
         index = _index_grid((1, shape[1], shape[2])) + starts + np.array([k, 0.0, 0.0])
-        out[k] = interpolate(soft, outline_grid.to_index(grid.to_lps(index)), fill=0.0)[0] > 0.5
+        out[k] = interpolate(field, field_grid.to_index(grid.to_lps(index)), fill=-1.0)[0] > 0
     return out, box
 
 
