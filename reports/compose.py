@@ -102,7 +102,7 @@ def _quality(record: StudyRecord, words: Language) -> Section:
         name = subject_name(subject, words)
         name = "" if finding.text.startswith(name) else name
         head = words(f"severity.{finding.severity.value}") + (f", {name}" if name else "")
-        items.append((f"{head}:", finding.text))
+        items.append((f"{head}:", finding.text.removeprefix(f"{subject}: ")))
     items = list(dict.fromkeys(items))
     if not items:
         return Section("quality", words("section.quality"), (Paragraph(words("text.no_finding")),))

@@ -61,6 +61,9 @@ class _SiteTable:
 
 def spine_section(record: StudyRecord, words: Language, citations: Citations) -> Section:
     """The spine as a whole: density, highest fracture grade, lowest strength."""
+    if not record.vertebrae:
+        absent = words("text.not_measured", reason=words("text.spine_absent"))
+        return Section("spine", words("section.spine"), (Paragraph(capitalised(absent) + "."),))
     table = _SiteTable(words("section.spine"), words, citations)
     assessment, bodies = record.assessment, record.vertebrae
     density = assessment.spine_vbmd_mg_cm3
@@ -105,6 +108,8 @@ def levels_section(record: StudyRecord, words: Language) -> Section:
         Column(words("column.strength"), "N", "right", 1.9),
         Column(words("column.stiffness"), "N/mm", "right", 2.2),
     )
+    if not record.vertebrae:
+        return Section("levels", words("section.levels"), ())
     found = {v.level for v in record.vertebrae}
     first = next((i for i, level in enumerate(REPORTED_LEVELS) if level in found), len(REPORTED_LEVELS))
     above = [level for level in REPORTED_LEVELS[:first] if level not in found]
@@ -173,7 +178,7 @@ def hip_section(record: StudyRecord, words: Language, citations: Citations) -> S
     title = words("section.hip")
     if not record.femora:
         absent = words("text.not_measured", reason=words("text.hip_absent"))
-        return Section("hip", title, (Paragraph(capitalised(absent)),))
+        return Section("hip", title, (Paragraph(capitalised(absent) + "."),))
     table = _SiteTable(title, words, citations)
     # Where the assessment gives no class to T-scores (in a child, say), no row does.
     classed = record.assessment.hip_density_class is not None
@@ -249,7 +254,7 @@ def _worst_status(structures: Sequence[Structure], words: Language) -> str:
 def _reasons(structures: Iterable[Structure], key: str, words: Language) -> str:
     """Why `key` is missing in these structures, each reason once, at most three."""
     found = dict.fromkeys(f.text for s in structures if (f := s.reason_for(key)) is not None)
-    return " ".join(list(found)[:3]) or words("impression.nothing_found")
+    return " ".join(list(found)[:3]) or words("text.no_reason")
 
 
 def _grade(grade: int, deformity: str, words: Language) -> str:

@@ -171,7 +171,7 @@ def _draw_field(figure: Figure, axis: Axes, cut: FieldCut) -> None:
     bar = figure.add_axes((place.x0 + 0.1 * place.width, place.y0 - 2.0 * bar_mm, 0.8 * place.width, bar_mm))
     figure.colorbar(ScalarMappable(norm=scale, cmap="viridis"), cax=bar, orientation="horizontal", extend="max")
     bar.tick_params(labelsize=_SMALL_PT, length=2, pad=1)
-    bar.locator_params(nbins=4)
+    bar.locator_params(nbins=3)
     bar.set_xlabel(f"{cut.quantity} ({cut.unit})", fontsize=_SMALL_PT, labelpad=1, color=INK)
 
 
@@ -327,7 +327,7 @@ def _draw_scale_bar(axis: Axes, view: SliceView) -> None:
     stroke = [patheffects.withStroke(linewidth=2.6, foreground="black")]
     axis.plot([x, x + length], [y, y], color="white", linewidth=1.4, solid_capstyle="butt", path_effects=stroke)
     axis.text(
-        x + length / 2, y - 0.012 * (bottom - top), f"{length:.0f} mm", color="white", fontsize=_SMALL_PT, ha="center",
+        x + length, y - 0.012 * (bottom - top), f"{length:.0f} mm", color="white", fontsize=_SMALL_PT, ha="right",
         va="bottom", path_effects=[patheffects.withStroke(linewidth=1.4, foreground="black")],
     )  # fmt: skip
 

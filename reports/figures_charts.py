@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from reports.figures import BLUE, INK, ORANGE, PURPLE, SKY, VERMILION, Picture, as_picture, new_figure
 from reports.quantity import format_number, format_quantity, printed_unit, resolution
@@ -52,6 +53,7 @@ def draw_density_profile(vertebrae: Sequence[Vertebra]) -> Picture | None:
     unit = printed_unit(measured[0][1].unit)
     axis.set_ylabel(f"vBMD ({unit})", fontsize=_TEXT_PT, color=INK)
     listed = "; ".join(f"{named[i].level} {format_quantity(q)}" for i, q in measured)
+    _fit(figure, axis)
     return as_picture(
         figure,
         "density",
@@ -92,6 +94,7 @@ def draw_calibration(calibration: Calibration) -> Picture:
     axis.set_ylabel(f"density (mg/cm³ {printed_unit(calibration.mineral)})", fontsize=_TEXT_PT, color=INK)
     axis.margins(x=0)
     listed = "; ".join(f"{s.name} {s.hu:.0f} HU at {s.density_mg_cm3:.0f} mg/cm³" for s in calibration.samples)
+    _fit(figure, axis)
     return as_picture(
         figure,
         "calibration",
@@ -116,26 +119,41 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Pictur
     figure, axis = _chart()
     styles = ((BLUE, "-"), (VERMILION, "--"), (PURPLE, "-."), (INK, ":"), (ORANGE, "-"), (SKY, "--"))
     ordered = sorted(curves, key=lambda pair: -pair[1].value)
+    reached: list[float] = []
     for number, (name, strength) in enumerate(ordered):
         colour, line = styles[number % len(styles)]
         curve = np.asarray(strength.curve)
-        reached = float(curve[int(np.argmin(np.abs(curve[:, 1] - strength.value))), 0])
+        reached.append(_first_reach(curve, strength.value))
         words = f"{name}  {format_number(strength.value, resolution(strength))} N"
         axis.plot(curve[:, 0], curve[:, 1], color=colour, linestyle=line, linewidth=1.1, label=words)
-        axis.plot(reached, strength.value, "o", color=colour, markersize=3.2)
+        axis.plot(reached[-1], strength.value, "o", color=colour, markersize=3.2)
     axis.legend(loc="lower right", fontsize=5.6, frameon=False, handlelength=2.4, labelspacing=0.25, borderaxespad=0.1,
                 ncols=1 if len(ordered) <= 9 else 2, labelcolor=INK)  # fmt: skip
     axis.set_xlabel("displacement (mm)", fontsize=_TEXT_PT, color=INK)
     axis.set_ylabel("force (N)", fontsize=_TEXT_PT, color=INK)
-    axis.set_xlim(0, 1.35 * max(float(np.asarray(strength.curve)[:, 0].max()) for _, strength in curves))
-    axis.set_ylim(0, 1.06 * max(float(np.asarray(strength.curve)[:, 1].max()) for _, strength in curves))
+    # A linear test is computed far beyond its strength; only the part about the strength is worth showing.
+    axis.set_xlim(0, 1.6 * max(reached))
+    axis.set_ylim(0, 1.25 * max(strength.value for _, strength in curves))
     listed = "; ".join(f"{name} {format_quantity(strength)}" for name, strength in curves)
+    _fit(figure, axis)
     return as_picture(
         figure,
         "curves",
         caption="Force against displacement in the virtual tests; the dot marks the strength.",
         alt=f"Chart of force against displacement; strength: {listed}.",
     )
+
+
+def _first_reach(curve: NDArray[np.float64], force_n: float) -> float:
+    """Displacement at which a curve first reaches a force, linear between its points; of its highest point if it never does."""
+    above = np.flatnonzero(curve[:, 1] >= force_n)
+    if not len(above):
+        return float(curve[int(np.argmax(curve[:, 1])), 0])
+    after = int(above[0])
+    if after == 0:
+        return float(curve[0, 0])
+    (x0, y0), (x1, y1) = curve[after - 1], curve[after]
+    return float(x0 + (x1 - x0) * (force_n - y0) / (y1 - y0))
 
 
 def _spread(heights: Sequence[float], columns: Sequence[float], gap: float, near: float) -> list[float]:
@@ -159,3 +177,13 @@ def _chart() -> tuple[Figure, Axes]:
         axis.spines[side].set_linewidth(0.6)
         axis.spines[side].set_color(INK)
     return figure, axis
+
+
+def _fit(figure: Figure, axis: Axes) -> None:
+    """Move the left edge of the axes so that tick labels of any length and the axis label stay inside."""
+    figure.draw_without_rendering()
+    box = axis.get_tightbbox()
+    if box is not None:
+        place = axis.get_position()
+        shift = 0.01 - box.x0 / figure.bbox.width
+        axis.set_position((place.x0 + shift, place.y0, place.width - shift, place.height))

@@ -119,4 +119,4 @@ def _reason(structures: tuple[Vertebra | Femur, ...] | tuple[Vertebra, ...] | tu
     """The reasons why `key` was measured in none of the structures, each once."""
     findings = (structure.reason_for(key) for structure in structures)
     texts = list(dict.fromkeys(finding.text for finding in findings if finding is not None))
-    return " ".join(texts[:3]) or words("impression.nothing_found") + "."
+    return " ".join(texts[:3]) or words("impression.no_femur" if key == "t_score" else "impression.no_vertebra")

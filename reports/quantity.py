@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -57,6 +58,9 @@ class Quantity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    finest_step: ClassVar[Decimal | None] = None
+    """For a kind of quantity whose unit does not tell how finely it is customarily printed."""
+
     value: float
     unit: str
     uncertainty: float | None = None
@@ -91,7 +95,9 @@ def resolution(quantity: Quantity) -> Decimal:
     The coarser of what is customary for the unit and what leaves the uncertainty two significant digits. A quantity in a
     unit without a customary step and without an uncertainty is printed to three significant digits.
     """
-    customary = _STEP_OF_UNIT.get(quantity.unit) or _STEP_OF_UNIT.get(quantity.unit.partition(" ")[0])
+    customary = (
+        quantity.finest_step or _STEP_OF_UNIT.get(quantity.unit) or _STEP_OF_UNIT.get(quantity.unit.partition(" ")[0])
+    )
     leading, digits = (quantity.uncertainty, 2) if quantity.uncertainty else (abs(quantity.value), 3)
     if customary is not None and not quantity.uncertainty:
         return customary

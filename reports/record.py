@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -244,6 +245,8 @@ class Score(Quantity):
     """A T- or Z-score: which region, against whom."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
+
+    finest_step: ClassVar[Decimal | None] = Decimal("0.1")
 
     region: Literal["total_hip", "femoral_neck", "trochanter", "intertrochanter"]
     """Region of the hip."""

@@ -21,7 +21,13 @@ from reports.evidence import (
     spine_views,
 )
 from reports.figures import MAX_PIXELS, draw_fields, draw_hips, draw_spine, draw_vertebra_strip
-from reports.figures_charts import draw_calibration, draw_density_profile, draw_force_displacement
+from reports.figures_charts import (
+    _first_reach,
+    _spread,
+    draw_calibration,
+    draw_density_profile,
+    draw_force_displacement,
+)
 from reports.pictures import draw_pictures
 from tests.reports.example_records import example_record
 
@@ -167,3 +173,17 @@ def test_drawing_needs_something_to_draw() -> None:
             draw([])
     with pytest.raises(ValueError, match="draw"):
         draw_spine(None, None)
+
+
+def test_strength_is_marked_on_its_curve_between_the_computed_points() -> None:
+    linear = np.array([[0.0, 0.0], [4.0, 24000.0]])
+    assert _first_reach(linear, 3000.0) == pytest.approx(0.5)
+    softening = np.array([[0.0, 0.0], [1.0, 2000.0], [2.0, 3000.0], [3.0, 2500.0]])
+    assert _first_reach(softening, 2500.0) == pytest.approx(1.5)
+    assert _first_reach(softening, 3000.4) == pytest.approx(2.0)
+
+
+def test_labels_of_near_points_are_moved_apart() -> None:
+    places = _spread([10.0, 11.0, 50.0], [0.0, 1.0, 2.0], gap=5.0, near=10.0)
+    assert places == [10.0, 15.0, 50.0]
+    assert _spread([10.0, 11.0], [0.0, 100.0], gap=5.0, near=10.0) == [10.0, 11.0]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reports.quantity import Quantity, format_interval, format_number, format_quantity, format_value, resolution
+from reports.record import Score
 
 
 def quantity(value: float, uncertainty: float | None, unit: str) -> Quantity:
@@ -35,6 +36,12 @@ def quantity(value: float, uncertainty: float | None, unit: str) -> Quantity:
 )
 def test_printed_as_a_radiologist_expects(value: float, uncertainty: float | None, unit: str, printed: str) -> None:
     assert format_quantity(quantity(value, uncertainty, unit)) == printed
+
+
+def test_a_score_is_printed_to_a_tenth_in_whatever_unit() -> None:
+    facts = {"uncertainty": 0.79, "method": "T", "region": "total_hip", "population": "NHANES III"}
+    assert format_quantity(Score(value=-2.02, unit="1", **facts)) == "−2.0 ± 0.8"
+    assert format_quantity(quantity(-2.02, 0.79, "1")) == "−2.02 ± 0.79"
 
 
 def test_interval_and_decimal_mark() -> None:
