@@ -85,10 +85,10 @@ def draw_calibration(calibration: Calibration) -> Picture:
             sample.hu, sample.density_mg_cm3, xerr=sample.hu_sd, fmt="s", color=ORANGE, markeredgecolor=INK,
             markersize=3.5, markeredgewidth=0.5, linewidth=0.9, capsize=2, ecolor=INK,
         )  # fmt: skip
-        right_half = sample.hu > middle
-        shift = (-0.05 if right_half else 0.05) * float(hu[-1] - hu[0])
-        axis.text(sample.hu + shift, place + (0.03 if right_half else -0.03) * (high - low), sample.name, fontsize=5.8,
-                  ha="right" if right_half else "left", va="center", color=INK)  # fmt: skip
+        side = -1.0 if sample.hu > middle else 1.0  # the label stands towards the middle, where there is room
+        x, y = sample.hu + side * 0.05 * float(hu[-1] - hu[0]), place - side * 0.03 * (high - low)
+        words, align = sample.name.replace("_", " "), "left" if side > 0 else "right"
+        axis.text(x, y, words, fontsize=5.8, ha=align, va="center", color=INK)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.set_xlabel("CT number (HU)", fontsize=_TEXT_PT, color=INK)
     axis.set_ylabel(f"density (mg/cm³ {printed_unit(calibration.mineral)})", fontsize=_TEXT_PT, color=INK)
