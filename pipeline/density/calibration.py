@@ -24,13 +24,15 @@ _COMPARE_AT_HU = 130.0
 class Alternative:
     """Another calibration that was possible on the same scan, for comparison.
 
-    `density_at_130_hu_mg_cm3` makes methods comparable at a glance; `comparable` is False when its mineral scale differs.
+    `density_at_130_hu_mg_cm3` and its standard uncertainty make methods comparable at a glance; `comparable` is False
+    when the mineral scale differs.
     """
 
     method: str
     slope_mg_cm3_per_hu: float
     intercept_mg_cm3: float
     density_at_130_hu_mg_cm3: float
+    uncertainty_mg_cm3: float
     comparable: bool
     note: str
 
@@ -176,6 +178,7 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
             other.slope_mg_cm3_per_hu,
             other.intercept_mg_cm3,
             float(other.density_mg_cm3(_COMPARE_AT_HU)),
+            other.uncertainty_mg_cm3(float(other.density_mg_cm3(_COMPARE_AT_HU))),
             other.mineral == chosen.mineral,
             other.reason,
         )
@@ -413,6 +416,7 @@ def _published_alternatives(volume: Volume, survey: TissueSurvey, chosen: Calibr
             line.slope_mg_cm3_per_hu,
             line.intercept_mg_cm3,
             line.slope_mg_cm3_per_hu * _COMPARE_AT_HU + line.intercept_mg_cm3,
+            tables.number("uncertainty.internal.unvalidated_total_mg_cm3"),
             line.comparable and chosen.mineral == "K2HPO4",
             line.note,
         )
@@ -421,15 +425,19 @@ def _published_alternatives(volume: Volume, survey: TissueSurvey, chosen: Calibr
 
 
 def _disagreement(chosen: Calibration, alternatives: tuple[Alternative, ...]) -> list[Finding]:
+    """A finding if a method on the same scale differs by more than twice the combined uncertainty."""
     own = float(chosen.density_mg_cm3(_COMPARE_AT_HU))
-    limit = 2.0 * chosen.uncertainty_mg_cm3(own)
-    apart = [a for a in alternatives if a.comparable and abs(a.density_at_130_hu_mg_cm3 - own) > limit]
-    return [
-        Finding(
-            "calibrations_disagree",
-            Severity.WARNING,
-            f"At {_COMPARE_AT_HU:.0f} HU {chosen.method} gives {own:.0f} {chosen.unit} but "
-            + ", ".join(f"{a.method} {a.density_at_130_hu_mg_cm3:.0f}" for a in apart)
-            + f"; that is beyond twice the stated uncertainty ({limit / 2:.0f}).",
-        )
-    ] * bool(apart)
+    uncertainty = chosen.uncertainty_mg_cm3(own)
+    apart = [
+        a
+        for a in alternatives
+        if a.comparable and abs(a.density_at_130_hu_mg_cm3 - own) > 2.0 * np.hypot(uncertainty, a.uncertainty_mg_cm3)
+    ]
+    if not apart:
+        return []
+    others = ", ".join(f"{a.method} {a.density_at_130_hu_mg_cm3:.0f}" for a in apart)
+    text = (
+        f"At {_COMPARE_AT_HU:.0f} HU {chosen.method} gives {own:.0f} {chosen.unit} but {others}: more "
+        f"than their errors allow."
+    )
+    return [Finding("calibrations_disagree", Severity.WARNING, text)]

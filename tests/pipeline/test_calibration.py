@@ -332,6 +332,14 @@ def test_phantom_asked_for_but_not_there(native):
     assert refusal.value.reason == "no_phantom"
 
 
+def test_a_file_that_contradicts_the_tissues_of_the_scan_is_said(native, tmp_path):
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps(RECORD | {"slope_mg_cm3_per_hu": 1.6}), encoding="utf-8")
+    found = calibrate(*scanned(native), choice=path)
+    assert "calibrations_disagree" in codes(found) and len(found.alternatives) >= 2
+    assert "calibrations_disagree" not in codes(calibrate(*native))
+
+
 # --- the value object -------------------------------------------------------------------------------------------------
 
 
