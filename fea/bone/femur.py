@@ -107,13 +107,14 @@ def build_stance(
 ) -> TestModel:
     """Standing on one leg: the hip's force on the head, distally and laterally at an angle to the shaft, the shaft held.
 
-    Array axis z points against the force. Parameters and errors as in `build_sideways_fall`; `shaft_angle_deg` lies in the
+    Array axis z points against the force, y across it towards the head. Parameters and errors as in `build_sideways_fall`; `shaft_angle_deg` lies in the
     plane of shaft and neck.
     """
-    proximal, medial, anterior = pose.anatomical
+    proximal, medial, _ = pose.anatomical
     angle = np.radians(shaft_angle_deg)
     upwards = np.cos(angle) * proximal + np.sin(angle) * medial
-    axes = np.stack([upwards, -anterior, np.cross(-anterior, upwards)])
+    across = np.cos(angle) * medial - np.sin(angle) * proximal
+    axes = np.stack([upwards, across, np.cross(across, upwards)])
     posed, voxels, held = _posed_femur(density_mg_cm3, mask, index_to_world, pose, profile, axes, voxel_mm)
     near_head = _distance_mm(posed, pose.head_centre_mm) < 1.4 * pose.head_radius_mm
     head = _cap(np.where(near_head, voxels.share, 0), profile, voxel_mm, axis=0, upper=True)
@@ -176,31 +177,43 @@ def _cut_shaft(
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
     """The mask above the distal end, and a point and the outward normal of that end.
 
-    The end is the cut across the shaft where the mask reaches so far on all sides, else the last slice of the mask.
+    The shaft is cut across where its section is still whole, `_KEPT_RADII` below the head or less. A bone that ends in an
+    oblique slice too soon for that is held on that slice, if it is long enough there.
     """
     radius = pose.head_radius_mm
     positions = np.argwhere(mask)
     reach = (positions @ matrix[:3, :3].T + matrix[:3, 3] - pose.head_centre_mm) @ distal
-    if reach.max() < _LEAST_RADII * radius:
-        raise TestRefused(
-            "femur_cut_short",
-            f"the femur ends {reach.max():.0f} mm below the centre of the head; the test needs {_LEAST_RADII * radius:.0f} mm.",
-        )
+    least, most = _LEAST_RADII * radius, _KEPT_RADII * radius
+    whole = min(_last_whole_section(reach, float(abs(np.linalg.det(matrix[:3, :3])))), most)
+    if whole >= least:
+        kept = np.zeros(mask.shape, bool)
+        kept[tuple(positions[reach < whole].T)] = True
+        return kept, pose.head_centre_mm + whole * distal, distal
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     cosine = distal @ (matrix[:3, :3] / spacing)
     axis = int(np.argmax(np.abs(cosine)))
     sign = 1 if cosine[axis] > 0 else -1
-    last = int((sign * positions[:, axis]).max() * sign)
+    in_last = positions[:, axis] == int((sign * positions[:, axis]).max() * sign)
+    if reach[in_last].mean() < least:
+        raise TestRefused(
+            "femur_cut_short",
+            f"the femur ends {reach[in_last].mean():.0f} mm below the centre of the head; the test needs {least:.0f} mm.",
+        )
     normal = sign * matrix[:3, axis] / spacing[axis]
-    face = positions[positions[:, axis] == last]
-    nearest = float(reach[positions[:, axis] == last].min())
-    if nearest >= _KEPT_RADII * radius:
-        kept = np.zeros(mask.shape, bool)
-        within = positions[reach < _KEPT_RADII * radius]
-        kept[tuple(within.T)] = True
-        return kept, pose.head_centre_mm + _KEPT_RADII * radius * distal, distal
-    end = face.mean(axis=0) @ matrix[:3, :3].T + matrix[:3, 3] + 0.5 * spacing[axis] * normal
+    end = positions[in_last].mean(axis=0) @ matrix[:3, :3].T + matrix[:3, 3] + 0.5 * spacing[axis] * normal
     return mask, end, normal
+
+
+def _last_whole_section(reach_mm: NDArray, voxel_mm3: float) -> float:
+    """The farthest distance along the shaft at which the section across it is not yet cut by the end of the mask."""
+    step_mm = 2.0
+    count, edges = np.histogram(reach_mm, bins=np.arange(reach_mm.min(), reach_mm.max() + step_mm, step_mm))
+    area = count * voxel_mm3 / step_mm
+    # Of a shaft the section hardly changes within 15 mm: where it falls below nine tenths of that, its end is reached.
+    for last in range(len(area) - 1, 8, -1):
+        if area[last] >= 0.9 * float(np.median(area[last - 8 : last])):
+            return float(edges[last])
+    return -np.inf
 
 
 def _cap(share: NDArray, profile: BoneProfile, voxel_mm: float, *, axis: int, upper: bool) -> CapRegion:

@@ -24,7 +24,7 @@ def cuts_of(result: TestResult, image: BoneImage, name: str) -> tuple[FieldCut, 
     """Strain energy density on the middle plane of the bone; where the profile has a yield law, also nearness to yield.
 
     Vertebra: the mid-sagittal plane of the body, head on top, front to the left. Femur: the plane of the load and the shaft
-    through the middle of the head's cap, proximal on top, the ground to the left in a fall.
+    through the middle of the head's cap, proximal on top, lateral (in a fall the ground) to the left.
     """
     model = result.model
     grid = model.bone.grid
