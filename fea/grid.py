@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LANES = 16  # rows are whole 64-byte registers of float32
+LANES = 8  # rows are whole 32-byte groups: one AVX2 register of float32, half an AVX-512 one
 _ALIGNMENT = 64
 _SLACK = 2 * _ALIGNMENT  # kernels read one node past the end of a row
 
