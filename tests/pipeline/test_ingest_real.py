@@ -57,7 +57,7 @@ def test_dicom_agrees_with_the_reference_volume_voxel_for_voxel(case: str, real_
     assert same.all()
 
 
-@pytest.mark.parametrize("case", ["crlm1006_abdomen_5mm", "sts044_hip_right", "ricord001012_chest_1p25mm"])
+@pytest.mark.parametrize("case", ["crlm1006_abdomen_5mm", "sts044_hip_right"])
 def test_headers_come_back_in_the_order_of_the_slices(case: str, real_data: RealData) -> None:
     volume = from_dicom(real_data(case))
     headers = read_source_headers(volume.source)

@@ -108,7 +108,7 @@ def test_corrupt_header_elements_count_as_absent(tmp_path: Path) -> None:
     assert {s.acquisition.kvp for s in inventory.studies[0].stacks} == {120.0, None}
 
 
-@pytest.mark.parametrize("position", range(0, 1400, 23))
+@pytest.mark.parametrize("position", range(0, 1400, 67))
 def test_no_single_damaged_byte_stops_the_other_files(tmp_path: Path, position: int) -> None:
     write(axial_series(3), tmp_path)
     path = tmp_path / "IM0001"

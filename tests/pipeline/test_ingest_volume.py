@@ -97,7 +97,7 @@ signed_permutations = st.permutations([0, 1, 2]).flatmap(
 )
 
 
-@settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turn=signed_permutations, obliquity=st.sampled_from([0.0, 7.0, 25.0]))
 def test_any_orientation_of_the_slices_gives_the_same_patient(
     tmp_path_factory: pytest.TempPathFactory, turn: tuple[list[int], tuple[float, float, float]], obliquity: float
