@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+def printable(value: Any) -> Any:
+    """`value` with a replacement character for everything in its texts that no file or page can hold.
+
+    Headers hold control characters and broken encodings; one of them must not keep a study from its report.
+    """
+    if isinstance(value, str):
+        return _UNPRINTABLE.sub("\ufffd", value.rstrip("\x00"))
+    if isinstance(value, (list, tuple)):
+        return type(value)(printable(item) for item in value)
+    if isinstance(value, dict):
+        return {key: printable(item) for key, item in value.items()}
+    return value
 
 
 class Part(BaseModel):
-    """Base of every part of a record: immutable, strict about its keys, only finite numbers."""
+    """Base of every part of a record: immutable, strict about its keys, only finite numbers, only printable text."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, from_attributes=True, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _hold_printable_text(cls, value: Any) -> Any:
+        return printable(value)
 
 
 class Severity(StrEnum):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import matplotlib
 import typst
+from matplotlib.ft2font import FT2Font
 
 from reports.compose import compose
 from reports.document import DocumentPicture, Pictures
@@ -22,6 +23,7 @@ from reports.html import picture_path
 from reports.language import Language, load_language
 from reports.record import StudyRecord
 
+_MAIN = "report.typ"
 _FONTS = ("DejaVu Sans", "Libertinus Serif")
 _TEXT_WIDTH_MM = 180.0
 _GAP_MM = 2.0
@@ -45,16 +47,37 @@ def render_pdf(
         workplace = Path(name)
         content = _content(record, folder, workplace, language)
         content |= {"paper": paper, "fonts": list(_FONTS)}
-        (workplace / "document.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         template = (files("reports") / "templates" / "report.typ").read_text(encoding="utf-8")
-        main = workplace / "report.typ"
-        main.write_text(template, encoding="utf-8")
-        # DejaVu Sans comes with matplotlib; letters that it lacks (a Chinese series name, say) come from the system's fonts.
-        fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-        compiled = typst.compile(str(main), root=str(workplace), font_paths=[str(fonts)], pdf_standards="ua-1")
+        (workplace / _MAIN).write_text(template, encoding="utf-8")
+        text = json.dumps(content, ensure_ascii=False)
+        try:
+            return _compiled(workplace, text)
+        except typst.TypstError:
+            # PDF/UA refuses a letter that no font on this machine has (a Chinese series name, say): write its code instead.
+            return _compiled(workplace, _with_codes(text))
+
+
+def _compiled(workplace: Path, content: str) -> bytes:
+    (workplace / "document.json").write_text(content, encoding="utf-8")
+    compiled = typst.compile(
+        str(workplace / _MAIN), root=str(workplace), font_paths=[str(_font_folder())], pdf_standards="ua-1"
+    )
     if not isinstance(compiled, bytes):
         raise TypeError(f"typst returned {type(compiled).__name__}")
     return compiled
+
+
+def _font_folder() -> Path:
+    """Where matplotlib keeps its DejaVu Sans."""
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+
+
+def _with_codes(text: str) -> str:
+    """`text` with ``[U+8170]`` in place of every letter that DejaVu Sans lacks."""
+    known = FT2Font(str(_font_folder() / "DejaVuSans.ttf")).get_charmap()
+    return "".join(
+        letter if ord(letter) in known or letter in "\n\r\t" else f"[U+{ord(letter):04X}]" for letter in text
+    )
 
 
 def _content(record: StudyRecord, folder: Path, workplace: Path, language: str) -> dict[str, Any]:

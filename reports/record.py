@@ -296,7 +296,7 @@ class Figure(Part):
     """As printed under it."""
     width_mm: float | None = Field(default=None, gt=0)
     """Printed width; null for the full width of the text."""
-    alt: str
+    alt: str = Field(min_length=1)
     """What the picture shows, for readers who do not see it."""
 
 

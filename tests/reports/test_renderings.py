@@ -25,10 +25,10 @@ from reports.cohort import NotDone, cohort_row, data_dictionary, measurements, w
 from reports.evidence import Evidence, SliceView
 from reports.html import render_html
 from reports.language import load_language
-from reports.pdf import render_pdf
+from reports.pdf import _with_codes, render_pdf
 from reports.pictures import with_pictures
 from reports.quantity import Quantity, format_quantity, format_value
-from reports.record import Quality, StudyRecord
+from reports.record import Quality, StudyRecord, load_record, save_record
 from tests.reports.example_records import example_record, finding, records
 
 FEW = settings(
@@ -145,6 +145,20 @@ def test_text_of_a_record_stays_text(hostile: str) -> None:
     assert "script" not in [tag for tag, _ in _Page(html).tags]
     assert "img" not in [tag for tag, _ in _Page(html).tags]
     assert squeezed(hostile) in pdf_text(render_pdf(record, Path("nowhere")))
+
+
+@pytest.mark.parametrize(
+    "odd", ["bell \x07 and nul \x00", "lone surrogate \udc80", "no character \ufffe", "line\nbreak", "x" * 3000]
+)
+def test_broken_header_text_never_stops_a_report(odd: str, tmp_path: Path) -> None:
+    record = example_record(quality=Quality(findings=(finding("odd", "warning", odd),)))
+    assert load_record(save_record(record, tmp_path / "record.json")) == record
+    assert render_html(record, tmp_path).encode("utf-8")
+    assert render_pdf(record, tmp_path).startswith(b"%PDF")
+
+
+def test_letters_without_a_font_are_printed_as_codes() -> None:
+    assert _with_codes("腰椎 T1 µ ²") == "[U+8170][U+690E] T1 µ ²"
 
 
 def test_pictures_are_embedded_and_nothing_is_fetched(tmp_path: Path) -> None:
