@@ -54,7 +54,7 @@ class FemurResult:
 
 
 @dataclass(frozen=True)
-class _Found:
+class FoundFemur:
     """One femur with its mask on a part of the volume's grid."""
 
     femur: Femur
@@ -85,14 +85,8 @@ def segment_femora(volume: Volume, *, spine: SpineResult | None = None, threads:
     together; head surface as an optimal surface over directions; bone above a threshold that follows the study's own bone,
     made solid, cut at the joint by the head's surface and at 45 mm below the lesser trochanter.
     """
-    workers = max(1, threads) if threads is not None else min(4, os.cpu_count() or 1)
+    found, field, region = find_femora(volume, spine=spine, threads=threads)
     labels = np.zeros(volume.shape, dtype=np.uint8)
-    hu, grid = resample_isotropic(volume, SEARCH_SPACING_MM, threads=workers)
-    body = body_mask(hu, grid)
-    field = Field(hu, grid, bone_hu_scale(hu, body))
-    region = hip_region(field, body, spine)
-    heads = find_heads(field, region, threads=workers) if region.allowed.any() else []
-    found = _chosen(volume, field, region, heads, workers)
     femora = [f.femur for f in found]
     for side in SIDES:
         if not any(f.side == side for f in femora):
@@ -107,7 +101,23 @@ def segment_femora(volume: Volume, *, spine: SpineResult | None = None, threads:
     return FemurResult(labels, tuple(sorted(femora, key=lambda f: f.side)), tuple(findings))
 
 
-def _chosen(volume: Volume, field: Field, region: Region, heads: list[Head], workers: int) -> list[_Found]:
+def find_femora(
+    volume: Volume, *, spine: SpineResult | None = None, threads: int | None = None
+) -> tuple[list[FoundFemur], Field, Region]:
+    """What `segment_femora` found, with the masks of those that failed too: for pictures and for judging the checks.
+
+    Also returns the image in which heads were sought and where.
+    """
+    workers = max(1, threads) if threads is not None else min(4, os.cpu_count() or 1)
+    hu, grid = resample_isotropic(volume, SEARCH_SPACING_MM, threads=workers)
+    body = body_mask(hu, grid)
+    field = Field(hu, grid, bone_hu_scale(hu, body))
+    region = hip_region(field, body, spine)
+    heads = find_heads(field, region, threads=workers) if region.allowed.any() else []
+    return _chosen(volume, field, region, heads, workers), field, region
+
+
+def _chosen(volume: Volume, field: Field, region: Region, heads: list[Head], workers: int) -> list[FoundFemur]:
     """Segment what may be a femur, and keep one per side; of two readings of one bone the more plausible one."""
     worth = [h for h in heads if h.score >= 0.7 * ACCEPTED_SCORE][:4]
     accepted = [h for h in worth if h.score >= ACCEPTED_SCORE]
@@ -118,7 +128,7 @@ def _chosen(volume: Volume, field: Field, region: Region, heads: list[Head], wor
     with ThreadPoolExecutor(workers) as pool:
         segmented = list(pool.map(lambda h: _segment_one(volume, field, h, paired.get(h.side, [])), worth))
     segmented.sort(key=lambda f: -_plausibility(f.femur))
-    kept: list[_Found] = []
+    kept: list[FoundFemur] = []
     for candidate in segmented:
         head = candidate.femur.landmarks
         assert head is not None
@@ -144,7 +154,7 @@ def _plausibility(femur: Femur) -> float:
     return femur.score * factor
 
 
-def _segment_one(volume: Volume, field: Field, head: Head, findings: list[Finding]) -> _Found:
+def _segment_one(volume: Volume, field: Field, head: Head, findings: list[Finding]) -> FoundFemur:
     head = fit_repeatedly(field, head)
     box = box_about(volume.grid, head)
     spacing = 1.0 if max(volume.spacing_mm) <= 2.0 else 1.5
@@ -174,7 +184,7 @@ def _segment_one(volume: Volume, field: Field, head: Head, findings: list[Findin
         fit_for_strength=strength and head_whole and not failed,
         findings=tuple(found),
     )
-    return _Found(femur, mask, part)
+    return FoundFemur(femur, mask, part)
 
 
 def _neck_width_mm(mask: NDArray[np.bool_], grid: Grid, landmarks: FemurLandmarks) -> float | None:

@@ -6,9 +6,8 @@ sphere that most rays vote for; left and right are then chosen together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
 
 import numpy as np
 from numba import njit
@@ -117,7 +116,7 @@ def joint_direction(side: str) -> NDArray[np.float64]:
 
 
 def candidates(
-    field: Field, allowed: NDArray[np.bool_], *, sides: tuple[str, ...] = SIDES, keep: int = 8
+    field: Field, allowed: NDArray[np.bool_], *, keep: int = 8, threads: int = 1
 ) -> list[tuple[str, NDArray[np.float64], float]]:
     """Side, centre (LPS, mm) and score of the places that look most like a femoral head, best first.
 
@@ -127,8 +126,6 @@ def candidates(
         On a grid of about 2 mm.
     allowed : bool ndarray of shape (Z, Y, X)
         Where a head centre may lie.
-    sides : tuple of str
-        Sides to look for.
     keep : int
         At most so many per side, at least 10 mm apart.
     """
@@ -141,15 +138,20 @@ def candidates(
     points = lattice.to_lps(bony.astype(float))
     rays = directions(120)
     found: list[tuple[str, NDArray[np.float64], float]] = []
-    for side in sides:
-        score = _score_places(
-            field.hu,
-            np.ascontiguousarray(field.grid.to_index(points)),
-            field.steps(rays),
-            rays @ joint_direction(side),
-            rays @ usual_neck_direction(side),
-            field.bone_scale,
-        )
+    index = np.ascontiguousarray(field.grid.to_index(points))
+    parts = np.array_split(np.arange(len(index)), max(1, min(8, len(index) // 200)))
+
+    def scores(side: str) -> NDArray[np.float64]:
+        to_joint, to_neck = rays @ joint_direction(side), rays @ usual_neck_direction(side)
+        work = [
+            pool.submit(_score_places, field.hu, index[part], field.steps(rays), to_joint, to_neck, field.bone_scale)
+            for part in parts
+        ]
+        return np.concatenate([done.result() for done in work])
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        by_side = {side: scores(side) for side in SIDES}
+    for side, score in by_side.items():
         chosen: list[NDArray[np.float64]] = []
         for n in np.argsort(-score):
             if score[n] <= 0 or len(chosen) == keep:
@@ -301,8 +303,8 @@ def _edges(
     """
     half = 3  # of samples 0.5 mm apart
     known = profile > -3000
-    later = _running(profile, 3, 16, np.max)
-    earlier = _running(profile, -10, -1, np.max)
+    later = _highest(profile, 3, 16)
+    earlier = _highest(profile, -10, -1)
     drop, rise, dip = np.zeros_like(profile), np.zeros_like(profile), np.zeros_like(profile)
     change = profile[:, 2 * half :] - profile[:, : -2 * half]
     change = np.where(known[:, 2 * half :] & known[:, half:-half], change, 0.0)
@@ -310,15 +312,15 @@ def _edges(
     rise[:, half:-half] = change
     socket = later > 200 * scale
     drop = np.where(socket | (to_joint[:, None] < 0.5), drop, 0.0)
-    dense = _running(profile, half, half + 4, np.max) > 280 * scale
+    dense = _highest(profile, half, half + 4) > 280 * scale
     rise = np.where(dense & (to_joint[:, None] > -0.2) & (profile > 60 * scale), rise, 0.0)
-    lowest = profile <= _running(profile, -4, 4, np.min)
+    lowest = profile <= -_highest(-profile, -4, 4)
     depth = np.minimum(earlier - profile, later - profile)
     dip = np.where(lowest & socket & known & (earlier > 120 * scale), depth, 0.0)
     rises, drops, dips = _peaks(rise, 100 * scale), _peaks(drop, 60 * scale), _peaks(dip, 35 * scale)
     # A drop 3.5 to 10 mm behind a rise to dense bone is the far side of the socket's wall, not the head.
-    behind = _running(rises.astype(np.float32), -20, -7, np.max) > 0
-    nearer = _running((drops | dips).astype(np.float32), -10, 0, np.max) > 0
+    behind = _highest(rises.astype(np.float32), -20, -7) > 0
+    nearer = _highest((drops | dips).astype(np.float32), -10, 0) > 0
     signs = [
         (drops, np.clip(drop / (200 * scale), 0.3, 1.0) * np.where(behind, 0.35, 1.0), 0.0),
         (dips, np.clip(dip / (150 * scale), 0.3, 1.0), -1.8),
@@ -331,13 +333,11 @@ def _edges(
     return radius[order], owner[order].astype(np.int64), strength[order].astype(float)
 
 
-def _running(
-    profile: NDArray[np.float32], first: int, last: int, reduce: Callable[..., NDArray]
-) -> NDArray[np.float32]:
-    """`reduce` over samples `first` to `last` relative to each sample; beyond the ends the end sample is repeated."""
-    count = profile.shape[1]
-    shifted = [profile[:, np.clip(np.arange(count) + shift, 0, count - 1)] for shift in range(first, last + 1)]
-    return np.asarray(reduce(np.stack(shifted), axis=0), dtype=np.float32)
+def _highest(profile: NDArray[np.float32], first: int, last: int) -> NDArray[np.float32]:
+    """Maximum over samples `first` to `last` relative to each sample of a row; windows stop at the ends."""
+    count, size = profile.shape[1], last - first + 1
+    best = ndimage.maximum_filter1d(profile, size, axis=1, mode="nearest")
+    return np.asarray(best[:, np.clip(np.arange(count) + first + size // 2, 0, count - 1)], dtype=np.float32)
 
 
 def _peaks(value: NDArray[np.float32], least: float) -> NDArray[np.bool_]:
@@ -424,10 +424,8 @@ def _scored(field: Field, side: str, centre: NDArray[np.float64], radius: float)
 
 
 def fit_repeatedly(field: Field, head: Head) -> Head:
-    """The head with a record of what repeated fits find: from starts 4 mm off in six directions, and on smoother images."""
-    starts = [
-        np.array(offset, float) for offset in product((-4.0, 0.0, 4.0), repeat=3) if np.count_nonzero(offset) == 1
-    ]
+    """The head with a record of what repeated fits find: from starts 4 mm off in four directions, and on smoother images."""
+    starts = 2.5 * np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
     near = field.around(head.centre_lps_mm, 75.0)
     again = [settled_sphere(near, head.side, head.centre_lps_mm + offset) for offset in starts]
     again += [settled_sphere(near, head.side, head.centre_lps_mm, smoothing_mm=sigma) for sigma in (1.0, 1.8)]

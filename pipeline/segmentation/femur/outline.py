@@ -111,17 +111,20 @@ def outline_femur(field: Field, head: Head) -> Outline:
     """
     threshold = 60.0 + 90.0 * field.bone_scale
     bone = field.hu > threshold
-    offset = field.grid.to_lps(_index_grid(field.hu.shape)) - head.centre_lps_mm
-    distance = np.linalg.norm(offset, axis=-1)
-    direction = offset / np.maximum(distance, 1e-6)[..., None]
+    up = np.array([0.0, 0.0, 1.0])
+    distance = np.sqrt(_along(field.grid, head.centre_lps_mm, None))
     near = distance < head.radius_mm + SHELL_MM + 4.0
     neck = neck_direction(field.grid, bone | (distance < head.radius_mm), head)
     shell = head_surface(field, head, neck, threshold)
+    place = np.nonzero(near)
+    offset = field.grid.to_lps(np.stack(place, axis=-1).astype(float)) - head.centre_lps_mm
+    direction = offset / np.maximum(distance[place], 1e-6)[:, None]
     inside = np.zeros(bone.shape, dtype=bool)
-    inside[near] = distance[near] < shell.at(direction[near])
-    cone = direction @ neck > np.cos(np.radians(NECK_CONE_DEG))
+    inside[place] = distance[place] < shell.at(direction)
+    cone = np.zeros(bone.shape, dtype=bool)
+    cone[place] = direction @ neck > np.cos(np.radians(NECK_CONE_DEG))
     joint = near & ~inside & ~cone & (distance < head.radius_mm + SHELL_MM)
-    joint |= (offset[..., 2] > head.radius_mm + 3.0) | (distance > REACH_MM)
+    joint |= (_along(field.grid, head.centre_lps_mm, up) > head.radius_mm + 3.0) | (distance > REACH_MM)
     # In the cone the head ends where the neck takes over: no ball is added there.
     seed = inside & ~(cone & (distance > 0.8 * head.radius_mm))
     part = _component((bone | seed) & ~joint, field.grid, head.centre_lps_mm)
@@ -282,6 +285,22 @@ def on_grid(field: NDArray[np.float32], field_grid: Grid, grid: Grid) -> tuple[N
         index = _index_grid((1, shape[1], shape[2])) + starts + np.array([k, 0.0, 0.0])
         out[k] = interpolate(field, field_grid.to_index(grid.to_lps(index)), fill=-1.0)[0] > 0
     return out, box
+
+
+def _along(
+    grid: Grid, origin_lps_mm: NDArray[np.float64], direction: NDArray[np.float64] | None
+) -> NDArray[np.float32]:
+    """For every voxel its position along a direction from a point (mm), or its squared distance if no direction is given.
+
+    The axes of a grid are orthogonal, so both are sums of one term per axis.
+    """
+    start = grid.to_index(origin_lps_mm)
+    terms = []
+    for axis in range(3):
+        offset = (np.arange(grid.shape[axis]) - start[axis]) * grid.spacing_mm[axis]
+        term = offset**2 if direction is None else offset * float(grid.axes_lps[axis] @ direction)
+        terms.append(term.astype(np.float32))
+    return np.asarray(terms[0][:, None, None] + terms[1][None, :, None] + terms[2][None, None, :])
 
 
 def _index_grid(shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.segmentation.femur.head import SIDES, Field, Head, candidates, settled_sphere
+from pipeline.segmentation.femur.head import SIDES, Field, Head, candidates, fit_sphere, settled_sphere
 
 if TYPE_CHECKING:
     from pipeline.segmentation.spine import SpineResult
@@ -131,11 +131,13 @@ def find_heads(field: Field, region: Region, *, threads: int = 1) -> list[Head]:
     When the midline is unknown and only one hip can be in view, both readings of its side may be returned, best first;
     the neck decides between them later.
     """
-    found = candidates(field, region.allowed)
+    found = candidates(field, region.allowed, threads=threads)
     if region.midline_x_mm is not None:
         found = [c for c in found if (c[1][0] > region.midline_x_mm) == (c[0] == "left")]
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        fits = list(pool.map(lambda c: settled_sphere(field, c[0], c[1]), found))
+        first = [h for h in pool.map(lambda c: fit_sphere(field, c[0], c[1]), found) if h is not None]
+        worth = [h for side in SIDES for h in _distinct([h for h in first if h.side == side])[:4]]
+        fits = list(pool.map(lambda h: settled_sphere(field, h.side, h.centre_lps_mm), worth))
     heads = {side: _distinct([h for h in fits if h is not None and h.side == side]) for side in SIDES}
     pairs = [
         (a.score + b.score - _strangeness(a, b, region.midline_x_mm), a, b)
