@@ -3,10 +3,10 @@
     python -m benchmarks.solver MODEL.npz... [--rtol 1e-6] [--threads N] [--save-displacement DIR] [--json FILE]
                                              [--peer-python PATH] [--no-peer] [--repeat N] [--start]
 
-Every model is solved in a process of its own, after a small solve that loads the compiled kernels (JIT warm). CPU time is
-that of the process and all its threads; the best of `--repeat` runs is given. Peak memory is resident memory sampled every 2 ms, less
-what the interpreter and the kernels held before the model was read. The residual in the table is recomputed with a
-separate, plain operator (dense element matrices by quadrature) from the displacement alone.
+Every model is solved in a process of its own, after a small solve that loads the compiled kernels (JIT warm). CPU time
+is that of the process and all its threads; the best of `--repeat` runs is given. Peak memory is resident memory sampled
+every 2 ms, less what the interpreter and the kernels held before the model was read. The residual and the reaction in
+the table are recomputed with a separate, plain operator (dense element matrices by quadrature) from the displacement.
 """
 
 from __future__ import annotations

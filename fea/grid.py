@@ -93,7 +93,7 @@ def choose_layout(solid: np.ndarray) -> Layout:
     """
     start, shape = [], []
     for axis in range(3):
-        occupied = solid.any(axis=tuple(a for a in range(3) if a != axis)).nonzero()[0]
+        occupied = np.flatnonzero(solid.any(axis=tuple(a for a in range(3) if a != axis)))
         start.append(int(occupied[0]))
         shape.append(int(occupied[-1]) + 1 - int(occupied[0]))
     box = solid[tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -79,7 +80,7 @@ RAW, MASKED_DOT, START, STEP, FINAL, LAST = 0, 1, 2, 3, 4, 5
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _face(u, lower, upper, stride, a, n, f):
+def _face(u: np.ndarray, lower: int, upper: int, stride: int, a: int, n: int, f: np.ndarray) -> None:
     """Butterflies along x and z of the node rows that begin at `lower` and `upper` (two neighbouring planes)."""
     for c in range(3):
         lo = row(u, lower + c * stride + a, n + 1)
@@ -97,7 +98,9 @@ def _face(u, lower, upper, stride, a, n, f):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="always")
-def modes(lower, upper, f, o, i):
+def modes(
+    lower: np.ndarray, upper: np.ndarray, f: np.ndarray, o: np.ndarray, i: int
+) -> tuple[float, float, float, float, float, float, float]:
     """The seven modes of one component of element i that are no translation: y, x, xy, z, yz, xz, xyz.
 
     `lower` and `upper` are the component's rows j+1 in the two planes; f[o:] holds the face of row j in four scratch
@@ -112,7 +115,19 @@ def modes(lower, upper, f, o, i):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="always")
-def share(h, g, o, i, t_y, t_x, t_xy, t_z, t_yz, t_xz, t_xyz):
+def share(
+    h: np.ndarray,
+    g: np.ndarray,
+    o: np.ndarray,
+    i: int,
+    t_y: float,
+    t_x: float,
+    t_xy: float,
+    t_z: float,
+    t_yz: float,
+    t_xz: float,
+    t_xyz: float,
+) -> None:
     """Turn the modal forces of one component of element i back into nodal ones (the transpose of `modes`).
 
     h[o:] holds what the previous element row left for node row j and receives the share of row j+1; g[o:] receives the
@@ -131,7 +146,7 @@ def share(h, g, o, i, t_y, t_x, t_xy, t_z, t_yz, t_xz, t_xyz):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="always")
-def constants(q):
+def constants(q: np.ndarray) -> tuple[float, ...]:
     """The edge terms of `element.modal_numbers`, read before a loop so that they stay in registers."""
     return (
         q[2], q[3], q[4], q[5], q[6], q[7], q[8], q[9], q[10], q[11], q[12], q[13], q[14], q[15], q[16], q[17], q[18],
@@ -140,7 +155,23 @@ def constants(q):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True, inline="always")
-def hourglass(edge, lam, mu, z_xy, z_yz, z_xz, z_xyz, y_xy, y_yz, y_xz, y_xyz, x_xy, x_yz, x_xz, x_xyz):
+def hourglass(
+    edge: tuple[float, ...],
+    lam: float,
+    mu: float,
+    z_xy: float,
+    z_yz: float,
+    z_xz: float,
+    z_xyz: float,
+    y_xy: float,
+    y_yz: float,
+    y_xz: float,
+    y_xyz: float,
+    x_xy: float,
+    x_yz: float,
+    x_xz: float,
+    x_xyz: float,
+) -> tuple[float, ...]:
     """Modal forces of the twelve modes that vanish at the centre of the voxel, in the order given."""
     rz, ry, rx, tz, ty, tx, szz, syy, sxx, pz, py, px, mzy, mzx, myx, kz, ky, kx, wz, wy, wx = edge
     mu2 = mu + mu
@@ -170,7 +201,21 @@ def hourglass(edge, lam, mu, z_xy, z_yz, z_xz, z_xyz, y_xy, y_yz, y_xz, y_xyz, x
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _elements(u, lower, upper, stride, a, n, first, second, element, q, scratch_f, scratch_h, scratch_g):
+def _elements(
+    u: np.ndarray,
+    lower: int,
+    upper: int,
+    stride: int,
+    a: int,
+    n: int,
+    first: np.ndarray,
+    second: np.ndarray,
+    element: int,
+    q: np.ndarray,
+    scratch_f: np.ndarray,
+    scratch_h: np.ndarray,
+    scratch_g: np.ndarray,
+) -> None:
     """One row of elements.
 
     Reads the node row above (j+1) of both planes, combines it with the face of row j kept in `f` (which it replaces by
@@ -209,7 +254,7 @@ def _elements(u, lower, upper, stride, a, n, first, second, element, q, scratch_
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _gather(g, a, n, stride, y, partial, waiting):
+def _gather(g: np.ndarray, a: int, n: int, stride: int, y: np.ndarray, partial: np.ndarray, waiting: int) -> None:
     """Forces of one node row from the elements on both sides; the upper plane's share waits in `partial`."""
     for c in range(3):
         left = row(g, 4 * c * SCRATCH + a, 2 * SCRATCH + n)
@@ -222,7 +267,17 @@ def _gather(g, a, n, stride, y, partial, waiting):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _deliver(masked, at, a, n, stride, forces, u, inverse, out):
+def _deliver(
+    masked: bool,
+    at: int,
+    a: int,
+    n: int,
+    stride: int,
+    forces: np.ndarray,
+    u: np.ndarray,
+    inverse: np.ndarray,
+    out: np.ndarray,
+) -> float:
     """Write the finished forces of one node row, if `masked` only the free ones; returns the row's share of u . out."""
     total = 0.0
     for c in range(3):
@@ -241,7 +296,22 @@ def _deliver(masked, at, a, n, stride, forces, u, inverse, out):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _smooth(mode, at, a, n, stride, forces, u, inverse, c1, c2, source, residual, direction, x):
+def _smooth(
+    mode: int,
+    at: int,
+    a: int,
+    n: int,
+    stride: int,
+    forces: np.ndarray,
+    u: np.ndarray,
+    inverse: np.ndarray,
+    c1: float,
+    c2: float,
+    source: np.ndarray,
+    residual: np.ndarray,
+    direction: np.ndarray,
+    x: np.ndarray,
+) -> float:
     """What a smoothing step does with the finished forces of one node row; returns its share of the dot product."""
     total = 0.0
     for c in range(3):
@@ -268,7 +338,21 @@ def _smooth(mode, at, a, n, stride, forces, u, inverse, c1, c2, source, residual
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def apply_slab(mode, u, first, second, ranges, q, inverse, out, smoothing, sums, z0, z1, scratch):
+def apply_slab(
+    mode: int,
+    u: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    ranges: np.ndarray,
+    q: np.ndarray,
+    inverse: np.ndarray,
+    out: np.ndarray,
+    smoothing: tuple[float, float, np.ndarray, np.ndarray, np.ndarray] | None,
+    sums: np.ndarray,
+    z0: int,
+    z1: int,
+    scratch: np.ndarray,
+) -> None:
     """Apply the operator to `u` and finish node planes z0 .. z1-1 according to `mode`.
 
     Element layers z0-1 .. z1-1 are worked through, so a layer at the border of two slabs is done twice; in return no

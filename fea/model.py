@@ -215,13 +215,13 @@ def save_model(
     if forces:
         rows, sizes = [], []
         for force in forces:
-            for component, values in enumerate((force.z, force.y, force.x)):
+            for component, size in enumerate((force.z, force.y, force.x)):
                 rows.append(np.column_stack([force.nodes, np.full(len(force.nodes), component)]))
-                sizes.append(np.asarray(values))
+                sizes.append(np.asarray(size))
         arrays["force_index"] = np.concatenate(rows).astype(np.int32)
         arrays["force_n"] = np.concatenate(sizes)
     with Path(path).open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 def load_model(path: str | Path) -> tuple[VoxelModel, list[Prescribed], list[NodalForce]]:

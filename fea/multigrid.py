@@ -25,7 +25,7 @@ _SAFETY = 1.05
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _dense_product(matrix, index, source, target):
+def _dense_product(matrix: np.ndarray, index: np.ndarray, source: np.ndarray, target: np.ndarray) -> None:
     """target[index] = matrix @ source[index]."""
     n = index.size
     gathered = np.empty(n, np.float32)
@@ -81,8 +81,8 @@ def _dense_inverse(level: Level, extents: tuple[int, int, int]) -> tuple[np.ndar
     entry = lam[:, None, None] * parts[0] + mu[:, None, None] * parts[1]
     both = (local[:, :, None] >= 0) & (local[:, None, :] >= 0) & (mu > 0)[:, None, None]
     place = (local[:, :, None] * len(free) + local[:, None, :])[both]
-    matrix = np.bincount(place, entry[both], minlength=len(free) ** 2)
-    matrix = matrix.reshape(len(free), len(free))
+    entries: np.ndarray = np.bincount(place, entry[both], minlength=len(free) ** 2)
+    matrix: np.ndarray = entries.reshape(len(free), len(free))
     root = 1 / np.sqrt(np.diag(matrix))
     matrix *= root[:, None] * root
     matrix[np.diag_indices_from(matrix)] += 1e-6

@@ -111,7 +111,20 @@ def scratch_size(field_shape: tuple[int, ...]) -> int:
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _tangent_elements(u, lower, upper, stride, a, n, law, element, q, scratch_f, scratch_h, scratch_g):
+def _tangent_elements(
+    u: np.ndarray,
+    lower: int,
+    upper: int,
+    stride: int,
+    a: int,
+    n: int,
+    law: np.ndarray,
+    element: int,
+    q: np.ndarray,
+    scratch_f: np.ndarray,
+    scratch_h: np.ndarray,
+    scratch_g: np.ndarray,
+) -> None:
     """As `kernels._elements`, with a full tangent per voxel."""
     zl, zu = row(u, lower + a, n + 1), row(u, upper + a, n + 1)
     yl, yu = row(u, lower + stride + a, n + 1), row(u, upper + stride + a, n + 1)
@@ -151,7 +164,18 @@ def _tangent_elements(u, lower, upper, stride, a, n, law, element, q, scratch_f,
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def tangent_slab(u, law, ranges, q, inverse, out, sums, z0, z1, scratch):
+def tangent_slab(
+    u: np.ndarray,
+    law: np.ndarray,
+    ranges: np.ndarray,
+    q: np.ndarray,
+    inverse: np.ndarray,
+    out: np.ndarray,
+    sums: np.ndarray,
+    z0: int,
+    z1: int,
+    scratch: np.ndarray,
+) -> None:
     """out = masked(K_t u) on node planes z0 .. z1-1;  sums[plane] = u . out.
 
     The loop is that of `kernels.apply_slab`; law has shape (nz, ny+1, 23, stride).
@@ -202,7 +226,17 @@ def tangent_slab(u, law, ranges, q, inverse, out, sums, z0, z1, scratch):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _measure(u, lower, upper, stride, a, n, q, scratch_f, extra):
+def _measure(
+    u: np.ndarray,
+    lower: int,
+    upper: int,
+    stride: int,
+    a: int,
+    n: int,
+    q: np.ndarray,
+    scratch_f: np.ndarray,
+    extra: np.ndarray,
+) -> None:
     """Mean strains (rows 0-5 of `extra`) and hourglass modes (rows 6-17) of one row of elements."""
     zl, zu = row(u, lower + a, n + 1), row(u, upper + a, n + 1)
     yl, yu = row(u, lower + stride + a, n + 1), row(u, upper + stride + a, n + 1)
@@ -224,7 +258,20 @@ def _measure(u, lower, upper, stride, a, n, q, scratch_f, extra):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _yield(a, n, stride, first, second, strength, at, unit, cone, volume, state, extra):
+def _yield(
+    a: int,
+    n: int,
+    stride: int,
+    first: np.ndarray,
+    second: np.ndarray,
+    strength: np.ndarray,
+    at: int,
+    unit: tuple[float, float],
+    cone: tuple[float, float, float],
+    volume: float,
+    state: np.ndarray,
+    extra: np.ndarray,
+) -> tuple[float, float]:
     """The return map on one row of voxels.
 
     Reads the mean strains (rows 0-5 of `extra`) and the old state; leaves in `extra` the stresses (rows 18-23), the new
@@ -311,7 +358,19 @@ def _yield(a, n, stride, first, second, strength, at, unit, cone, volume, state,
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _write_law(a, n, stride, first, second, at, unit, volume, extra, law, strains):
+def _write_law(
+    a: int,
+    n: int,
+    stride: int,
+    first: np.ndarray,
+    second: np.ndarray,
+    at: int,
+    unit: tuple[float, float],
+    volume: float,
+    extra: np.ndarray,
+    law: np.ndarray,
+    strains: int,
+) -> None:
     """Put the tangent of one row of voxels into `law`, in float32."""
     m = row(extra, a, _EXTRA_ROWS * SCRATCH)
     number = 0
@@ -344,7 +403,19 @@ def _write_law(a, n, stride, first, second, at, unit, volume, extra, law, strain
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _forces(a, n, first, second, at, unit, volume, q, extra, scratch_h, scratch_g):
+def _forces(
+    a: int,
+    n: int,
+    first: np.ndarray,
+    second: np.ndarray,
+    at: int,
+    unit: tuple[float, float],
+    volume: float,
+    q: np.ndarray,
+    extra: np.ndarray,
+    scratch_h: np.ndarray,
+    scratch_g: np.ndarray,
+) -> float:
     """Nodal forces of one row of elements from the stresses and the hourglass modes in `extra`.
 
     Returns the energy of the hourglass modes.
@@ -378,8 +449,24 @@ def _forces(a, n, first, second, at, unit, volume, q, extra, scratch_h, scratch_
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
 def stress_slab(
-    u, first, second, strength, unit, cone, volume, ranges, q, state, law, commit, force, energies, z0, z1, scratch
-):
+    u: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    strength: np.ndarray,
+    unit: tuple[float, float],
+    cone: tuple[float, float, float],
+    volume: float,
+    ranges: np.ndarray,
+    q: np.ndarray,
+    state: np.ndarray,
+    law: np.ndarray,
+    commit: bool,
+    force: np.ndarray,
+    energies: np.ndarray,
+    z0: int,
+    z1: int,
+    scratch: np.ndarray,
+) -> None:
     """Internal forces at displacements `u` on node planes z0 .. z1-1, the tangent, and the energies.
 
     Parameters

@@ -136,6 +136,7 @@ class Solver:
         reference, lift_force = self._residual(x, load, r)
         lift_energy = float(conditions.values_mm @ lift_force)
         norm, held = reference, lift_force
+        guess: np.ndarray | None
         if initial is not None:
             guess = self.layout.field_in(np.asarray(initial, np.float64))
         else:

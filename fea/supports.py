@@ -122,7 +122,7 @@ def force_field(layout: Layout, forces: Sequence[NodalForce], touched: np.ndarra
             raise SolveError(Reason.BAD_CONDITION, f"'{force.name}': the force at node {node} acts on no solid voxel.")
         moved, _ = layout.nodes_in(nodes[here])
         for internal, component in enumerate(layout.order):
-            np.add.at(field, (moved[:, 0], moved[:, 1], internal, moved[:, 2]), vectors[here, component])
+            np.add.at(field[:, :, internal], (moved[:, 0], moved[:, 1], moved[:, 2]), vectors[here, component])
     return field
 
 

@@ -14,7 +14,15 @@ from fea.kernels import row
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def restrict(z0, z1, fine, factors, coarse, coarse_ranges, coarse_inverse):
+def restrict(
+    z0: int,
+    z1: int,
+    fine: np.ndarray,
+    factors: tuple[int, int, int],
+    coarse: np.ndarray,
+    coarse_ranges: np.ndarray,
+    coarse_inverse: np.ndarray,
+) -> None:
     """coarse = masked(P^T fine) on coarse node planes z0 .. z1-1."""
     fz, fy, fx = factors
     nz, ny, _, stride = fine.shape
@@ -62,7 +70,15 @@ def restrict(z0, z1, fine, factors, coarse, coarse_ranges, coarse_inverse):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def prolong(z0, z1, coarse, factors, fine, ranges, inverse):
+def prolong(
+    z0: int,
+    z1: int,
+    coarse: np.ndarray,
+    factors: tuple[int, int, int],
+    fine: np.ndarray,
+    ranges: np.ndarray,
+    inverse: np.ndarray,
+) -> None:
     """fine += masked(P coarse) on fine node planes z0 .. z1-1."""
     fz, fy, fx = factors
     _, ny, _, stride = fine.shape

@@ -12,7 +12,9 @@ from fea.kernels import row
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def advance(step, x, p, r, kp, sums, z0, z1):
+def advance(
+    step: float, x: np.ndarray, p: np.ndarray, r: np.ndarray, kp: np.ndarray, sums: np.ndarray, z0: int, z1: int
+) -> None:
     """x += step p;  r -= step kp;  sums[plane] = r . r."""
     size = x.size // x.shape[0]
     flat_x, flat_p, flat_r, flat_kp = x.reshape(-1), p.reshape(-1), r.reshape(-1), kp.reshape(-1)
@@ -29,7 +31,9 @@ def advance(step, x, p, r, kp, sums, z0, z1):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def begin_cycle(r, scale, factor, inverse, right, x, z0, z1):
+def begin_cycle(
+    r: np.ndarray, scale: float, factor: float, inverse: np.ndarray, right: np.ndarray, x: np.ndarray, z0: int, z1: int
+) -> None:
     """right = scale r in float32;  x = factor inverse right."""
     size = r.size // r.shape[0]
     flat_r, flat_i, flat_b, flat_x = r.reshape(-1), inverse.reshape(-1), right.reshape(-1), x.reshape(-1)
@@ -43,7 +47,7 @@ def begin_cycle(r, scale, factor, inverse, right, x, z0, z1):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def turn(z, ratio, p, z0, z1):
+def turn(z: np.ndarray, ratio: float, p: np.ndarray, z0: int, z1: int) -> None:
     """p = z + ratio p."""
     size = p.size // p.shape[0]
     flat_z, flat_p = z.reshape(-1), p.reshape(-1)
@@ -54,7 +58,9 @@ def turn(z, ratio, p, z0, z1):
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def remainder(load, loaded, inverse, r, sums, z0, z1):
+def remainder(
+    load: np.ndarray, loaded: bool, inverse: np.ndarray, r: np.ndarray, sums: np.ndarray, z0: int, z1: int
+) -> None:
     """r = load - r on the free components (load is 0 unless `loaded`), 0 elsewhere;  sums[plane] = r . r."""
     size = r.size // r.shape[0]
     flat_load, flat_i, flat_r = load.reshape(-1), inverse.reshape(-1), r.reshape(-1)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit, types
-from tests.fea.plain_elements import assembled
 
 from fea import VoxelModel, kernels
 from fea.element import modal_numbers, spectral_bound, stiffness_matrix
 from fea.grid import choose_layout, row_ranges
 from fea.stiffness import Level, Workers, coefficients
+from tests.fea.plain_elements import assembled
 
 
 def level_of(model: VoxelModel, threads: int = 1) -> tuple[Level, object]:
