@@ -155,7 +155,9 @@ def _load(path: Path) -> tuple[NDArray, Grid]:
     try:
         image = nibabel.load(path)
         matrix, doubt = affine_to_lps(image)
-        data = np.asarray(image.dataobj)
+        scaled = (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0)
+        # Unscaled when possible: the scaled array of a whole trunk would be float64 and take a gigabyte.
+        data = np.asarray(image.dataobj) if scaled else np.asarray(image.dataobj.get_unscaled())
     except InputRefused:
         raise
     except Exception as error:  # nibabel raises many kinds for damaged files
@@ -173,18 +175,16 @@ def _load(path: Path) -> tuple[NDArray, Grid]:
     if data.ndim != 3 or data.dtype.kind not in "biuf":
         raise InputRefused("masks_unreadable", f"has shape {data.shape} and type {data.dtype}.", subject=path.name)
     if data.dtype.kind == "f":
-        rounded = np.rint(data)
-        if not np.array_equal(rounded, data):
+        if not all(np.array_equal(plane, np.rint(plane)) for plane in np.moveaxis(data, 2, 0)):
             raise InputRefused(
                 "not_a_label_map",
                 "holds values that are not whole numbers.",
                 subject=path.name,
                 remedy="Pass the label map, not an image or probabilities.",
             )
-        data = rounded.astype(np.int32)
     if data.size and (data.min() < 0 or data.max() > 65535):
         raise InputRefused(
-            "not_a_label_map", f"holds values from {data.min()} to {data.max()}.", subject=path.name,
+            "not_a_label_map", f"holds values from {data.min():g} to {data.max():g}.", subject=path.name,
             remedy="Pass the label map, not the image.",
         )  # fmt: skip
     array, canonical, _ = canonical_order(data.astype(np.uint16 if data.dtype != np.uint8 else np.uint8).T, matrix)
