@@ -106,14 +106,32 @@ def femur_shape(
     length = (51.0 if sex == "F" else 55.0) * size
     meet = head_centre_mm + length * neck
     made = FemurShape(
-        np.asarray(head_centre_mm, float), radius, neck, shaft, meet, neck_shaft_angle_deg, anteversion_deg, meet,
-        shaft_length_mm, density_scale, (1.0 if sex == "F" else 1.08) * size,
-    )  # fmt: skip
+        np.asarray(head_centre_mm, float),
+        radius,
+        neck,
+        shaft,
+        meet,
+        neck_shaft_angle_deg,
+        anteversion_deg,
+        meet,
+        shaft_length_mm,
+        density_scale,
+        (1.0 if sex == "F" else 1.08) * size,
+    )
     tip = made.at(20.5 * made.size, -9.0 * made.size, 26.0 * made.size)
     return FemurShape(
-        made.head_centre_mm, radius, neck, shaft, meet, neck_shaft_angle_deg, anteversion_deg, tip, shaft_length_mm,
-        density_scale, made.size,
-    )  # fmt: skip
+        made.head_centre_mm,
+        radius,
+        neck,
+        shaft,
+        meet,
+        neck_shaft_angle_deg,
+        anteversion_deg,
+        tip,
+        shaft_length_mm,
+        density_scale,
+        made.size,
+    )
 
 
 def femur_solid(shape: FemurShape, side: str, *, texture: float = 0.22) -> Solid:
@@ -132,29 +150,45 @@ def femur_solid(shape: FemurShape, side: str, *, texture: float = 0.22) -> Solid
     stations = np.array([0.16, 0.52, 0.74, 1.0]) * length
     neck_points = head + stations[:, None] * neck
     parts += chain(
-        neck_points, np.array([17.5, 15.6, 16.6, 19.0]) * k, flatness=0.84, flat_towards=front,
-        cortex_mm=np.array([skin(1.0), skin(1.7), skin(1.9), skin(1.6)]), core_mg_cm3=np.array([210, 120, 85, 75]) * d,
+        neck_points,
+        np.array([17.5, 15.6, 16.6, 19.0]) * k,
+        flatness=0.84,
+        flat_towards=front,
+        cortex_mm=np.array([skin(1.0), skin(1.7), skin(1.9), skin(1.6)]),
+        core_mg_cm3=np.array([210, 120, 85, 75]) * d,
         blend_mm=5.0,
-    )  # fmt: skip
+    )
     # Greater trochanter: a broad ridge behind and above the end of the neck.
     parts += chain(
         [shape.at(-3 * k, -1 * k, 10 * k), shape.at(-11 * k, -4 * k, -12 * k), shape.at(-12.5 * k, -8 * k, -27 * k)],
-        np.array([18.0, 14.5, 9.5]) * k, flatness=1.0, cortex_mm=np.array([skin(1.5), skin(1.1), skin(0.9)]),
-        core_mg_cm3=np.array([70, 75, 85]) * d, blend_mm=6.0,
-    )  # fmt: skip
+        np.array([18.0, 14.5, 9.5]) * k,
+        flatness=1.0,
+        cortex_mm=np.array([skin(1.5), skin(1.1), skin(0.9)]),
+        core_mg_cm3=np.array([70, 75, 85]) * d,
+        blend_mm=6.0,
+    )
     # Shaft, with a cortex that thickens downwards and fatty marrow inside.
     down = np.array([0.0, 16.0, 34.0, 58.0, 90.0, shape.shaft_length_mm / k]) * k
     bow = np.array([0.0, 0.5, 1.0, 1.5, 2.5, 4.0]) * k
     parts += chain(
-        [shape.at(0.0, b, s) for s, b in zip(down, bow, strict=True)], np.array([18.5, 17.5, 15.6, 14.0, 13.4, 13.2]) * k,
+        [shape.at(0.0, b, s) for s, b in zip(down, bow, strict=True)],
+        np.array([18.5, 17.5, 15.6, 14.0, 13.4, 13.2]) * k,
         cortex_mm=np.array([skin(1.6), skin(2.2), skin(3.6), skin(5.2), skin(6.0), skin(6.2)]),
-        core_mg_cm3=np.array([75, 60, 35, 15, 4, 2]) * d, blend_mm=6.0,
-    )  # fmt: skip
+        core_mg_cm3=np.array([75, 60, 35, 15, 4, 2]) * d,
+        blend_mm=6.0,
+    )
     # Lesser trochanter: a cone behind and inside the shaft.
     parts.append(
-        round_cone(shape.at(9 * k, -4 * k, 24 * k), shape.lesser_trochanter_mm + 5 * k * unit(shape.at(0, 0, 0) - shape.at(9, -4, 0)),
-                   10.0 * k, 5.0 * k, cortex_mm=skin(1.6), core_mg_cm3=70 * d, blend_mm=6.0)
-    )  # fmt: skip
+        round_cone(
+            shape.at(9 * k, -4 * k, 24 * k),
+            shape.lesser_trochanter_mm + 5 * k * unit(shape.at(0, 0, 0) - shape.at(9, -4, 0)),
+            10.0 * k,
+            5.0 * k,
+            cortex_mm=skin(1.6),
+            core_mg_cm3=70 * d,
+            blend_mm=6.0,
+        )
+    )
     # Strands: principal compressive group from the calcar into the head, tensile arc over the neck, Ward's triangle between.
     calcar, dome = (
         shape.at(15 * k, 0, 8 * k),
@@ -175,14 +209,30 @@ def femur_solid(shape: FemurShape, side: str, *, texture: float = 0.22) -> Solid
     along = -0.6 * shape.shaft_axis - 0.4 * shape.neck_axis
     along = unit(along) * ((-1.0, 1.0, 1.0) if side == "right" else (1.0, 1.0, 1.0))
     return Solid(
-        f"femur_{side}", tuple(parts), "marrow_yellow", rind="bone_matrix", cortex_mg_cm3=CORTEX_MG_CM3, label=FEMUR_LABELS[side],
-        features=tuple(features), texture=texture, texture_mm=2.4, texture_axis=(float(along[0]), float(along[1]), float(along[2])),
+        f"femur_{side}",
+        tuple(parts),
+        "marrow_yellow",
+        rind="bone_matrix",
+        cortex_mg_cm3=CORTEX_MG_CM3,
+        label=FEMUR_LABELS[side],
+        features=tuple(features),
+        texture=texture,
+        texture_mm=2.4,
+        texture_axis=(float(along[0]), float(along[1]), float(along[2])),
         subcortical=0.25,
-    )  # fmt: skip
+    )
 
 
-def hemipelvis_solid(head_centre_mm: Vector, head_radius_mm: float, sacrum: Placement, side: str, *, sex: str, size: float,
-                     density_scale: float) -> Solid:  # fmt: skip
+def hemipelvis_solid(
+    head_centre_mm: Vector,
+    head_radius_mm: float,
+    sacrum: Placement,
+    side: str,
+    *,
+    sex: str,
+    size: float,
+    density_scale: float,
+) -> Solid:
     """Ilium, pubis and ischium of one side round an acetabulum; `sacrum` is placed at the S1 endplate."""
     c = np.asarray(head_centre_mm, float)
     d = density_scale
@@ -217,10 +267,20 @@ def hemipelvis_solid(head_centre_mm: Vector, head_radius_mm: float, sacrum: Plac
     half_length, half_width = 0.52 * float(np.linalg.norm(asis - psis)), 62.0 * k
     parts.append(
         plate(
-            middle, axes, half_length, half_width, thickness_mm=5.0 * k, edge_thickness_mm=9.5 * k,
-            curvature_per_mm=(bend, bend * 0.4, 0.0), exponent=2.4, rounding_mm=4.0, cortex_mm=skin, core_mg_cm3=core, blend_mm=8.0,
+            middle,
+            axes,
+            half_length,
+            half_width,
+            thickness_mm=5.0 * k,
+            edge_thickness_mm=9.5 * k,
+            curvature_per_mm=(bend, bend * 0.4, 0.0),
+            exponent=2.4,
+            rounding_mm=4.0,
+            cortex_mm=skin,
+            core_mg_cm3=core,
+            blend_mm=8.0,
         )
-    )  # fmt: skip
+    )
     crest = []
     for angle in np.radians(np.linspace(-8.0, 188.0, 10)):
         u = 0.97 * half_length * np.sign(np.cos(angle)) * abs(np.cos(angle)) ** 0.85
@@ -230,9 +290,14 @@ def hemipelvis_solid(head_centre_mm: Vector, head_radius_mm: float, sacrum: Plac
     parts += chain(crest, thick, cortex_mm=skin, core_mg_cm3=core, blend_mm=5.0)
     # Pillars: arcuate line to the sacroiliac joint, front border to the spines, body above the socket.
     parts += chain(
-        [at(-6, 4, 26), at(-12, 22, 44), sacroiliac(63, 20, -36), sacroiliac(58, 40, -34)], np.array([17, 13, 13, 12]) * k,
-        flatness=0.72, flat_towards=(1.0, 0.4, 0.0), cortex_mm=skin, core_mg_cm3=core, blend_mm=8.0,
-    )  # fmt: skip
+        [at(-6, 4, 26), at(-12, 22, 44), sacroiliac(63, 20, -36), sacroiliac(58, 40, -34)],
+        np.array([17, 13, 13, 12]) * k,
+        flatness=0.72,
+        flat_towards=(1.0, 0.4, 0.0),
+        cortex_mm=skin,
+        core_mg_cm3=core,
+        blend_mm=8.0,
+    )
     parts += chain(
         [at(6, -14, 24), at(16, -32, 38), asis],
         np.array([11, 8.5, 6.5]) * k,
@@ -240,29 +305,55 @@ def hemipelvis_solid(head_centre_mm: Vector, head_radius_mm: float, sacrum: Plac
         core_mg_cm3=core,
         blend_mm=8.0,
     )
-    parts.append(round_cone(at(2, 2, 20), at(10, 2, 46), 18 * k, 10 * k, flatness=0.8, flat_towards=(1.0, 0.0, 0.0), cortex_mm=skin,
-                            core_mg_cm3=1.2 * core, blend_mm=8.0))  # fmt: skip
+    parts.append(
+        round_cone(
+            at(2, 2, 20),
+            at(10, 2, 46),
+            18 * k,
+            10 * k,
+            flatness=0.8,
+            flat_towards=(1.0, 0.0, 0.0),
+            cortex_mm=skin,
+            core_mg_cm3=1.2 * core,
+            blend_mm=8.0,
+        )
+    )
     # Ischium: behind and below the socket to the tuberosity.
     parts += chain(
-        [at(-10, 22, -4), at(-16, 30, -28), at(-21, 26, -58)], np.array([13, 12.5, 14.5]) * k, flatness=0.85, cortex_mm=skin,
-        core_mg_cm3=core, blend_mm=7.0,
-    )  # fmt: skip
+        [at(-10, 22, -4), at(-16, 30, -28), at(-21, 26, -58)],
+        np.array([13, 12.5, 14.5]) * k,
+        flatness=0.85,
+        cortex_mm=skin,
+        core_mg_cm3=core,
+        blend_mm=7.0,
+    )
     # Pubis: superior ramus to the symphysis, inferior ramus back to the tuberosity.
     body_of_pubis = at(midline + 14, -46, -28)
     parts += chain(
-        [at(-14, -20, 2), at(-38, -38, -6), body_of_pubis], np.array([11.5, 8.0, 11.0]) * k, flatness=0.9, cortex_mm=skin,
-        core_mg_cm3=core, blend_mm=6.0,
-    )  # fmt: skip
+        [at(-14, -20, 2), at(-38, -38, -6), body_of_pubis],
+        np.array([11.5, 8.0, 11.0]) * k,
+        flatness=0.9,
+        cortex_mm=skin,
+        core_mg_cm3=core,
+        blend_mm=6.0,
+    )
     parts += chain(
-        [body_of_pubis, at(midline + 20, -36, -46), at(-32, 0, -66), at(-24, 22, -66)], np.array([9, 6.5, 6.5, 10]) * k,
-        flatness=0.75, flat_towards=(1.0, -1.0, 0.0), cortex_mm=skin, core_mg_cm3=core, blend_mm=6.0,
-    )  # fmt: skip
+        [body_of_pubis, at(midline + 20, -36, -46), at(-32, 0, -66), at(-24, 22, -66)],
+        np.array([9, 6.5, 6.5, 10]) * k,
+        flatness=0.75,
+        flat_towards=(1.0, -1.0, 0.0),
+        cortex_mm=skin,
+        core_mg_cm3=core,
+        blend_mm=6.0,
+    )
     parts.append(
-        ellipsoid(at(midline + 11.5, -46, -35), np.array([9.0, 7.5, 17.0]) * k, cortex_mm=skin, core_mg_cm3=core, blend_mm=5.0)
+        ellipsoid(
+            at(midline + 11.5, -46, -35), np.array([9.0, 7.5, 17.0]) * k, cortex_mm=skin, core_mg_cm3=core, blend_mm=5.0
+        )
     )
     # Greater sciatic notch, behind and above the socket.
     notch = at(-14, 42, 14)
-    parts.append(round_cone(notch - (40.0, 0, 0), notch + (60.0, 0, 0), 17.0 * k).subtracted(4.0))
+    parts.append(round_cone(notch - np.array([40.0, 0, 0]), notch + np.array([60.0, 0, 0]), 17.0 * k).subtracted(4.0))
     parts.append(ellipsoid(c, inner).subtracted(1.0))
     reach = c + 70.0 * k * opening
     parts.append(round_cone(c + 14.0 * k * opening, reach, inner - 3.0, inner + 9.0).subtracted(2.0))
@@ -272,8 +363,15 @@ def hemipelvis_solid(head_centre_mm: Vector, head_radius_mm: float, sacrum: Plac
     if side == "right":
         parts = [p.mirrored() for p in parts]
     return Solid(
-        f"hemipelvis_{side}", tuple(parts), "marrow_mixed", rind="bone_matrix", cortex_mg_cm3=CORTEX_MG_CM3, texture=0.25, texture_mm=2.6, subcortical=0.3,
-    )  # fmt: skip
+        f"hemipelvis_{side}",
+        tuple(parts),
+        "marrow_mixed",
+        rind="bone_matrix",
+        cortex_mg_cm3=CORTEX_MG_CM3,
+        texture=0.25,
+        texture_mm=2.6,
+        subcortical=0.3,
+    )
 
 
 def joint_capsule(head_centre_mm: Vector, head_radius_mm: float, side: str) -> Solid:
@@ -282,4 +380,3 @@ def joint_capsule(head_centre_mm: Vector, head_radius_mm: float, side: str) -> S
     return Solid(
         f"joint_{side}", (ball if side == "left" else ball.mirrored(),), "cartilage", texture=4.0, texture_mm=4.0
     )
-

@@ -18,10 +18,8 @@ from phantoms.solids import (
     Primitive,
     Solid,
     Vector,
-    primitive,
-    chain,
-    ellipsoid,
     plate,
+    primitive,
     round_cone,
 )
 
@@ -213,9 +211,16 @@ def body_shape(level: str, sex: str, *, size: float = 1.0, fracture: Fracture | 
     upper = usual * (0.5, 0.5, 0.42) + change * 0.72
     lower = -(usual * (0.5, 0.5, 0.58) + change * 0.28)
     return BodyShape(
-        level, half_width, half_depth, hollow, normal, heights, (float(upper[0]), float(upper[1]), float(upper[2])),
-        (float(lower[0]), float(lower[1]), float(lower[2])), fracture,
-    )  # fmt: skip
+        level,
+        half_width,
+        half_depth,
+        hollow,
+        normal,
+        heights,
+        (float(upper[0]), float(upper[1]), float(upper[2])),
+        (float(lower[0]), float(lower[1]), float(lower[2])),
+        fracture,
+    )
 
 
 def body_primitive(
@@ -230,16 +235,34 @@ def body_primitive(
     """The vertebral body as a primitive."""
     half_height = 0.5 * min(shape.heights)
     numbers = [
-        shape.half_width, shape.half_depth, 2.35, 0.11, shape.hollow, half_height, 2.0,
-        *shape.upper, 0.0, _CONCAVITY_CENTRE, _CONCAVITY_REACH,
-        *shape.lower, 0.0, _CONCAVITY_CENTRE, _CONCAVITY_REACH,
-    ]  # fmt: skip
+        shape.half_width,
+        shape.half_depth,
+        2.35,
+        0.11,
+        shape.hollow,
+        half_height,
+        2.0,
+        *shape.upper,
+        0.0,
+        _CONCAVITY_CENTRE,
+        _CONCAVITY_REACH,
+        *shape.lower,
+        0.0,
+        _CONCAVITY_CENTRE,
+        _CONCAVITY_REACH,
+    ]
     tallest = max(abs(v[0]) + abs(v[1]) * shape.half_depth for v in (shape.upper, shape.lower))
     half = (shape.half_width, shape.half_depth, tallest)
     return primitive(
-        BODY, place.origin_mm, place.axes, numbers, half, cortex_mm=(side_cortex_mm, endplate_mm),
-        core_mg_cm3=(core_mg_cm3, core_mg_cm3), blend_mm=blend_mm,
-    )  # fmt: skip
+        BODY,
+        place.origin_mm,
+        place.axes,
+        numbers,
+        half,
+        cortex_mm=(side_cortex_mm, endplate_mm),
+        core_mg_cm3=(core_mg_cm3, core_mg_cm3),
+        blend_mm=blend_mm,
+    )
 
 
 @dataclass(frozen=True)
@@ -336,22 +359,41 @@ def vertebra_solid(vertebra: SpineVertebra, *, marrow: str, size: float, cortex:
     parts: list[Primitive] = []
 
     def rod(
-        start: tuple[float, float, float], end: tuple[float, float, float], r0: float, r1: float, flat: float,
-        towards: Vector, blend: float = 3.0, skin: float = arch_cortex,
-    ) -> None:  # fmt: skip
+        start: tuple[float, float, float],
+        end: tuple[float, float, float],
+        r0: float,
+        r1: float,
+        flat: float,
+        towards: Vector,
+        blend: float = 3.0,
+        skin: float = arch_cortex,
+    ) -> None:
         parts.append(
             round_cone(
-                place.point(*start), place.point(*end), r0 * size, r1 * size, flatness=flat, flat_towards=towards,
-                cortex_mm=skin, core_mg_cm3=_ARCH_CORE_MG_CM3, blend_mm=blend,
+                place.point(*start),
+                place.point(*end),
+                r0 * size,
+                r1 * size,
+                flatness=flat,
+                flat_towards=towards,
+                cortex_mm=skin,
+                core_mg_cm3=_ARCH_CORE_MG_CM3,
+                blend_mm=blend,
             )
-        )  # fmt: skip
+        )
 
     lamina = back + canal_d
     for side in (1.0, -1.0):
         root = side * (canal_w + 0.5 * pedicle_w)
         pillar = side * (canal_w + (3.0 if lumbar else 2.0) * size)
-        rod((side * 0.66 * shape.half_width, back - 7, 0.17 * height), (root, back + 0.45 * canal_d, 0.17 * height),
-            0.5 * pedicle_h / size, 0.5 * pedicle_h / size, pedicle_w / pedicle_h, left)  # fmt: skip
+        rod(
+            (side * 0.66 * shape.half_width, back - 7, 0.17 * height),
+            (root, back + 0.45 * canal_d, 0.17 * height),
+            0.5 * pedicle_h / size,
+            0.5 * pedicle_h / size,
+            pedicle_w / pedicle_h,
+            left,
+        )
         rod(
             (root, back + 0.45 * canal_d, 0.15 * height),
             (pillar, back + 0.85 * canal_d, -0.05 * height),
@@ -361,12 +403,24 @@ def vertebra_solid(vertebra: SpineVertebra, *, marrow: str, size: float, cortex:
             behind,
         )
         # Articular processes: the upper one faces back and inwards, the lower one of the next vertebra lies behind it.
-        rod((pillar, back + 0.80 * canal_d, 0.0), (side * (canal_w + 3.5 * size), back + 0.66 * canal_d, 0.66 * height),
-            5.4, 4.0, 0.75, behind)  # fmt: skip
+        rod(
+            (pillar, back + 0.80 * canal_d, 0.0),
+            (side * (canal_w + 3.5 * size), back + 0.66 * canal_d, 0.66 * height),
+            5.4,
+            4.0,
+            0.75,
+            behind,
+        )
         inner = canal_w - (0.0 if lumbar else 1.5) * size
         rod((pillar, lamina, -0.1 * height), (side * inner, lamina + 4.0 * size, -0.74 * height), 5.4, 4.0, 0.8, behind)
-        rod((side * canal_w, lamina - 0.5, -0.15 * height), (side * 2.0, lamina + 5.0 * size, -0.30 * height),
-            0.40 * height / size, 0.42 * height / size, 3.0 * size / (0.40 * height), unit_between(behind, side * left))  # fmt: skip
+        rod(
+            (side * canal_w, lamina - 0.5, -0.15 * height),
+            (side * 2.0, lamina + 5.0 * size, -0.30 * height),
+            0.40 * height / size,
+            0.42 * height / size,
+            3.0 * size / (0.40 * height),
+            unit_between(behind, side * left),
+        )
         reach = side * (0.5 * _TRANSVERSE_SPAN[i] * size - 4.0)
         if lumbar:
             rod(
@@ -393,10 +447,13 @@ def vertebra_solid(vertebra: SpineVertebra, *, marrow: str, size: float, cortex:
     rod((0.0, lamina + 4.0, -0.28 * height), tip, tall * 0.95, tall, 3.2 / tall, left)
     parts.append(
         round_cone(
-            place.point(0, back + 0.5 * canal_d + 0.3, -1.2 * height), place.point(0, back + 0.5 * canal_d + 0.3, 1.2 * height),
-            canal_w, flatness=0.5 * canal_d / canal_w, flat_towards=behind,
+            place.point(0, back + 0.5 * canal_d + 0.3, -1.2 * height),
+            place.point(0, back + 0.5 * canal_d + 0.3, 1.2 * height),
+            canal_w,
+            flatness=0.5 * canal_d / canal_w,
+            flat_towards=behind,
         ).subtracted(1.5)
-    )  # fmt: skip
+    )
     thick = (0.42 if not lumbar else 0.45) * cortex
     if shape.fracture:
         thick *= 1.25  # impacted bone
@@ -408,10 +465,19 @@ def vertebra_solid(vertebra: SpineVertebra, *, marrow: str, size: float, cortex:
     )
     axis = (float(up[0]), float(up[1]), float(up[2]))
     return Solid(
-        f"vertebra_{level}", tuple(parts), marrow, rind="bone_matrix", cortex_mg_cm3=CORTEX_MG_CM3, label=LABEL_OF_LEVEL[level],
-        label_primitive=len(parts) - 1, features=(vein,), texture=texture, texture_mm=2.2, texture_axis=axis,
+        f"vertebra_{level}",
+        tuple(parts),
+        marrow,
+        rind="bone_matrix",
+        cortex_mg_cm3=CORTEX_MG_CM3,
+        label=LABEL_OF_LEVEL[level],
+        label_primitive=len(parts) - 1,
+        features=(vein,),
+        texture=texture,
+        texture_mm=2.2,
+        texture_axis=axis,
         subcortical=0.45,
-    )  # fmt: skip
+    )
 
 
 def unit_between(a: Vector, b: Vector) -> Vector:
@@ -425,9 +491,21 @@ def disc_solids(spine: Spine) -> list[Solid]:
     return [
         Solid(
             "disc",
-            (plate(place.origin_mm + 0.0 * place.axes[1], place.axes, 0.98 * half_width, 0.97 * half_depth,
-                   thickness_mm=height + 7.0, edge_thickness_mm=height + 1.0, exponent=2.3, rounding_mm=1.5),),
-            "disc", texture=6.0, texture_mm=4.0,
+            (
+                plate(
+                    place.origin_mm + 0.0 * place.axes[1],
+                    place.axes,
+                    0.98 * half_width,
+                    0.97 * half_depth,
+                    thickness_mm=height + 7.0,
+                    edge_thickness_mm=height + 1.0,
+                    exponent=2.3,
+                    rounding_mm=1.5,
+                ),
+            ),
+            "disc",
+            texture=6.0,
+            texture_mm=4.0,
         )
         for place, height, half_width, half_depth in spine.discs
-    ]  # fmt: skip
+    ]

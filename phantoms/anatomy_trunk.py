@@ -30,7 +30,9 @@ class Habitus:
     def muscle(self, z_mm: float | NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """Half width, half depth and y of the centre of the muscular wall at a height above the S1 endplate."""
         z = np.asarray(z_mm, float) / self.size
-        a, back, front = (np.interp(z, self._Z, table) * self.size for table in (self._HALF_WIDTH, self._BACK, self._FRONT))
+        a, back, front = (
+            np.interp(z, self._Z, table) * self.size for table in (self._HALF_WIDTH, self._BACK, self._FRONT)
+        )
         return a, (back + front) / 2, (back - front) / 2
 
     def wall(self, outset_mm: float, *, rind_mm: float = 0.0) -> list[Primitive]:
@@ -48,9 +50,13 @@ class Habitus:
 
 def _mirror_pair(solid: Solid) -> list[Solid]:
     right = Solid(
-        solid.name, tuple(p.mirrored() for p in solid.primitives), solid.matrix, rind=solid.rind, texture=solid.texture,
+        solid.name,
+        tuple(p.mirrored() for p in solid.primitives),
+        solid.matrix,
+        rind=solid.rind,
+        texture=solid.texture,
         texture_mm=solid.texture_mm,
-    )  # fmt: skip
+    )
     return [solid, right]
 
 
@@ -65,15 +71,23 @@ def outer_solids(habitus: Habitus, femur: FemurShape) -> list[Solid]:
     wide, deep = np.array([34.0, 52, 66, 74, 75, 71, 66]) * s, np.array([38.0, 60, 74, 82, 82, 77, 70]) * s
 
     def legs(outset: float, rind_mm: float = 0.0) -> list[Primitive]:
-        leg = tube(z, x, y, np.minimum(wide + outset, x - 1.0), deep + outset, exponent=2.15, rind_mm=rind_mm, blend_mm=10.0)
+        leg = tube(
+            z, x, y, np.minimum(wide + outset, x - 1.0), deep + outset, exponent=2.15, rind_mm=rind_mm, blend_mm=10.0
+        )
         return [leg, leg.mirrored()]
 
     skin = fat + 1.8
     return [
-        Solid("subcutaneous_fat", (*habitus.wall(skin, rind_mm=1.8), *legs(skin, 1.8)), "fat", rind="soft_tissue", texture=7.0,
-              texture_mm=7.0),
+        Solid(
+            "subcutaneous_fat",
+            (*habitus.wall(skin, rind_mm=1.8), *legs(skin, 1.8)),
+            "fat",
+            rind="soft_tissue",
+            texture=7.0,
+            texture_mm=7.0,
+        ),
         Solid("muscle", (*habitus.wall(0.0), *legs(0.0)), "muscle", texture=9.0, texture_mm=4.5),
-    ]  # fmt: skip
+    ]
 
 
 def cavity_solids(habitus: Habitus, spine: Spine, rng: np.random.Generator) -> list[Solid]:
@@ -81,7 +95,9 @@ def cavity_solids(habitus: Habitus, spine: Spine, rng: np.random.Generator) -> l
     s = habitus.size
     z = np.array([-150.0, -135, -110, -60, 0, 60, 120, 180, 250, 420]) * s
     a, b, c = habitus.muscle(z)
-    limit = np.array([16.0, 44, 70, 92, 108, a[5] / s - 12, a[6] / s - 12, a[7] / s - 12, a[8] / s - 12, a[9] / s - 12]) * s
+    limit = (
+        np.array([16.0, 44, 70, 92, 108, a[5] / s - 12, a[6] / s - 12, a[7] / s - 12, a[8] / s - 12, a[9] / s - 12]) * s
+    )
     front = c - b + 12 * s
     front[:2] += (36 * s, 12 * s)
     back = np.array([10.0, 34, 52, 50, 20, 34, 38, 46, 60, 62]) * s
@@ -134,7 +150,7 @@ def _bowel(solids: list[Solid], cavity: Primitive, habitus: Habitus, rng: np.ran
         half = rng.uniform(18, 34) * s
         loops.append(round_cone(centre - half * along, centre + half * along, rng.uniform(9, 13) * s))
         if rng.random() < 0.3:
-            gas.append(ellipsoid(centre + (0, -4.0 * s, 0), np.array([9.0, 4.5, 9.0]) * s))
+            gas.append(ellipsoid(centre + np.array([0, -4.0 * s, 0]), np.array([9.0, 4.5, 9.0]) * s))
     for side in (-1.0, 1.0):
         colon = [
             np.array([side * x, y, z]) * s for x, y, z in ((98, -8, 150), (102, -12, 90), (98, -16, 40), (88, -28, -10))
@@ -154,9 +170,9 @@ def _bowel(solids: list[Solid], cavity: Primitive, habitus: Habitus, rng: np.ran
 def lung_solids(habitus: Habitus) -> list[Solid]:
     """Lungs round the domes of the diaphragm, with the heart between them."""
     s = habitus.size
-    z = np.array([188.0, 215, 250, 300, 400, 455]) * s
+    z = np.array([182.0, 215, 250, 300, 400, 455]) * s
     a, b, c = habitus.muscle(z)
-    shrink = np.array([40.0, 20, 16, 15, 18, 60]) * s
+    shrink = np.array([72.0, 24, 16, 15, 18, 60]) * s
     dome_right = ellipsoid(np.array([-60, -22, 195]) * s, np.array([92, 90, 92]) * s)
     dome_left = ellipsoid(np.array([62, -22, 190]) * s, np.array([84, 88, 88]) * s)
     solids = []
@@ -167,7 +183,7 @@ def lung_solids(habitus: Habitus) -> list[Solid]:
             Solid("lung", (lung, dome_right.subtracted(), dome_left.subtracted()), "lung", texture=45.0, texture_mm=4.0)
         )
     heart = ellipsoid(np.array([18, -40, 310]) * s, np.array([52, 42, 45]) * s)
-    middle = tube(z[1:], 0.0, 10 * s, 26 * s, 60 * s)
+    middle = tube(z[1:], 0.0, -25 * s, 26 * s, 46 * s)
     solids.append(Solid("mediastinum", (middle, dome_right.subtracted(), dome_left.subtracted()), "visceral_fat"))
     solids.append(Solid("heart", (heart,), "blood", texture=4.0, texture_mm=6.0))
     return solids
@@ -236,21 +252,42 @@ def fat_planes(femur: FemurShape, habitus: Habitus) -> list[Solid]:
     hip = femur.head_centre_mm
     sheets = [
         # gluteus maximus over medius, and medius over minimus
-        plate(hip + np.array([-4.0, 46, 30]) * s, frame([0.25, 0.95, 0.1], (0.0, 0.0, 1.0)), 62 * s, 58 * s, thickness_mm=5.0,
-              edge_thickness_mm=1.0, curvature_per_mm=(-0.004, -0.002, 0.0)),
-        plate(hip + np.array([48.0, 0, 40]) * s, frame([0.9, 0.1, 0.35], (0.0, 0.0, 1.0)), 40 * s, 46 * s, thickness_mm=3.5,
-              edge_thickness_mm=1.0, curvature_per_mm=(-0.006, -0.002, 0.0)),
+        plate(
+            hip + np.array([-4.0, 46, 30]) * s,
+            frame([0.25, 0.95, 0.1], (0.0, 0.0, 1.0)),
+            62 * s,
+            58 * s,
+            thickness_mm=5.0,
+            edge_thickness_mm=1.0,
+            curvature_per_mm=(-0.004, -0.002, 0.0),
+        ),
+        plate(
+            hip + np.array([48.0, 0, 40]) * s,
+            frame([0.9, 0.1, 0.35], (0.0, 0.0, 1.0)),
+            40 * s,
+            46 * s,
+            thickness_mm=3.5,
+            edge_thickness_mm=1.0,
+            curvature_per_mm=(-0.006, -0.002, 0.0),
+        ),
         # ischiorectal fossa
         ellipsoid(hip + np.array([-52.0, 52, -50]) * s, np.array([15.0, 26, 26]) * s),
-    ]  # fmt: skip
+    ]
     mid = femur.at(0, 0, 90)
     for angle in np.radians([20.0, 150.0, 265.0]):
         outward = np.array([np.cos(angle), np.sin(angle), 0.0])
         normal = np.array([-np.sin(angle), np.cos(angle), 0.0])
         sheets.append(
-            plate(mid + 42 * s * outward, frame(normal, (0.0, 0.0, 1.0)), 24 * s, 150 * s, thickness_mm=4.5, edge_thickness_mm=1.0,
-                  curvature_per_mm=(0.006, 0.0, 0.0))
-        )  # fmt: skip
+            plate(
+                mid + 42 * s * outward,
+                frame(normal, (0.0, 0.0, 1.0)),
+                24 * s,
+                150 * s,
+                thickness_mm=4.5,
+                edge_thickness_mm=1.0,
+                curvature_per_mm=(0.006, 0.0, 0.0),
+            )
+        )
     return [
         half for sheet in sheets for half in _mirror_pair(Solid("fat_plane", (sheet,), "visceral_fat", texture=8.0))
     ]
@@ -286,9 +323,17 @@ def rib_solids(spine: Spine, habitus: Habitus, *, cortex: float) -> list[Solid]:
                 middle = 0.5 * (points[i] + points[i + 1])
                 outward = unit(middle * (1.0, 1.0, 0.0))
                 parts.append(
-                    round_cone(points[i], points[i + 1], radii[i] * s, radii[i + 1] * s, flatness=0.62 if i > 0 else 0.85,
-                               flat_towards=outward, cortex_mm=0.8 * cortex, core_mg_cm3=110.0)
-                )  # fmt: skip
+                    round_cone(
+                        points[i],
+                        points[i + 1],
+                        radii[i] * s,
+                        radii[i + 1] * s,
+                        flatness=0.62 if i > 0 else 0.85,
+                        flat_towards=outward,
+                        cortex_mm=0.8 * cortex,
+                        core_mg_cm3=110.0,
+                    )
+                )
             if side == "right":
                 parts = [p.mirrored() for p in parts]
             solids.append(
@@ -309,8 +354,25 @@ def table_solids(back_skin_mm: float) -> list[Solid]:
     axes = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     bend = -0.00042
     centre = np.array([0.0, back_skin_mm + 24.0, 0.0])
-    top = plate(centre, axes, 3000.0, 205.0, thickness_mm=26.0, edge_thickness_mm=18.0, exponent=6.0, curvature_per_mm=(0, bend, 0),
-                cortex_mm=2.5)  # fmt: skip
-    pad = plate(centre - (0, 20.0, 0), axes, 3000.0, 190.0, thickness_mm=11.0, edge_thickness_mm=8.0, exponent=6.0,
-                curvature_per_mm=(0, bend, 0))  # fmt: skip
+    top = plate(
+        centre,
+        axes,
+        3000.0,
+        205.0,
+        thickness_mm=26.0,
+        edge_thickness_mm=18.0,
+        exponent=6.0,
+        curvature_per_mm=(0, bend, 0),
+        cortex_mm=2.5,
+    )
+    pad = plate(
+        centre - (0, 20.0, 0),
+        axes,
+        3000.0,
+        190.0,
+        thickness_mm=11.0,
+        edge_thickness_mm=8.0,
+        exponent=6.0,
+        curvature_per_mm=(0, bend, 0),
+    )
     return [Solid("mattress", (pad,), "table_foam"), Solid("table", (top,), "table_foam", rind="table_shell")]

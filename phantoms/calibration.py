@@ -20,10 +20,18 @@ _WORLD = np.eye(3)
 _ALONG_Z = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 ROD_PLATES: dict[str, tuple[str, tuple[tuple[float, float], ...]]] = {
-    "mindways": ("k2hpo4", ((-51.83, 1012.25), (-53.40, 1056.95), (58.88, 1103.57), (157.05, 1119.52), (375.83, 923.20))),
-    "ha": ("hydroxyapatite", tuple((rho, 1000.0 * (1 - rho / 1000 * WATER_DISPLACED["hydroxyapatite"]))
-                             for rho in (0.0, 100.0, 200.0, 400.0, 800.0))),
-}  # fmt: skip
+    "mindways": (
+        "k2hpo4",
+        ((-51.83, 1012.25), (-53.40, 1056.95), (58.88, 1103.57), (157.05, 1119.52), (375.83, 923.20)),
+    ),
+    "ha": (
+        "hydroxyapatite",
+        tuple(
+            (rho, 1000.0 * (1 - rho / 1000 * WATER_DISPLACED["hydroxyapatite"]))
+            for rho in (0.0, 100.0, 200.0, 400.0, 800.0)
+        ),
+    ),
+}
 """Mineral, and per rod (from the patient's right to left) its density and that of the water in it, mg/cm3."""
 
 PLATE_THICKNESS_MM = 24.0
@@ -46,12 +54,17 @@ class Rods:
         """Truth of the rods between two heights."""
         return tuple(
             RodTruth(
-                name=f"rod_{'ABCDEFGH'[n]}", mineral=self.mineral, density_mg_cm3=rho, water_mg_cm3=round(water, 4),
-                hu=round(materials.hu(_rod_material(self.mineral, rho, water)), 4), radius_mm=_ROD_RADIUS_MM,
-                start_lps_mm=as_point((x, y, low_mm)), end_lps_mm=as_point((x, y, high_mm)),
+                name=f"rod_{'ABCDEFGH'[n]}",
+                mineral=self.mineral,
+                density_mg_cm3=rho,
+                water_mg_cm3=round(water, 4),
+                hu=round(materials.hu(_rod_material(self.mineral, rho, water)), 4),
+                radius_mm=_ROD_RADIUS_MM,
+                start_lps_mm=as_point((x, y, low_mm)),
+                end_lps_mm=as_point((x, y, high_mm)),
             )
             for n, ((rho, water), (x, y)) in enumerate(zip(self.densities, self.centres_mm, strict=True))
-        )  # fmt: skip
+        )
 
 
 def _rod_material(mineral: str, rho: float, water: float) -> str:
@@ -70,7 +83,9 @@ def rod_plate(kind: str, middle_y_mm: float) -> Rods:
         raise ValueError(f"no rod plate is called {kind!r}; there are {', '.join(ROD_PLATES)}")
     mineral, densities = ROD_PLATES[kind]
     centres = np.array([((n - (len(densities) - 1) / 2) * _ROD_STEP_MM, middle_y_mm) for n in range(len(densities))])
-    base = plate((0.0, middle_y_mm, 0.0), _ALONG_Z, 4000.0, 112.0, thickness_mm=PLATE_THICKNESS_MM, exponent=8.0, rounding_mm=4.0)
+    base = plate(
+        (0.0, middle_y_mm, 0.0), _ALONG_Z, 4000.0, 112.0, thickness_mm=PLATE_THICKNESS_MM, exponent=8.0, rounding_mm=4.0
+    )
     solids = [Solid("rod_plate", (base,), "water_plastic")]
     for (rho, water), (x, y) in zip(densities, centres, strict=True):
         rod = round_cone((x, y, -4000.0), (x, y, 4000.0), _ROD_RADIUS_MM)
@@ -116,25 +131,62 @@ def spine_phantom() -> tuple[Solid, ...]:
         column = _elliptic_cylinder(body)
         arch: list[Primitive] = []
         for side in (1.0, -1.0):
-            arch.append(round_cone((side * 11, y + 12, z), (side * 13, y + 27, z), 5.0, cortex_mm=1.5, core_mg_cm3=200.0))
+            arch.append(
+                round_cone((side * 11, y + 12, z), (side * 13, y + 27, z), 5.0, cortex_mm=1.5, core_mg_cm3=200.0)
+            )
             arch.append(round_cone((side * 13, y + 27, z), (0, y + 36, z), 4.0, cortex_mm=1.5, core_mg_cm3=200.0))
         arch.append(round_cone((0, y + 36, z), (0, y + 55, z), 4.0, cortex_mm=1.5, core_mg_cm3=200.0))
-        arch += [half_space((x, y, z + 9), (0, 0, 1)).intersected(), half_space((x, y, z - 9), (0, 0, -1)).intersected()]
+        arch += [
+            half_space((x, y, z + 9), (0, 0, 1)).intersected(),
+            half_space((x, y, z - 9), (0, 0, -1)).intersected(),
+        ]
         solids.append(
-            Solid(body.name, (*arch, column), "water", cortex_mg_cm3=_SPINE_PHANTOM_CORTEX_MG_CM3, mineral="hydroxyapatite",
-                  label=body.label, label_primitive=len(arch))
-        )  # fmt: skip
+            Solid(
+                body.name,
+                (*arch, column),
+                "water",
+                cortex_mg_cm3=_SPINE_PHANTOM_CORTEX_MG_CM3,
+                mineral="hydroxyapatite",
+                label=body.label,
+                label_primitive=len(arch),
+            )
+        )
     return tuple(solids)
 
 
 def _elliptic_cylinder(body: SpinePhantomBody) -> Primitive:
     """An elliptic cylinder with flat ends as a body without waist, wedge or concavity."""
     half = body.height_mm / 2
-    numbers = [body.half_width_mm, body.half_depth_mm, 2.0, 0.0, 0.0, half, 0.0, half, 0, 0, 0, 0, 1, -half, 0, 0, 0, 0, 1]
+    numbers = [
+        body.half_width_mm,
+        body.half_depth_mm,
+        2.0,
+        0.0,
+        0.0,
+        half,
+        0.0,
+        half,
+        0,
+        0,
+        0,
+        0,
+        1,
+        -half,
+        0,
+        0,
+        0,
+        0,
+        1,
+    ]
     return primitive(
-        BODY, body.centre_mm, _WORLD, [float(n) for n in numbers], (body.half_width_mm, body.half_depth_mm, half),
-        cortex_mm=(body.wall_mm, body.wall_mm), core_mg_cm3=(body.density_mg_cm3, body.density_mg_cm3),
-    )  # fmt: skip
+        BODY,
+        body.centre_mm,
+        _WORLD,
+        [float(n) for n in numbers],
+        (body.half_width_mm, body.half_depth_mm, half),
+        cortex_mm=(body.wall_mm, body.wall_mm),
+        core_mg_cm3=(body.density_mg_cm3, body.density_mg_cm3),
+    )
 
 
 def homogeneous_cube(edge_mm: float, density_mg_cm3: float) -> Solid:
@@ -147,5 +199,8 @@ def homogeneous_cube(edge_mm: float, density_mg_cm3: float) -> Solid:
 def homogeneous_cylinder(diameter_mm: float, height_mm: float, density_mg_cm3: float) -> Solid:
     """A cylinder of even density along z, centred at the origin."""
     rod = round_cone((0, 0, -height_mm), (0, 0, height_mm), diameter_mm / 2, core_mg_cm3=density_mg_cm3)
-    ends = [half_space((0, 0, height_mm / 2), (0, 0, 1)).intersected(), half_space((0, 0, -height_mm / 2), (0, 0, -1)).intersected()]
+    ends = [
+        half_space((0, 0, height_mm / 2), (0, 0, 1)).intersected(),
+        half_space((0, 0, -height_mm / 2), (0, 0, -1)).intersected(),
+    ]
     return Solid("specimen", (rod, *ends), "water", cortex_mg_cm3=density_mg_cm3, label=SPECIMEN_LABEL)

@@ -30,22 +30,26 @@ _CHARACTER_SET = "ISO_IR 192"
 
 MAKERS: dict[str, dict[str, object]] = {
     "GE": {
-        "Manufacturer": "GE MEDICAL SYSTEMS", "ManufacturerModelName": "Revolution CT",
+        "Manufacturer": "GE MEDICAL SYSTEMS",
+        "ManufacturerModelName": "Revolution CT",
         "kernels": {"soft": "SOFT", "standard": "STANDARD", "sharp": "BONE"},
     },
     "SIEMENS": {
-        "Manufacturer": "SIEMENS", "ManufacturerModelName": "SOMATOM Definition AS",
+        "Manufacturer": "SIEMENS",
+        "ManufacturerModelName": "SOMATOM Definition AS",
         "kernels": {"soft": "B20f", "standard": "B30f", "sharp": "B60f"},
     },
     "PHILIPS": {
-        "Manufacturer": "Philips", "ManufacturerModelName": "iCT 256",
+        "Manufacturer": "Philips",
+        "ManufacturerModelName": "iCT 256",
         "kernels": {"soft": "A", "standard": "B", "sharp": "YC"},
     },
     "CANON": {
-        "Manufacturer": "TOSHIBA", "ManufacturerModelName": "Aquilion ONE",
+        "Manufacturer": "TOSHIBA",
+        "ManufacturerModelName": "Aquilion ONE",
         "kernels": {"soft": "FC08", "standard": "FC18", "sharp": "FC30"},
     },
-}  # fmt: skip
+}
 """Manufacturer, model and reconstruction kernel names as they stand in headers."""
 
 
@@ -108,9 +112,14 @@ _COMPRESSION = {None: ExplicitVRLittleEndian, "rle": RLELossless, "jpeg2000": JP
 
 
 def write_ct_series(
-    hu: NDArray[np.int16], lattice: Lattice, folder: Path | str, header: Header, *, compression: str | None = None,
+    hu: NDArray[np.int16],
+    lattice: Lattice,
+    folder: Path | str,
+    header: Header,
+    *,
+    compression: str | None = None,
     progress: Callable[[float], None] | None = None,
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """Write one classic CT image file per slice.
 
     Parameters
@@ -197,31 +206,52 @@ def write_enhanced_ct(hu: NDArray[np.int16], lattice: Lattice, path: Path | str,
     )
     image.LossyImageCompression, image.BurnedInAnnotation = "00", "NO"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
-    for gone in ("KVP", "ConvolutionKernel", "PixelSpacing", "XRayTubeCurrent", "ExposureTime", "Exposure", "GantryDetectorTilt",
-                 "TableHeight", "ReconstructionDiameter", "DataCollectionDiameter"):  # fmt: skip
+    for gone in (
+        "KVP",
+        "ConvolutionKernel",
+        "PixelSpacing",
+        "XRayTubeCurrent",
+        "ExposureTime",
+        "Exposure",
+        "GantryDetectorTilt",
+        "TableHeight",
+        "ReconstructionDiameter",
+        "DataCollectionDiameter",
+    ):
         if gone in image:
             delattr(image, gone)
     row_axis, column_axis = _orientation(lattice)
     shared = Dataset()
     shared.PixelMeasuresSequence = [
-        _dataset(PixelSpacing=[_decimal(v) for v in lattice.spacing_mm[1:]], SliceThickness=_decimal(header.slice_thickness_mm),
-                 SpacingBetweenSlices=_decimal(lattice.spacing_mm[0]))
-    ]  # fmt: skip
+        _dataset(
+            PixelSpacing=[_decimal(v) for v in lattice.spacing_mm[1:]],
+            SliceThickness=_decimal(header.slice_thickness_mm),
+            SpacingBetweenSlices=_decimal(lattice.spacing_mm[0]),
+        )
+    ]
     shared.PlaneOrientationSequence = [
         _dataset(ImageOrientationPatient=[_decimal(v) for v in (*row_axis, *column_axis)])
     ]
     shared.PixelValueTransformationSequence = [_dataset(RescaleIntercept="0", RescaleSlope="1", RescaleType="HU")]
     shared.CTImageFrameTypeSequence = [
-        _dataset(FrameType=list(image.ImageType), PixelPresentation="MONOCHROME", VolumetricProperties="VOLUME",
-                 VolumeBasedCalculationTechnique="NONE")
-    ]  # fmt: skip
+        _dataset(
+            FrameType=list(image.ImageType),
+            PixelPresentation="MONOCHROME",
+            VolumetricProperties="VOLUME",
+            VolumeBasedCalculationTechnique="NONE",
+        )
+    ]
     shared.CTAcquisitionTypeSequence = [
         _dataset(AcquisitionType="SPIRAL", TubeAngle=0.0, ConstantVolumeFlag="NO", FluoroscopyFlag="NO")
     ]
     shared.CTReconstructionSequence = [
-        _dataset(ConvolutionKernel=_kernel_name(header), ConvolutionKernelGroup="SOFT_TISSUE", ReconstructionAlgorithm="FILTER_BACK_PROJ",
-                 ReconstructionDiameter=float(lattice.spacing_mm[2] * lattice.shape[2]))
-    ]  # fmt: skip
+        _dataset(
+            ConvolutionKernel=_kernel_name(header),
+            ConvolutionKernelGroup="SOFT_TISSUE",
+            ReconstructionAlgorithm="FILTER_BACK_PROJ",
+            ReconstructionDiameter=float(lattice.spacing_mm[2] * lattice.shape[2]),
+        )
+    ]
     shared.CTGeometrySequence = [
         _dataset(GantryDetectorTilt=float(header.gantry_tilt_deg), DataCollectionDiameter=500.0)
     ]
@@ -245,8 +275,9 @@ def write_enhanced_ct(hu: NDArray[np.int16], lattice: Lattice, path: Path | str,
         frame.PlanePositionSequence = [
             _dataset(ImagePositionPatient=[_decimal(v) for v in lattice.to_lps(np.array([k, 0, 0]))])
         ]
-        frame.FrameContentSequence = [_dataset(StackID="1", InStackPositionNumber=number, DimensionIndexValues=[number],
-                                               FrameAcquisitionNumber=1)]  # fmt: skip
+        frame.FrameContentSequence = [
+            _dataset(StackID="1", InStackPositionNumber=number, DimensionIndexValues=[number], FrameAcquisitionNumber=1)
+        ]
         frames.append(frame)
     image.PerFrameFunctionalGroupsSequence = Sequence(frames)
     image.NumberOfFrames = count
@@ -321,7 +352,7 @@ def _apply(dataset: Dataset, values: dict[str, object]) -> None:
 
 def _decimal(value: float) -> str:
     """Decimal string of at most 16 characters."""
-    return pydicom.valuerep.format_number_as_ds(float(np.round(value, 9)))
+    return str(pydicom.valuerep.format_number_as_ds(float(np.round(value, 9))))
 
 
 def _orientation(lattice: Lattice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

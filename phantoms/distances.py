@@ -55,7 +55,7 @@ def superellipse(u: float, v: float, a: float, b: float, exponent: float) -> flo
     rho = (pn * p + qn * q) ** (1.0 / exponent)
     scale = rho ** (1.0 - exponent)
     gradient = scale * math.sqrt((pn / a) ** 2 + (qn / b) ** 2)
-    return (rho - 1.0) / gradient
+    return float((rho - 1.0) / gradient)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -69,7 +69,8 @@ def endplate_height(u: float, v: float, shape: np.ndarray, first: int) -> float:
     p = u / (a * shape[first + 5])
     q = (v - shape[first + 4] * b) / (b * shape[first + 5])
     inside = max(1.0 - p * p - q * q, 0.0)
-    return shape[first] + shape[first + 1] * v + shape[first + 3] * u + shape[first + 2] * inside * inside
+    height = shape[first] + shape[first + 1] * v + shape[first + 3] * u + shape[first + 2] * inside * inside
+    return float(height)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -115,7 +116,7 @@ def _tube(u: float, v: float, w: float, shape: np.ndarray) -> float:
         else:
             b = value
     ends = max(first - w, w - (first + step * (TUBE_KNOTS - 1)))
-    return max(superellipse(u - cx, v - cy, max(a, 1.0), max(b, 1.0), exponent), ends)
+    return float(max(superellipse(u - cx, v - cy, max(a, 1.0), max(b, 1.0), exponent), ends))
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -146,7 +147,8 @@ def primitive_distance(row: np.ndarray, x: float, y: float, z: float) -> tuple[f
         gradient = math.sqrt((pu / shape[0]) ** 2 + (pv / shape[1]) ** 2 + (pw / shape[2]) ** 2)
         return scaled * (scaled - 1.0) / gradient, 0.0
     if kind == BODY:
-        return _body(u, v, w, shape)
+        distance, endness = _body(u, v, w, shape)
+        return distance, endness
     if kind == PLATE:
         sheet = shape[4] * u * u + shape[5] * v * v + shape[6] * u * v
         slope_u = 2 * shape[4] * u + shape[6] * v
@@ -169,10 +171,10 @@ def primitive_distance(row: np.ndarray, x: float, y: float, z: float) -> tuple[f
 def join(running: float, distance: float, operation: float, blend: float) -> float:
     """Distance to what stands so far, after one more primitive."""
     if operation == UNION:
-        return -smooth_maximum(-running, -distance, blend)
+        return float(-smooth_maximum(-running, -distance, blend))
     if operation == INTERSECT:
-        return smooth_maximum(running, distance, blend)
-    return smooth_maximum(running, -distance, blend)
+        return float(smooth_maximum(running, distance, blend))
+    return float(smooth_maximum(running, -distance, blend))
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -199,6 +201,19 @@ def solid_distance(
         cortex /= weight
         core /= weight
     return running, cortex, core
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def survey(
+    rows: np.ndarray, chosen: np.ndarray, count: int, x: float, y: float, z: float, distances: np.ndarray
+) -> float:
+    """Distance to a solid; `distances` receives the distance to each of the chosen primitives."""
+    running = 1e9
+    for n in range(count):
+        row = rows[chosen[n]]
+        distances[n] = primitive_distance(row, x, y, z)[0]
+        running = join(running, distances[n], row[OPERATION], row[BLEND])
+    return running
 
 
 @njit(cache=True, nogil=True, fastmath=True)

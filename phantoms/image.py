@@ -62,7 +62,7 @@ def noise_hu(dose: float, kvp: float, slice_mm: float, kernel: str) -> float:
     """Standard deviation of the noise: falls with the root of dose and slice thickness, rises at low tube voltage."""
     if dose <= 0:
         return 0.0
-    return _REFERENCE_NOISE_HU * KERNELS[kernel][1] * (120.0 / kvp) ** 1.3 * (2.0 / slice_mm) ** 0.5 / dose**0.5
+    return float(_REFERENCE_NOISE_HU * KERNELS[kernel][1] * (120.0 / kvp) ** 1.3 * (2.0 / slice_mm) ** 0.5 / dose**0.5)
 
 
 def form_image(

@@ -26,12 +26,16 @@ def _patient(options: TorsoOptions) -> dict[str, Any]:
     woman = options.sex == "F"
     weight = (56.0 if woman else 70.0) * options.size**2 + 0.9 * (options.fat_mm - 15.0)
     return {
-        "sex": options.sex, "age_years": options.age_years, "height_m": round((1.62 if woman else 1.75) * options.size, 2),
+        "sex": options.sex,
+        "age_years": options.age_years,
+        "height_m": round((1.62 if woman else 1.75) * options.size, 2),
         "weight_kg": round(weight, 1),
-    }  # fmt: skip
+    }
 
 
-def _describe_torso(torso: Torso, seed: int, materials: Materials, lattice: Lattice, present: frozenset[int]) -> dict[str, Any]:
+def _describe_torso(
+    torso: Torso, seed: int, materials: Materials, lattice: Lattice, present: frozenset[int]
+) -> dict[str, Any]:
     lowest, highest = (float(lattice.to_lps(np.array([k, 0, 0]))[2]) for k in (-0.5, lattice.shape[0] - 0.5))
     known: dict[str, Any] = {
         "vertebrae": tuple(
@@ -65,7 +69,10 @@ def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
     low, high = built.low_mm.copy(), built.high_mm.copy()
     if kind == "spine":
         reach = 78.0 * chosen.size
-        low, high = np.maximum(low, [-reach, -50.0 * chosen.size, -70.0 * chosen.size]), np.minimum(high, [reach, np.inf, np.inf])
+        low, high = (
+            np.maximum(low, [-reach, -50.0 * chosen.size, -70.0 * chosen.size]),
+            np.minimum(high, [reach, np.inf, np.inf]),
+        )
     if kind == "hip":
         high[2] = float(built.femur.head_centre_mm[2]) + 62.0 * chosen.size
         if side == "left":
@@ -76,9 +83,16 @@ def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
             raise ValueError(f"side is {side!r}; it must be left, right or both")
     stated = asdict(chosen) | ({"side": side} if kind == "hip" else {})
     return Phantom(
-        kind, seed, stated, built.solids, low, high, partial(_describe_torso, built, seed), patient=_patient(chosen),
+        kind,
+        seed,
+        stated,
+        built.solids,
+        low,
+        high,
+        partial(_describe_torso, built, seed),
+        patient=_patient(chosen),
         contrast=chosen.contrast,
-    )  # fmt: skip
+    )
 
 
 def _nothing(_materials: Materials, _lattice: Lattice, _present: frozenset[int]) -> dict[str, Any]:
@@ -87,7 +101,11 @@ def _nothing(_materials: Materials, _lattice: Lattice, _present: frozenset[int])
 
 def _rods(seed: int, options: dict[str, Any]) -> Phantom:
     """A rod plate alone on the table, under a water cylinder of `diameter_mm`."""
-    plate, diameter, length = options.pop("plate", "mindways"), options.pop("diameter_mm", 200.0), options.pop("length_mm", 40.0)
+    plate, diameter, length = (
+        options.pop("plate", "mindways"),
+        options.pop("diameter_mm", 200.0),
+        options.pop("length_mm", 40.0),
+    )
     _require_empty(options)
     rods = calibration.rod_plate(plate, diameter / 2 + 6.0 + calibration.PLATE_THICKNESS_MM / 2)
     half = diameter / 2 + 20.0
@@ -98,7 +116,9 @@ def _rods(seed: int, options: dict[str, Any]) -> Phantom:
         return {"rods": rods.truth(materials, lowest, highest)}
 
     solids = (*calibration.water_cylinder(diameter), *rods.solids)
-    return Phantom("rods", seed, {"plate": plate, "diameter_mm": diameter, "length_mm": length}, solids, low, high, describe)
+    return Phantom(
+        "rods", seed, {"plate": plate, "diameter_mm": diameter, "length_mm": length}, solids, low, high, describe
+    )
 
 
 def _water(seed: int, options: dict[str, Any]) -> Phantom:
@@ -124,14 +144,27 @@ def _describe_spine_phantom(materials: Materials, lattice: Lattice, present: fro
         ends = lattice.to_index(np.array([[x, y, z - half], [x, y, z + half]]))
         vertebrae.append(
             VertebraTruth(
-                name=body.name, level=body.name.removeprefix("vertebra_"), label=body.label, centre_lps_mm=as_point(body.centre_mm),
-                superior_lps=(0.0, 0.0, 1.0), width_mm=2 * body.half_width_mm, depth_mm=2 * body.half_depth_mm,
-                anterior_mm=body.height_mm, middle_mm=body.height_mm, posterior_mm=body.height_mm, points_lps_mm=points,
-                trabecular_mineral_mg_cm3=body.density_mg_cm3, trabecular_density_mg_cm3=round(hu / materials.hu_per_mg_cm3, 3),
-                trabecular_hu=round(hu, 3), genant_grade=0, deformity="none", height_loss=0.0,
-                complete=bool((ends > -0.5).all() and (ends < np.array(lattice.shape) - 0.5).all()), mineral="hydroxyapatite",
+                name=body.name,
+                level=body.name.removeprefix("vertebra_"),
+                label=body.label,
+                centre_lps_mm=as_point(body.centre_mm),
+                superior_lps=(0.0, 0.0, 1.0),
+                width_mm=2 * body.half_width_mm,
+                depth_mm=2 * body.half_depth_mm,
+                anterior_mm=body.height_mm,
+                middle_mm=body.height_mm,
+                posterior_mm=body.height_mm,
+                points_lps_mm=points,
+                trabecular_mineral_mg_cm3=body.density_mg_cm3,
+                trabecular_density_mg_cm3=round(hu / materials.hu_per_mg_cm3, 3),
+                trabecular_hu=round(hu, 3),
+                genant_grade=0,
+                deformity="none",
+                height_loss=0.0,
+                complete=bool((ends > -0.5).all() and (ends < np.array(lattice.shape) - 0.5).all()),
+                mineral="hydroxyapatite",
             )
-        )  # fmt: skip
+        )
     return {"vertebrae": tuple(vertebrae)}
 
 
@@ -161,7 +194,9 @@ def _specimen(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
         if calibration.SPECIMEN_LABEL not in present:
             return {}
         hu = materials.hu("water") + materials.hu_per_mg_cm3 * density
-        return {"specimens": (SpecimenTruth("specimen", calibration.SPECIMEN_LABEL, density, area, height, round(hu, 4)),)}
+        return {
+            "specimens": (SpecimenTruth("specimen", calibration.SPECIMEN_LABEL, density, area, height, round(hu, 4)),)
+        }
 
     solids: tuple[Solid, ...] = (solid,)
     return Phantom(kind, seed, stated, solids, -high, high, describe, background="water")

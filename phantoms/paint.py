@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from phantoms.distances import primitive_distance, solid_distance, surface_distance
+from phantoms.distances import primitive_distance, solid_distance, surface_distance, survey
 from phantoms.solids import BLEND, CORTEX, INTERSECT, OPERATION, UNION
 
 TEXTURE_CELLS = 64
@@ -36,10 +36,10 @@ def texture(x: float, y: float, z: float, scale_mm: float, axis: np.ndarray, off
     cell = scale_mm / 3.0
     x, y, z = (x - along * axis[0]) / cell, (y - along * axis[1]) / cell, (z - along * axis[2]) / cell
     # Turned out of the lattice directions, so that no pattern lines up with the voxels.
-    i = int(math.floor(0.80 * x + 0.48 * y + 0.36 * z)) + offset
-    j = int(math.floor(-0.60 * x + 0.64 * y + 0.48 * z)) + 3 * offset
-    k = int(math.floor(-0.60 * y + 0.80 * z)) + 7 * offset
-    return table[i & _TEXTURE_MASK, j & _TEXTURE_MASK, k & _TEXTURE_MASK]
+    i = math.floor(0.80 * x + 0.48 * y + 0.36 * z) + offset
+    j = math.floor(-0.60 * x + 0.64 * y + 0.48 * z) + 3 * offset
+    k = math.floor(-0.60 * y + 0.80 * z) + 7 * offset
+    return float(table[i & _TEXTURE_MASK, j & _TEXTURE_MASK, k & _TEXTURE_MASK])
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -64,7 +64,7 @@ def core_density(
         value *= 1.0 + numbers[TEXTURE] * texture(
             x, y, z, numbers[TEXTURE_MM], numbers[TEXTURE_AXIS:SUBCORTICAL], offset, table
         )
-    return max(value, 0.0)
+    return float(max(value, 0.0))
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -134,18 +134,20 @@ def _paint_voxel(
         # Soft tissue meets soft tissue: the share of the voxel from the distance is exact enough for a flat surface.
         width = margin / (0.5 * _NEAR_SAFETY * math.sqrt(3.0))
         filled = min(max(0.5 - d / width, 0.0), 1.0)
-        core = min(max(0.5 - (d + cortex) / width, 0.0), filled)
+        deep = min(max(0.5 - (d + cortex) / width, 0.0), filled)
         inside = numbers[MATRIX_HU]
         if numbers[TEXTURE] > 0.0:
             axis = numbers[TEXTURE_AXIS:SUBCORTICAL]
             inside += numbers[TEXTURE] * texture(x, y, z, numbers[TEXTURE_MM], axis, offset, table)
-        image[k, j, i] = image[k, j, i] * (1.0 - filled) + (filled - core) * numbers[RIND_HU] + core * inside
+        image[k, j, i] = image[k, j, i] * (1.0 - filled) + (filled - deep) * numbers[RIND_HU] + deep * inside
         if label > 0 and filled >= 0.5:
             labels[k, j, i] = label
         return
     nz, ny, nx = samples[0], samples[1], samples[2]
     total = nz * ny * nx
-    n_core = n_cortex = n_label = 0
+    cell = margin / (0.5 * _NEAR_SAFETY * math.sqrt(3.0)) / total ** (1.0 / 3.0)
+    core = shell = 0.0  # how many samples' worth of the voxel they fill
+    n_label = 0
     label_distance = d
     if label > 0 and label_primitive >= 0:
         label_distance = max(d, primitive_distance(rows[label_primitive], x, y, z)[0])
@@ -153,9 +155,9 @@ def _paint_voxel(
     if label_distance < -margin:
         n_label = total
     if d < -margin - cortex and label_is_clear:
-        n_core = total
+        core = float(total)
     elif d < -margin and -d < cortex - margin and label_is_clear:
-        n_cortex = total
+        shell = float(total)
     else:
         n_near = _narrow(rows, active, count, distances, d, margin, 0.0, near)
         if not label_is_clear:
@@ -167,24 +169,25 @@ def _paint_voxel(
                 for c in range(nx):
                     x_, y_, z_ = _place(matrix, fk, fj, i + (c + 0.5) / nx - 0.5)
                     s = surface_distance(rows, near, n_near, x_, y_, z_)
-                    if s < 0.0:
-                        if s < -cortex:
-                            n_core += 1
-                        else:
-                            n_cortex += 1
-                        if not label_is_clear and (
-                            label_primitive < 0 or primitive_distance(rows[label_primitive], x_, y_, z_)[0] < 0.0
-                        ):
-                            n_label += 1
-    if n_core + n_cortex == 0:
+                    # A sample stands for a small cell, of which the surface may cut off a part.
+                    filled = min(max(0.5 - s / cell, 0.0), 1.0)
+                    if filled > 0.0:
+                        inner = min(max(0.5 - (s + cortex) / cell, 0.0), filled)
+                        core += inner
+                        shell += filled - inner
+                    if label_is_clear or s >= 0.0:
+                        continue
+                    if label_primitive < 0 or primitive_distance(rows[label_primitive], x_, y_, z_)[0] < 0.0:
+                        n_label += 1
+    if core + shell == 0.0:
         return
-    value = image[k, j, i] * ((total - n_core - n_cortex) / total)
-    if n_cortex > 0:
-        value += (numbers[RIND_HU] + numbers[HU_PER_MINERAL] * numbers[CORTEX_MINERAL]) * (n_cortex / total)
-    if n_core > 0:
+    value = image[k, j, i] * ((total - core - shell) / total)
+    if shell > 0.0:
+        value += (numbers[RIND_HU] + numbers[HU_PER_MINERAL] * numbers[CORTEX_MINERAL]) * (shell / total)
+    if core > 0.0:
         inside = numbers[MATRIX_HU]
         inside += numbers[HU_PER_MINERAL] * core_density(base, -d - cortex, x, y, z, features, numbers, offset, table)
-        value += inside * (n_core / total)
+        value += inside * (core / total)
     image[k, j, i] = value
     if label > 0 and 2 * n_label >= total:
         labels[k, j, i] = label
@@ -224,7 +227,7 @@ def paint(
                 reach = 0.5 * _SAFETY * math.sqrt(
                     ((ke - kb) * steps[0]) ** 2 + ((je - jb) * steps[1]) ** 2 + ((ie - ib) * steps[2]) ** 2
                 )  # fmt: skip
-                d, _, _ = solid_distance(rows, everything, count_all, x, y, z, distances)
+                d = survey(rows, everything, count_all, x, y, z, distances)
                 if d > reach + _REACH_MM:
                     continue
                 if plain and d < -(reach + _REACH_MM + thickest):
@@ -241,7 +244,7 @@ def paint(
                             extent = 0.5 * _SAFETY * math.sqrt(
                                 ((kq - kp) * steps[0]) ** 2 + ((jq - jp) * steps[1]) ** 2 + ((iq - ip) * steps[2]) ** 2
                             )  # fmt: skip
-                            d, _, _ = solid_distance(rows, active, count, x, y, z, distances)
+                            d = survey(rows, active, count, x, y, z, distances)
                             if d > extent:
                                 continue
                             if plain and d < -(extent + thickest):

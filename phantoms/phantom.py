@@ -16,8 +16,11 @@ from phantoms.solids import Solid
 from phantoms.truth import Truth
 from phantoms.voxelise import Lattice, render
 
-_CONTRAST_HU = {"none": {}, "arterial": {"blood": 290.0, "kidney": 150.0}, "venous": {"blood": 150.0, "liver": 110.0, "spleen": 125.0,
-                "kidney": 190.0}}  # fmt: skip
+_CONTRAST_HU = {
+    "none": {},
+    "arterial": {"blood": 290.0, "kidney": 150.0},
+    "venous": {"blood": 150.0, "liver": 110.0, "spleen": 125.0, "kidney": 190.0},
+}
 """What enhancing materials read at 120 kVp."""
 
 
@@ -73,9 +76,17 @@ class Phantom:
         return Lattice.upright(self.low_mm, self.high_mm, (spacing_mm, pixel_mm, pixel_mm))
 
     def image(
-        self, kvp: float = 120.0, *, slice_mm: float = 2.0, spacing_mm: float | None = None, pixel_mm: float = 0.9, dose: float = 1.0,
-        kernel: str = "standard", lattice: Lattice | None = None, threads: int = 2,
-    ) -> PhantomImage:  # fmt: skip
+        self,
+        kvp: float = 120.0,
+        *,
+        slice_mm: float = 2.0,
+        spacing_mm: float | None = None,
+        pixel_mm: float = 0.9,
+        dose: float = 1.0,
+        kernel: str = "standard",
+        lattice: Lattice | None = None,
+        threads: int = 2,
+    ) -> PhantomImage:
         """A CT image.
 
         Parameters
@@ -129,6 +140,15 @@ class Phantom:
             labels["sacrum"] = SACRUM_LABEL
         z, y, x = image.lattice.spacing_mm
         return Truth(
-            kind=self.kind, seed=self.seed, options=self.options, kvp=image.kvp, slice_mm=image.slice_mm, spacing_mm=(z, y, x),
-            dose=image.dose, hu_per_mg_cm3=materials.hu_per_mg_cm3, hu_at_zero=0.0, labels=labels, **known,
-        )  # fmt: skip
+            kind=self.kind,
+            seed=self.seed,
+            options=self.options,
+            kvp=image.kvp,
+            slice_mm=image.slice_mm,
+            spacing_mm=(z, y, x),
+            dose=image.dose,
+            hu_per_mg_cm3=materials.hu_per_mg_cm3,
+            hu_at_zero=0.0,
+            labels=labels,
+            **known,
+        )

@@ -138,15 +138,28 @@ def round_cone(
     shape = [length, start_radius_mm, end_radius, flatness]
     half = (largest, largest * flatness, length / 2 + largest)
     return primitive(
-        ROUND_CONE, start, axes, shape, half, centre=(start + end) / 2, cortex_mm=_pair(cortex_mm),
-        core_mg_cm3=_pair(core_mg_cm3), blend_mm=blend_mm,
-    )  # fmt: skip
+        ROUND_CONE,
+        start,
+        axes,
+        shape,
+        half,
+        centre=(start + end) / 2,
+        cortex_mm=_pair(cortex_mm),
+        core_mg_cm3=_pair(core_mg_cm3),
+        blend_mm=blend_mm,
+    )
 
 
 def chain(
-    points: ArrayLike, radii_mm: ArrayLike, *, cortex_mm: ArrayLike | float = 0.0, core_mg_cm3: ArrayLike | float = 0.0,
-    flatness: float = 1.0, flat_towards: ArrayLike = (0.0, 0.0, 1.0), blend_mm: float = 0.0,
-) -> list[Primitive]:  # fmt: skip
+    points: ArrayLike,
+    radii_mm: ArrayLike,
+    *,
+    cortex_mm: ArrayLike | float = 0.0,
+    core_mg_cm3: ArrayLike | float = 0.0,
+    flatness: float = 1.0,
+    flat_towards: ArrayLike = (0.0, 0.0, 1.0),
+    blend_mm: float = 0.0,
+) -> list[Primitive]:
     """Round cones joined end to end along a polyline of shape (N, 3), with one radius (cortex, core) per point."""
     points = np.asarray(points, float)
     radii, cortex, core = (
@@ -154,12 +167,18 @@ def chain(
     )
     return [
         round_cone(
-            points[i], points[i + 1], float(radii[i]), float(radii[i + 1]), flatness=flatness, flat_towards=flat_towards,
-            cortex_mm=(float(cortex[i]), float(cortex[i + 1])), core_mg_cm3=(float(core[i]), float(core[i + 1])),
+            points[i],
+            points[i + 1],
+            float(radii[i]),
+            float(radii[i + 1]),
+            flatness=flatness,
+            flat_towards=flat_towards,
+            cortex_mm=(float(cortex[i]), float(cortex[i + 1])),
+            core_mg_cm3=(float(core[i]), float(core[i + 1])),
             blend_mm=blend_mm if i == 0 else min(blend_mm, 0.5),  # wide blends would swell the joints of the chain
         )
         for i in range(len(points) - 1)
-    ]  # fmt: skip
+    ]
 
 
 def ellipsoid(
@@ -174,9 +193,15 @@ def ellipsoid(
     """An ellipsoid with the given semi-axes along u, v, w."""
     semi = np.broadcast_to(np.asarray(semi_axes_mm, float), 3)
     return primitive(
-        ELLIPSOID, centre, axes, list(semi), semi, cortex_mm=_pair(cortex_mm), core_mg_cm3=_pair(core_mg_cm3),
+        ELLIPSOID,
+        centre,
+        axes,
+        list(semi),
+        semi,
+        cortex_mm=_pair(cortex_mm),
+        core_mg_cm3=_pair(core_mg_cm3),
         blend_mm=blend_mm,
-    )  # fmt: skip
+    )
 
 
 def plate(
@@ -201,8 +226,15 @@ def plate(
     half = (half_length_mm, half_width_mm, max(thickness_mm, edge) / 2 + bend)
     shape = [half_length_mm, half_width_mm, thickness_mm / 2, edge / 2, *curvature_per_mm, exponent, rounding_mm]
     return primitive(
-        PLATE, centre, axes, shape, half, cortex_mm=_pair(cortex_mm), core_mg_cm3=_pair(core_mg_cm3), blend_mm=blend_mm,
-    )  # fmt: skip
+        PLATE,
+        centre,
+        axes,
+        shape,
+        half,
+        cortex_mm=_pair(cortex_mm),
+        core_mg_cm3=_pair(core_mg_cm3),
+        blend_mm=blend_mm,
+    )
 
 
 def cup(
@@ -219,9 +251,15 @@ def cup(
     """A spherical bowl open towards `opening`, whose rim lies `rim_mm` beyond its centre in that direction."""
     shape = [(inner_radius_mm + outer_radius_mm) / 2, (outer_radius_mm - inner_radius_mm) / 2, rim_mm]
     return primitive(
-        CUP, centre, frame(opening, (0.0, 1.0, 0.0)), shape, [outer_radius_mm] * 3, cortex_mm=_pair(cortex_mm),
-        core_mg_cm3=_pair(core_mg_cm3), blend_mm=blend_mm,
-    )  # fmt: skip
+        CUP,
+        centre,
+        frame(opening, (0.0, 1.0, 0.0)),
+        shape,
+        [outer_radius_mm] * 3,
+        cortex_mm=_pair(cortex_mm),
+        core_mg_cm3=_pair(core_mg_cm3),
+        blend_mm=blend_mm,
+    )
 
 
 def tube(

@@ -16,11 +16,22 @@ _AGENTS = {"none": None, "arterial": "IOHEXOL", "venous": "IOHEXOL"}
 
 
 def write_study(
-    phantom: Phantom, folder: Path | str, *, kvp: float = 120.0, slice_mm: float = 2.0, spacing_mm: float | None = None,
-    pixel_mm: float = 0.9, dose: float = 1.0, kernel: str = "standard", maker: str = "GE", file_format: str = "dicom",
-    compression: str | None = None, localizer: bool = True, progress: Callable[[str, float], None] | None = None,
+    phantom: Phantom,
+    folder: Path | str,
+    *,
+    kvp: float = 120.0,
+    slice_mm: float = 2.0,
+    spacing_mm: float | None = None,
+    pixel_mm: float = 0.9,
+    dose: float = 1.0,
+    kernel: str = "standard",
+    maker: str = "GE",
+    file_format: str = "dicom",
+    compression: str | None = None,
+    localizer: bool = True,
+    progress: Callable[[str, float], None] | None = None,
     **header: Any,
-) -> Truth:  # fmt: skip
+) -> Truth:
     """Image a phantom and write it as a study.
 
     Writes ``FOLDER/dicom/`` (a scout view and the axial series), ``FOLDER/truth.json`` and ``FOLDER/truth_labels.nii.gz``.
@@ -69,10 +80,17 @@ def write_study(
         kernel,
     )
     fields: dict[str, Any] = {
-        "key": str(key), "patient_id": f"PHANTOM-{phantom.kind.upper()}-{phantom.seed}", "kvp": kvp, "kernel": kernel, "maker": maker,
-        "slice_thickness_mm": slice_mm, "contrast_agent": _AGENTS[phantom.contrast], "tube_current_ma": 220.0 * max(dose, 0.01),
-        **phantom.patient, **header,
-    }  # fmt: skip
+        "key": str(key),
+        "patient_id": f"PHANTOM-{phantom.kind.upper()}-{phantom.seed}",
+        "kvp": kvp,
+        "kernel": kernel,
+        "maker": maker,
+        "slice_thickness_mm": slice_mm,
+        "contrast_agent": _AGENTS[phantom.contrast],
+        "tube_current_ma": 220.0 * max(dose, 0.01),
+        **phantom.patient,
+        **header,
+    }
     tell("files", 0.0)
     if file_format == "nifti":
         write_nifti(image.hu, image.lattice, target / "ct.nii.gz")
@@ -89,8 +107,14 @@ def write_study(
         if file_format == "enhanced":
             write_enhanced_ct(image.hu, image.lattice, folder_dicom / "series2" / "CT.dcm", Header(**fields))
         else:
-            write_ct_series(image.hu, image.lattice, folder_dicom / "series2", Header(**fields), compression=compression,
-                            progress=lambda done: tell("files", done))  # fmt: skip
+            write_ct_series(
+                image.hu,
+                image.lattice,
+                folder_dicom / "series2",
+                Header(**fields),
+                compression=compression,
+                progress=lambda done: tell("files", done),
+            )
     write_nifti(image.labels.astype(np.uint8), image.lattice, target / "truth_labels.nii.gz")
     truth.save(target / "truth.json")
     return truth

@@ -138,14 +138,26 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
     }
     sacrum_at = _SACRUM_MM * size
     spine = anatomy_spine.build_spine(
-        levels, sex=sex, size=size, sacrum_mm=sacrum_at, sacral_slope_deg=options.sacral_slope_deg, lordosis=options.lordosis,
-        scoliosis_deg=options.scoliosis_deg, fractures=options.fractures, core_mg_cm3=core,
-    )  # fmt: skip
+        levels,
+        sex=sex,
+        size=size,
+        sacrum_mm=sacrum_at,
+        sacral_slope_deg=options.sacral_slope_deg,
+        lordosis=options.lordosis,
+        scoliosis_deg=options.scoliosis_deg,
+        fractures=options.fractures,
+        core_mg_cm3=core,
+    )
     head = (np.array([86.0 if sex == "F" else 90.0, 5.0, -100.0])) * size
     femur = anatomy_hip.femur_shape(
-        head, sex=sex, size=size, density_scale=options.hip_scale, shaft_length_mm=210.0 * size,
-        neck_shaft_angle_deg=options.neck_shaft_angle_deg, anteversion_deg=options.anteversion_deg,
-    )  # fmt: skip
+        head,
+        sex=sex,
+        size=size,
+        density_scale=options.hip_scale,
+        shaft_length_mm=210.0 * size,
+        neck_shaft_angle_deg=options.neck_shaft_angle_deg,
+        anteversion_deg=options.anteversion_deg,
+    )
     habitus = anatomy_trunk.Habitus(size * (1.0 if sex == "F" else 1.06), options.fat_mm)
     cortex = options.cortex
     back = habitus.back_skin_mm()

@@ -199,8 +199,9 @@ class Truth:
         raw["spacing_mm"] = tuple(raw["spacing_mm"])
         raw["vertebrae"] = tuple(VertebraTruth(**_with_tuples(v)) for v in raw["vertebrae"])
         raw["femora"] = tuple(
-            FemurTruth(**(_with_tuples(f) | {"abmd": {k: RegionTruth(**r) for k, r in f["abmd"].items()}})) for f in raw["femora"]
-        )  # fmt: skip
+            FemurTruth(**(_with_tuples(f) | {"abmd": {k: RegionTruth(**r) for k, r in f["abmd"].items()}}))
+            for f in raw["femora"]
+        )
         raw["rods"] = tuple(RodTruth(**_with_tuples(r)) for r in raw["rods"])
         raw["specimens"] = tuple(SpecimenTruth(**r) for r in raw["specimens"])
         return Truth(**raw)
@@ -248,22 +249,37 @@ def vertebra_truth(
     _, j, i = np.meshgrid(*(0.5 * (np.arange(n) - (n - 1) / 2) for n in box.shape), indexing="ij", sparse=True)
     mineral = float(density[np.broadcast_to((j / b) ** 2 + (i / a) ** 2 <= 1.0, box.shape)].mean())
     hu = materials.hu(solid.matrix) + materials.hu_per_mg_cm3 * mineral
-    corners = np.array([
-        place.point(x, y, z) for x in (-shape.half_width, shape.half_width) for y in (-shape.half_depth, shape.half_depth)
-        for z in (shape.upper[0], shape.lower[0])
-    ])  # fmt: skip
+    corners = np.array(
+        [
+            place.point(x, y, z)
+            for x in (-shape.half_width, shape.half_width)
+            for y in (-shape.half_depth, shape.half_depth)
+            for z in (shape.upper[0], shape.lower[0])
+        ]
+    )
     index = lattice.to_index(corners)
     complete = bool((index > -0.5).all() and (index < np.array(lattice.shape) - 0.5).all())
     fracture = shape.fracture
     return VertebraTruth(
-        name=f"vertebra_{shape.level}", level=shape.level, label=LABEL_OF_LEVEL[shape.level], centre_lps_mm=as_point(middle),
-        superior_lps=as_point(place.axes[2]), width_mm=round(2 * shape.half_width, 3),
-        depth_mm=round(2 * shape.half_depth - shape.hollow, 3), anterior_mm=round(shape.heights[0], 4),
-        middle_mm=round(shape.heights[1], 4), posterior_mm=round(shape.heights[2], 4), points_lps_mm=points,
-        trabecular_mineral_mg_cm3=round(mineral, 3), trabecular_density_mg_cm3=round(hu / materials.hu_per_mg_cm3, 3),
-        trabecular_hu=round(hu, 3), genant_grade=fracture.genant_grade if fracture else 0,
-        deformity=fracture.kind if fracture else "none", height_loss=fracture.height_loss if fracture else 0.0, complete=complete,
-    )  # fmt: skip
+        name=f"vertebra_{shape.level}",
+        level=shape.level,
+        label=LABEL_OF_LEVEL[shape.level],
+        centre_lps_mm=as_point(middle),
+        superior_lps=as_point(place.axes[2]),
+        width_mm=round(2 * shape.half_width, 3),
+        depth_mm=round(2 * shape.half_depth - shape.hollow, 3),
+        anterior_mm=round(shape.heights[0], 4),
+        middle_mm=round(shape.heights[1], 4),
+        posterior_mm=round(shape.heights[2], 4),
+        points_lps_mm=points,
+        trabecular_mineral_mg_cm3=round(mineral, 3),
+        trabecular_density_mg_cm3=round(hu / materials.hu_per_mg_cm3, 3),
+        trabecular_hu=round(hu, 3),
+        genant_grade=fracture.genant_grade if fracture else 0,
+        deformity=fracture.kind if fracture else "none",
+        height_loss=fracture.height_loss if fracture else 0.0,
+        complete=complete,
+    )
 
 
 def femur_truth(shape: FemurShape, solid: Solid, side: str, lowest_mm: float, *, seed: int) -> FemurTruth:
@@ -285,7 +301,7 @@ def femur_truth(shape: FemurShape, solid: Solid, side: str, lowest_mm: float, *,
     lattice = Lattice((rows, depth, columns), matrix)
     density, labels = render([solid], lattice, Materials.mineral_only(), background=None, seed=seed)
     areal = density.sum(axis=1, dtype=float) * _PIXEL_MM * 1e-4
-    shadow = (labels > 0).any(axis=1)
+    shadow = np.asarray((labels > 0).any(axis=1))
     down = bottom - (rows - 0.5 - np.arange(rows)[:, None]) * _PIXEL_MM
     inwards = low[1] + (0.5 + np.arange(columns)[None, :]) * _PIXEL_MM
     neck_in, neck_down = float(shape.neck_axis @ shape.medial), float(shape.neck_axis @ shape.shaft_axis)
@@ -309,18 +325,26 @@ def femur_truth(shape: FemurShape, solid: Solid, side: str, lowest_mm: float, *,
     edge = shape.at(0.0, 0.0, edge_down)
     shaft_end = min(shape.shaft_length_mm, (float(edge[2]) - lowest_mm) / abs(float(shape.shaft_axis[2])) + edge_down)
     return FemurTruth(
-        name=f"femur_{side}", side=side, label=FEMUR_LABELS[side], head_centre_lps_mm=as_point(shape.head_centre_mm * flip),
-        head_radius_mm=round(shape.head_radius_mm, 4), neck_axis_lps=as_point(shape.neck_axis * flip),
-        neck_centre_lps_mm=as_point((shape.axes_meet_mm + narrowest * shape.neck_axis) * flip), neck_width_mm=float(widths.min()),
-        shaft_axis_lps=as_point(shape.shaft_axis * flip), neck_shaft_angle_deg=shape.neck_shaft_angle_deg,
-        anteversion_deg=shape.anteversion_deg, lesser_trochanter_lps_mm=as_point(shape.lesser_trochanter_mm * flip),
+        name=f"femur_{side}",
+        side=side,
+        label=FEMUR_LABELS[side],
+        head_centre_lps_mm=as_point(shape.head_centre_mm * flip),
+        head_radius_mm=round(shape.head_radius_mm, 4),
+        neck_axis_lps=as_point(shape.neck_axis * flip),
+        neck_centre_lps_mm=as_point((shape.axes_meet_mm + narrowest * shape.neck_axis) * flip),
+        neck_width_mm=float(widths.min()),
+        shaft_axis_lps=as_point(shape.shaft_axis * flip),
+        neck_shaft_angle_deg=shape.neck_shaft_angle_deg,
+        anteversion_deg=shape.anteversion_deg,
+        lesser_trochanter_lps_mm=as_point(shape.lesser_trochanter_mm * flip),
         lesser_trochanter_lower_edge_lps_mm=as_point(edge * flip),
-        shaft_below_lesser_trochanter_mm=round(max(shaft_end - edge_down, 0.0), 3), mineral_g=round(float(areal.sum()) * pixel_cm2, 4),
+        shaft_below_lesser_trochanter_mm=round(max(shaft_end - edge_down, 0.0), 3),
+        mineral_g=round(float(areal.sum()) * pixel_cm2, 4),
         abmd={"femoral_neck": region(neck), "total_hip": region(total)},
-    )  # fmt: skip
+    )
 
 
-def _width(shadow: NDArray[np.bool_], along: NDArray, across: NDArray, station: float) -> float:
+def _width(shadow: NDArray, along: NDArray, across: NDArray, station: float) -> float:
     """Width of the shadow across the neck axis at a place along it, grown from the axis outwards."""
     band = (np.abs(along - station) <= 1.0) & shadow
     bins = np.arange(-45.0, 45.5, 1.0)

@@ -16,7 +16,7 @@ from phantoms.solids import Solid
 
 _BLOCK_MM = 8.0
 _PART_MM = 2.8
-_SUBSAMPLE_MM = 0.35
+_SUBSAMPLE_MM = 0.45
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Lattice:
 
     def to_lps(self, index: NDArray) -> NDArray[np.float64]:
         """LPS points (..., 3) of array indices (..., 3) as (k, j, i)."""
-        return np.asarray(index, float) @ self.index_to_lps[:3, :3].T + self.index_to_lps[:3, 3]
+        points: NDArray[np.float64] = np.asarray(index, float) @ self.index_to_lps[:3, :3].T + self.index_to_lps[:3, 3]
+        return points
 
     def to_index(self, point_lps_mm: NDArray) -> NDArray[np.float64]:
         """Array indices (..., 3) as (k, j, i) of LPS points (..., 3)."""
@@ -50,7 +51,7 @@ class Lattice:
 
     @staticmethod
     def upright(low_mm: NDArray, high_mm: NDArray, spacing_mm: tuple[float, float, float]) -> Lattice:
-        """Axis-aligned lattice with voxels of `spacing_mm` (z, y, x) that fill a box in LPS."""
+        """Axis-aligned lattice with voxels of `spacing_mm` (z, y, x) round the middle of a box in LPS, filling it."""
         low, high = np.asarray(low_mm, float), np.asarray(high_mm, float)
         step = np.asarray(spacing_mm[::-1], float)
         count = np.maximum(np.round((high - low) / step), 1).astype(int)
@@ -58,7 +59,7 @@ class Lattice:
         matrix[3, 3] = 1.0
         for axis in range(3):
             matrix[axis, 2 - axis] = step[axis]
-        matrix[:3, 3] = low + step / 2
+        matrix[:3, 3] = (low + high - (count - 1) * step) / 2
         return Lattice((int(count[2]), int(count[1]), int(count[0])), matrix)
 
 
@@ -72,9 +73,14 @@ def texture_table(seed: int) -> NDArray[np.float32]:
 
 
 def render(
-    solids: Sequence[Solid], lattice: Lattice, materials: Materials, *, background: str | None = "air", seed: int = 0,
+    solids: Sequence[Solid],
+    lattice: Lattice,
+    materials: Materials,
+    *,
+    background: str | None = "air",
+    seed: int = 0,
     threads: int = 2,
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:  # fmt: skip
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Noise-free, unblurred image of the solids, each painted over those before it, and the label map.
 
     Parameters
@@ -99,20 +105,35 @@ def render(
     spacing = np.array(lattice.spacing_mm)
     block = np.maximum(np.round(_BLOCK_MM / spacing), 1).astype(np.int64)
     pieces = np.maximum(np.round(_PART_MM / spacing), 1).astype(np.int64)
-    samples = np.clip(np.ceil(spacing / _SUBSAMPLE_MM), 2, 8).astype(np.int64)
+    samples = np.clip(np.ceil(spacing / _SUBSAMPLE_MM), 2, 4).astype(np.int64)
     table = texture_table(seed)
     jobs = []
     for number, solid in enumerate(solids):
         box = _index_box(solid, lattice)
         if (box[1::2] > box[::2]).all():
-            numbers = np.array([
-                materials.hu(solid.matrix), materials.hu_per_mineral(solid.mineral), solid.cortex_mg_cm3, solid.texture, solid.texture_mm,
-                *solid.texture_axis, solid.subcortical,
-            ])  # fmt: skip
+            numbers = np.array(
+                [
+                    materials.hu(solid.matrix),
+                    materials.hu_per_mineral(solid.mineral),
+                    solid.cortex_mg_cm3,
+                    solid.texture,
+                    solid.texture_mm,
+                    *solid.texture_axis,
+                    solid.subcortical,
+                ]
+            )
             label_primitive = -1 if solid.label_primitive is None else solid.label_primitive
-            jobs.append((
-                solid.rows(), solid.feature_rows(), numbers, number * 17, solid.label, label_primitive, box,
-            ))  # fmt: skip
+            jobs.append(
+                (
+                    solid.rows(),
+                    solid.feature_rows(),
+                    numbers,
+                    number * 17,
+                    solid.label,
+                    label_primitive,
+                    box,
+                )
+            )
 
     def paint_slab(first: int, last: int) -> None:
         for rows, features, numbers, offset, label, label_primitive, box in jobs:
@@ -120,9 +141,21 @@ def render(
             part[0], part[1] = max(part[0], first), min(part[1], last)
             if part[1] > part[0]:
                 paint(
-                    image, labels, lattice.index_to_lps, rows, features, numbers, offset, table, label, label_primitive, part,
-                    block, pieces, samples,
-                )  # fmt: skip
+                    image,
+                    labels,
+                    lattice.index_to_lps,
+                    rows,
+                    features,
+                    numbers,
+                    offset,
+                    table,
+                    label,
+                    label_primitive,
+                    part,
+                    block,
+                    pieces,
+                    samples,
+                )
 
     # Slabs are much thinner than the work per thread, so that a slab with much bone does not leave the other thread idle.
     step = int(max(block[0], 4))

@@ -1,0 +1,199 @@
+"""The anatomy against what it was asked for, and against plain geometry on its voxels."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phantoms import Fracture, make_phantom
+from phantoms.anatomy_spine import LEVELS, Placement, SpineVertebra, body_shape, vertebra_solid
+from phantoms.materials import Materials
+from phantoms.solids import frame
+from phantoms.voxelise import Lattice, render
+
+LUMBAR_AND_LOWER_THORACIC = [level for level in LEVELS if level not in ("T1", "T2", "T3")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    level=st.sampled_from(LUMBAR_AND_LOWER_THORACIC),
+    sex=st.sampled_from("FM"),
+    kind=st.sampled_from(["wedge", "biconcave", "crush"]),
+    loss=st.floats(0.05, 0.6),
+)
+def test_endplates_meet_the_requested_heights_exactly(level, sex, kind, loss):
+    normal, broken = body_shape(level, sex), body_shape(level, sex, fracture=Fracture(kind, loss))
+    for shape in (normal, broken):
+        at = np.array(shape.posterior_points_mm)
+        np.testing.assert_allclose(
+            shape.endplate(shape.upper, at) - shape.endplate(shape.lower, at), shape.heights, atol=1e-9
+        )
+    anterior, middle, posterior = np.array(broken.heights) / np.array(normal.heights)
+    worst = {"wedge": anterior, "biconcave": middle, "crush": posterior}[kind]
+    assert worst == pytest.approx(1 - loss)
+    assert min(anterior, middle, posterior) == pytest.approx(1 - loss)
+
+
+@pytest.mark.parametrize(("loss", "grade"), [(0.15, 0), (0.22, 1), (0.3, 2), (0.4, 2), (0.45, 3)])
+def test_genant_grades(loss, grade):
+    assert Fracture("wedge", loss).genant_grade == grade
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("bent", 0.3), ("wedge", 0.0), ("wedge", 0.9)])
+def test_impossible_fractures_are_refused(kind, loss):
+    with pytest.raises(ValueError, match=r"fracture kind|height loss"):
+        Fracture(kind, loss)
+
+
+@pytest.mark.parametrize("fracture", [None, Fracture("wedge", 0.35), Fracture("biconcave", 0.3)])
+def test_voxel_columns_of_a_rendered_body_have_the_true_heights(fracture):
+    shape = body_shape("L2", "F", fracture=fracture)
+    vertebra = SpineVertebra(shape, Placement(np.zeros(3), np.eye(3)), 120.0)
+    solid = vertebra_solid(vertebra, marrow="water", size=1.0, cortex=1.0, texture=0.0)
+    box = Lattice.upright([-2, -22, -20], [2, 22, 20], (0.25, 0.5, 0.5))
+    _, labels = render([solid], box, Materials.mineral_only(), background=None)
+    j = np.round(box.to_index(np.array([[0, y, 0] for y in shape.posterior_points_mm]))[:, 1]).astype(int)
+    measured = (labels[:, j, 4] > 0).sum(axis=0) * 0.25
+    # A column of voxels stands up to 0.25 mm away from the point, and quantises by as much.
+    np.testing.assert_allclose(measured, shape.heights, atol=0.4)
+
+
+def test_panjabi_dimensions_come_out():
+    shape = body_shape("L3", "F")
+    assert 2 * shape.half_width == pytest.approx(44.1 * 0.97, abs=0.01)
+    assert shape.normal_heights[2] == pytest.approx(23.8 * 1.06, abs=0.01)
+    assert shape.normal_heights[0] / shape.normal_heights[2] == pytest.approx(1.02)
+
+
+@pytest.fixture(scope="module")
+def torso_truth():
+    """Truth and noise-free image of a coarse torso."""
+    phantom = make_phantom("torso", seed=2, variation=0.0, texture=0.0)
+    image = phantom.image(slice_mm=4.0, pixel_mm=1.6, dose=0)
+    return phantom, image, phantom.truth(image)
+
+
+def test_every_structure_is_there_and_on_its_side(torso_truth):
+    _, image, truth = torso_truth
+    assert [v.level for v in truth.vertebrae if v.complete] == ["T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5"]
+    assert set(truth.labels.values()) == set(np.unique(image.labels)) - {0}
+    for side, sign in (("left", 1), ("right", -1)):
+        femur = truth.femur(side)
+        where = image.lattice.to_lps(np.argwhere(image.labels == femur.label))
+        assert (np.sign(where[:, 0]) == sign).all(), "the patient's left is +x in LPS"
+        assert femur.head_centre_lps_mm[0] * sign > 60
+
+
+def test_labels_lie_where_the_truth_says(torso_truth):
+    _, image, truth = torso_truth
+    for vertebra in truth.vertebrae:
+        if vertebra.complete:
+            middle = image.lattice.to_lps(np.argwhere(image.labels == vertebra.label)).mean(axis=0)
+            np.testing.assert_allclose(middle, vertebra.centre_lps_mm, atol=1.5)
+    heights = [v.centre_lps_mm[2] for v in truth.vertebrae]
+    assert np.all(np.diff(heights) < 0), "from cranial to caudal"
+
+
+def test_the_femora_are_mirror_images(torso_truth):
+    _, image, _ = torso_truth
+    left, right = image.labels == 31, image.labels == 32
+    np.testing.assert_array_equal(left, right[:, :, ::-1])
+
+
+def test_vertebral_volumes_are_those_of_adults(torso_truth):
+    _, image, truth = torso_truth
+    volume_ml = {v.level: (image.labels == v.label).sum() * np.prod(image.spacing) / 1000 for v in truth.vertebrae}
+    assert 17 < volume_ml["T12"] < 32
+    assert 20 < volume_ml["L1"] < 40
+    assert 25 < volume_ml["L4"] < 50
+
+
+def test_core_of_the_noise_free_image_reads_what_physics_says(torso_truth):
+    _, image, truth = torso_truth
+    vertebra = truth.vertebra("L2")
+    k, j, i = np.round(image.lattice.to_index(np.array(vertebra.centre_lps_mm))).astype(int)
+    assert image.hu[k, j - 2 : j + 1, i - 2 : i + 3].mean() == pytest.approx(vertebra.trabecular_hu, abs=6)
+    expected = -35.6 / truth.hu_per_mg_cm3 + vertebra.trabecular_mineral_mg_cm3  # marrow of half fat
+    assert vertebra.trabecular_density_mg_cm3 == pytest.approx(expected, abs=6)
+
+
+def test_soft_tissue_reads_what_it_should(torso_truth):
+    _, image, truth = torso_truth
+
+    def hu_at(*lps):
+        k, j, i = np.round(image.lattice.to_index(np.array(lps, float))).astype(int)
+        return float(image.hu[k - 1 : k + 2, j - 2 : j + 3, i - 2 : i + 3].mean())
+
+    hip = truth.femur("left").head_centre_lps_mm
+    assert hu_at(*hip) > 200
+    assert 30 < hu_at(hip[0] + 2, hip[1] + 62, hip[2] + 20) < 75, "gluteus maximus"
+    low, high = np.array(image.lattice.to_lps(np.array([0, 0, 0]))), image.lattice.to_lps(np.array(image.hu.shape) - 1)
+    assert hu_at(low[0] + 3, low[1] + 3, (low[2] + high[2]) / 2) < -950, "air beside the patient"
+
+
+def test_femoral_head_sits_in_its_socket_with_a_joint_space(torso_truth):
+    phantom, _, truth = torso_truth
+    femur = truth.femur("left")
+    centre = np.array(femur.head_centre_lps_mm)
+    inward = np.array([-0.55, 0.25, 0.8]) / np.linalg.norm([-0.55, 0.25, 0.8])
+    # A lattice one voxel wide along the ray.
+    matrix = np.eye(4)
+    matrix[:3, :3] = frame(inward, (0.0, 1.0, 0.0)).T[:, ::-1] * 0.25
+    matrix[:3, 3] = centre
+    bones = [s for s in phantom.solids if s.name in ("femur_left", "hemipelvis_left")]
+    values, _ = render(bones, Lattice((160, 1, 1), matrix), Materials.at(120), background="cartilage")
+    hu = values[:, 0, 0]
+    distance = np.arange(len(hu)) * 0.25
+    first = int(np.argmax((hu < 120) & (distance > femur.head_radius_mm - 1)))
+    beyond = first + int(np.argmax(hu[first:] > 120))
+    assert 3.0 <= (beyond - first) * 0.25 <= 5.0
+    assert hu[beyond + 4] > 300, "the acetabulum lies beyond"
+
+
+def test_the_same_seed_gives_the_same_image_and_another_one_does_not():
+    low, high = np.array([-40, -20, 60]), np.array([40, 60, 120])
+    box = Lattice.upright(low, high, (3.0, 1.5, 1.5))
+    first, again, other = (make_phantom("spine", seed=seed).image(lattice=box, slice_mm=3.0).hu for seed in (7, 7, 8))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).mean() > 0.5
+
+
+def test_size_sex_and_age_change_what_they_should():
+    small = make_phantom("torso", size=0.9)
+    large = make_phantom("torso", size=1.1)
+    assert np.all((large.high_mm - large.low_mm)[[0, 2]] > (small.high_mm - small.low_mm)[[0, 2]])
+    old, young = (make_phantom("spine", age_years=age, variation=0.0) for age in (85, 30))
+    densities = []
+    for phantom in (old, young):
+        image = phantom.image(
+            lattice=Lattice.upright([-30, -30, 100], [30, 30, 180], (4.0, 2.0, 2.0)), slice_mm=4.0, dose=0
+        )
+        densities.append(phantom.truth(image).vertebra("L1").trabecular_density_mg_cm3)
+    assert densities[0] < 85 < 140 < densities[1]
+
+
+def test_lordosis_and_kyphosis_have_usual_angles(torso_truth):
+    _, _, truth = torso_truth
+    lean = {v.level: np.degrees(np.arctan2(-v.superior_lps[1], v.superior_lps[2])) for v in truth.vertebrae}
+    assert 30 < lean["L5"] - lean["L1"] < 60
+    assert lean["T10"] > lean["L1"], "the thoracic spine turns forwards again"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "complaint"),
+    [
+        ("elephant", {}, "no phantom"),
+        ("torso", {"sex": "X"}, "sex"),
+        ("torso", {"top_level": "C4"}, "no such vertebra"),
+        ("torso", {"fractures": {"L9": ("wedge", 0.3)}}, "no such vertebra"),
+        ("torso", {"size": 3.0}, "size"),
+        ("torso", {"rods": "unknown"}, "rod plate"),
+        ("torso", {"contrast": "late"}, "contrast"),
+        ("torso", {"colour": "red"}, "colour"),
+        ("water", {"colour": "red"}, "colour"),
+        ("hip", {"side": "up"}, "side"),
+    ],
+)
+def test_unknown_options_are_refused(kind, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        make_phantom(kind, **options)
