@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import InputRefused
 from pipeline.ingest import nifti
 from pipeline.ingest.index import Frame, read_header
 from pipeline.ingest.sources import Candidate, Reader, Skipped, walk
@@ -123,7 +124,7 @@ def find_studies(inputs: Sequence[str | Path], *, progress: Callable[[int, int],
                 frames.extend(found)
             if progress is not None and (done % 16 == 0 or done + 1 == len(candidates)):
                 progress(done + 1, len(candidates))
-    frames, copies = _without_copies(frames)
+        frames, copies = _without_copies(frames, reader)
     if copies:
         skipped.append(
             Skipped("input", "duplicate_file", f"{copies} files are copies of others with the same identity")
@@ -139,27 +140,41 @@ def _read(candidate: Candidate, reader: Reader) -> list[Frame] | nifti.NiftiHead
     return read_header(candidate, reader)
 
 
-def _without_copies(frames: Iterable[Frame]) -> tuple[list[Frame], int]:
-    """Leave out frames that repeat the instance UID, place and coding of another: the same file met twice.
+def _without_copies(frames: Iterable[Frame], reader: Reader) -> tuple[list[Frame], int]:
+    """Leave out frames of files that are met twice, byte for byte.
 
-    Pixels are not compared here; instances that share a UID but differ in their header stay and are compared when read.
+    Instances that share a UID but differ in any byte stay; their pixels are compared when they are read.
     """
-    seen: dict[tuple[str, str, int | None], Frame] = {}
+    seen: dict[tuple[str, str, int | None], list[Frame]] = {}
     kept: list[Frame] = []
+    digests: dict[str, str] = {}
+
+    def digest(locator: str) -> str:
+        if locator not in digests:
+            digests[locator] = _content_digest(locator, reader)
+        return digests[locator]
+
     copies = 0
     for frame in frames:
-        key = (frame.identity.series_uid, frame.sop_instance_uid, frame.index)
-        other = seen.get(key) if frame.sop_instance_uid else None
-        if other is not None and (other.position_mm, other.coding, other.acquisition) == (
-            frame.position_mm,
-            frame.coding,
-            frame.acquisition,
-        ):
+        others = seen.setdefault((frame.identity.series_uid, frame.sop_instance_uid, frame.index), [])
+        if frame.sop_instance_uid and any(digest(o.locator) == digest(frame.locator) for o in others):
             copies += 1
         else:
-            seen.setdefault(key, frame)
+            others.append(frame)
             kept.append(frame)
     return kept, copies
+
+
+def _content_digest(locator: str, reader: Reader) -> str:
+    """Hash of all bytes of a file; of its name if it cannot be read, so that it equals no other."""
+    digest = hashlib.sha256()
+    try:
+        with reader.open(locator) as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    except (InputRefused, OSError, EOFError, RuntimeError, ValueError):
+        return locator
+    return digest.hexdigest()
 
 
 def _pseudonym(*parts: str) -> str:

@@ -174,14 +174,13 @@ def _load(path: Path) -> tuple[NDArray, Grid]:
         data = data[..., 0]
     if data.ndim != 3 or data.dtype.kind not in "biuf":
         raise InputRefused("masks_unreadable", f"has shape {data.shape} and type {data.dtype}.", subject=path.name)
-    if data.dtype.kind == "f":
-        if not all(np.array_equal(plane, np.rint(plane)) for plane in np.moveaxis(data, 2, 0)):
-            raise InputRefused(
-                "not_a_label_map",
-                "holds values that are not whole numbers.",
-                subject=path.name,
-                remedy="Pass the label map, not an image or probabilities.",
-            )
+    if data.dtype.kind == "f" and not all(np.array_equal(plane, np.rint(plane)) for plane in np.moveaxis(data, 2, 0)):
+        raise InputRefused(
+            "not_a_label_map",
+            "holds values that are not whole numbers.",
+            subject=path.name,
+            remedy="Pass the label map, not an image or probabilities.",
+        )
     if data.size and (data.min() < 0 or data.max() > 65535):
         raise InputRefused(
             "not_a_label_map", f"holds values from {data.min():g} to {data.max():g}.", subject=path.name,

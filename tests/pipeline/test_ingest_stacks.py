@@ -136,7 +136,6 @@ def test_one_instance_uid_with_two_different_pictures_is_refused(tmp_path: Path)
     datasets = axial_series(30)
     forged = brighter([slice_dataset(datasets[10].ImagePositionPatient, instance=datasets[10].InstanceNumber)], 30)[0]
     forged.SOPInstanceUID = datasets[10].SOPInstanceUID
-    forged.TableHeight = "151"
     write(datasets, tmp_path, pattern="a{}")
     write([forged], tmp_path, pattern="b{}")
     assert refusal(tmp_path) == "conflicting_slices"

@@ -11,12 +11,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
 from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 from scipy.spatial.transform import Rotation
@@ -345,6 +355,18 @@ def test_uncompressed_codings_decode_to_the_same_voxels(tmp_path: Path, syntax: 
             ds.PixelData = np.frombuffer(ds.PixelData, "<i2").astype(">i2").tobytes()
     write(datasets, tmp_path)
     assert deviation_hu(read(tmp_path)).max() <= ROUNDING_HU
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless,
+        JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2K, RLELossless, DeflatedExplicitVRLittleEndian,
+    ],
+    ids=lambda uid: uid.name,
+)  # fmt: skip
+def test_the_default_installation_has_a_decoder_for(syntax: UID) -> None:
+    assert get_decoder(syntax).is_available
 
 
 def test_pixels_that_no_decoder_reads_are_refused_with_the_name_of_their_coding(tmp_path: Path) -> None:
