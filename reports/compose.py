@@ -95,15 +95,19 @@ def subject_name(subject: str, words: Language) -> str:
 
 def _quality(record: StudyRecord, words: Language) -> Section:
     """Findings, the gravest first; notes are left to the record unless they concern the whole study."""
-    items = []
+    subjects: dict[tuple[Severity, str], list[str]] = {}
     for subject, finding in record.all_findings():
         if finding.severity is Severity.INFO and subject not in ("study", "series", "calibration"):
             continue
+        text = finding.text.removeprefix(f"{subject}: ")
+        names = subjects.setdefault((finding.severity, text), [])
         name = subject_name(subject, words)
-        name = "" if finding.text.startswith(name) else name
-        head = words(f"severity.{finding.severity.value}") + (f", {name}" if name else "")
-        items.append((f"{head}:", finding.text.removeprefix(f"{subject}: ")))
-    items = list(dict.fromkeys(items))
+        if name and name not in names and not text.startswith(name):
+            names.append(name)
+    items = [
+        (", ".join([words(f"severity.{severity.value}"), *names]) + ":", text)
+        for (severity, text), names in subjects.items()
+    ]
     if not items:
         return Section("quality", words("section.quality"), (Paragraph(words("text.no_finding")),))
     return Section("quality", words("section.quality"), (Bullets(tuple(items)),))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from reports.citations import Citations
 from reports.classes import t_score_class
-from reports.document import Column, Paragraph, Row, Section, Table
+from reports.document import Bullets, Column, Paragraph, Row, Section, Table
 from reports.impression import level_name, level_range
 from reports.language import Language, capitalised
 from reports.quantity import Quantity, printed_unit
+from reports.reasons import shared_reasons, why_missing, why_no_spine_density
 from reports.record import Femur, Score, Strength, Structure, StudyRecord, Vertebra
 
 REPORTED_LEVELS = (*(f"T{i}" for i in range(4, 13)), *(f"L{i}" for i in range(1, 6)))
+_LEVEL_KEYS = ("fracture", "heights_mm", "trabecular_hu", "vbmd_mg_cm3", "strength_n", "stiffness_n_mm")
+_FEMUR_KEYS = ("abmd_g_cm2", "t_score", "strength_n")
 _UNSURE_BELOW = 0.9
 """Probability of a level below which the table says how sure it is."""
 
@@ -68,7 +71,7 @@ def spine_section(record: StudyRecord, words: Language, citations: Citations) ->
     assessment, bodies = record.assessment, record.vertebrae
     density = assessment.spine_vbmd_mg_cm3
     if density is None:
-        table.missing(words("measure.spine_vbmd_none"), _reasons(bodies, "vbmd_mg_cm3", words))
+        table.missing(words("measure.spine_vbmd_none"), why_no_spine_density(record, words))
     else:
         name = words("measure.spine_vbmd", levels=" + ".join(assessment.spine_vbmd_levels))
         class_ = words(f"class.{assessment.spine_density_class or 'none'}")
@@ -114,26 +117,31 @@ def levels_section(record: StudyRecord, words: Language) -> Section:
     first = next((i for i, level in enumerate(REPORTED_LEVELS) if level in found), len(REPORTED_LEVELS))
     above = [level for level in REPORTED_LEVELS[:first] if level not in found]
     below = [level for level in REPORTED_LEVELS[first:] if level not in found]
+    measured = [v for v in record.vertebrae if any(getattr(v, key) is not None for key in _LEVEL_KEYS)]
+    shared = shared_reasons([*measured], _LEVEL_KEYS)
+    absent = words("text.absent_levels" if all(v.level for v in record.vertebrae) else "text.absent_or_unnamed_levels")
     rows = [
-        *_rows_of_missing(above, words),
-        *(row for vertebra in record.vertebrae for row in _level_rows(vertebra, words)),
-        *_rows_of_missing(below, words),
+        *_rows_of_missing(above, absent),
+        *(row for vertebra in record.vertebrae for row in _level_rows(vertebra, words, shared)),
+        *_rows_of_missing(below, absent),
     ]
+    if shared:
+        rows.append(Row((words("text.all_bodies"), _absence(shared, words)), spans=True))
     table = Table(words("section.levels"), columns, tuple(rows))
     legend = Paragraph(words("text.not_measured_legend"), "note")
     return Section("levels", words("section.levels"), (table, legend))
 
 
-def _rows_of_missing(levels: list[str], words: Language) -> list[Row]:
+def _rows_of_missing(levels: list[str], absent: str) -> list[Row]:
     if not levels:
         return []
     first = REPORTED_LEVELS.index(levels[0])
     gapless = list(REPORTED_LEVELS[first : first + len(levels)]) == levels
     listed = level_range(levels) if gapless else ", ".join(levels)
-    return [Row((listed, words("text.absent_levels")), spans=True)]
+    return [Row((listed, absent), spans=True)]
 
 
-def _level_rows(vertebra: Vertebra, words: Language) -> list[Row]:
+def _level_rows(vertebra: Vertebra, words: Language, shared: Mapping[str, str]) -> list[Row]:
     name, fracture, heights = level_name(vertebra), vertebra.fracture, vertebra.heights_mm
     numbers: list[Quantity | None] = [fracture.height_loss if fracture else None]
     numbers += [heights.anterior, heights.middle, heights.posterior] if heights else [None, None, None]
@@ -145,26 +153,27 @@ def _level_rows(vertebra: Vertebra, words: Language) -> list[Row]:
     grade = _grade(fracture.genant_grade, fracture.deformity, words) if fracture else absent
     cells = [words.quantity(number, unit=False) if number is not None else absent for number in numbers]
     rows = [Row((name, grade, *cells))]
-    remarks = _remarks(vertebra, words)
+    remarks = _remarks(vertebra, words, shared)
     if remarks:
         rows.append(Row(("", remarks), spans=True, kind="remark"))
     return rows
 
 
-def _remarks(vertebra: Vertebra, words: Language) -> str:
-    """Why single numbers are missing, and what is uncertain about the body."""
-    reasons: dict[str, list[str]] = {}
-    for key in ("fracture", "heights_mm", "trabecular_hu", "vbmd_mg_cm3", "strength_n", "stiffness_n_mm"):
-        if getattr(vertebra, key) is None:
-            reasons.setdefault(_reasons([vertebra], key, words), []).append(words(f"measure.{key}"))
-    remarks = [
-        capitalised(f"{', '.join(names)} {words('text.not_measured', reason=reason)}")
-        for reason, names in reasons.items()
-    ]
+def _absence(reasons: Mapping[str, str], words: Language) -> str:
+    """One sentence for each reason, with the numbers that are missing because of it."""
+    by_reason: dict[str, list[str]] = {}
+    for key, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(words(f"measure.{key}"))
+    said = [f"{', '.join(names)} {words('text.not_measured', reason=reason)}" for reason, names in by_reason.items()]
+    return " ".join(capitalised(sentence) for sentence in said)
+
+
+def _remarks(vertebra: Vertebra, words: Language, shared: Mapping[str, str]) -> str:
+    """Why single numbers are missing (but for reasons shared by all bodies), and what is uncertain about the body."""
+    missing = [key for key in _LEVEL_KEYS if getattr(vertebra, key) is None and key not in shared]
+    remarks = [_absence({key: _reasons([vertebra], key, words) for key in missing}, words)] if missing else []
     sure = vertebra.level_confidence
-    if vertebra.level is None:
-        remarks.append(words("text.level_uncertain"))
-    elif sure is not None and sure < _UNSURE_BELOW:
+    if vertebra.level is not None and sure is not None and sure < _UNSURE_BELOW:
         others = sorted(vertebra.level_alternatives, key=lambda level: -vertebra.level_alternatives[level])[:2]
         text = words("text.level_probability", level=vertebra.level, percent=f"{100 * sure:.0f}")
         remarks.append(f"{text}; {words('text.alternatives', levels=', '.join(others))}." if others else f"{text}.")
@@ -179,21 +188,33 @@ def hip_section(record: StudyRecord, words: Language, citations: Citations) -> S
     if not record.femora:
         absent = words("text.not_measured", reason=words("text.hip_absent"))
         return Section("hip", title, (Paragraph(capitalised(absent) + "."),))
+    femora = sorted(record.femora, key=lambda f: f.side != "right")
+    if not any(_is_measured(femur) for femur in femora):
+        said = [(words(f"side.{f.side.capitalize()}") + ":", _why_no_femur(f, words)) for f in femora]
+        return Section("hip", title, (Bullets(tuple(said)),))
     table = _SiteTable(title, words, citations)
     # Where the assessment gives no class to T-scores (in a child, say), no row does.
     classed = record.assessment.hip_density_class is not None
-    for femur in sorted(record.femora, key=lambda f: f.side != "right"):
+    for femur in femora:
         table.group(words(f"side.{femur.side.capitalize()}"))
         _add_femur(table, femur, words, classed)
     return table.section("hip")
 
 
+def _is_measured(femur: Femur) -> bool:
+    return any(number is not None for number in (femur.abmd_g_cm2, femur.strength_n, femur.stiffness_n_mm))
+
+
+def _why_no_femur(femur: Femur, words: Language) -> str:
+    reasons = dict.fromkeys(_reasons([femur], key, words) for key in _FEMUR_KEYS)
+    return words("text.not_measured", reason=" ".join(reasons))
+
+
 def _add_femur(table: _SiteTable, femur: Femur, words: Language, classed: bool) -> None:
     status = _status(femur, words)
-    if femur.abmd_g_cm2 is None and femur.strength_n is None and femur.stiffness_n_mm is None:
-        names = ", ".join(words(f"measure.{key}") for key in ("abmd_g_cm2", "t_score", "strength_n"))
-        why = dict.fromkeys(_reasons([femur], key, words) for key in ("abmd_g_cm2", "t_score", "strength_n"))
-        table.missing(names, " ".join(why))
+    if not _is_measured(femur):
+        names = ", ".join(words(f"measure.{key}") for key in _FEMUR_KEYS)
+        table.rows.append(Row((names, _why_no_femur(femur, words)), spans=True))
         return
     if femur.abmd_g_cm2 is None:
         table.missing(words("measure.abmd_g_cm2"), _reasons([femur], "abmd_g_cm2", words))
@@ -252,9 +273,7 @@ def _worst_status(structures: Sequence[Structure], words: Language) -> str:
 
 
 def _reasons(structures: Iterable[Structure], key: str, words: Language) -> str:
-    """Why `key` is missing in these structures, each reason once, at most three."""
-    found = dict.fromkeys(f.text for s in structures if (f := s.reason_for(key)) is not None)
-    return " ".join(list(found)[:3]) or words("text.no_reason")
+    return why_missing(structures, key, words("text.no_reason"))
 
 
 def _grade(grade: int, deformity: str, words: Language) -> str:

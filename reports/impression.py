@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from reports.classes import FRACTURE_GRADE
 from reports.language import Language
-from reports.record import Femur, Fracture, StudyRecord, Vertebra
+from reports.reasons import why_missing, why_no_spine_density
+from reports.record import Fracture, StudyRecord, Vertebra
 
 
 def impression(record: StudyRecord, words: Language) -> tuple[tuple[str, str], ...]:
@@ -43,7 +44,8 @@ def level_range(names: list[str]) -> str:
 def _fractures(record: StudyRecord, words: Language) -> list[str]:
     graded = [(v, v.fracture) for v in record.vertebrae if v.fracture is not None]
     if not graded:
-        return [words("impression.fracture_unknown", reason=_reason(record.vertebrae, "fracture", words))]
+        no_vertebra = words("impression.no_vertebra")
+        return [words("impression.fracture_unknown", reason=why_missing(record.vertebrae, "fracture", no_vertebra))]
     sentences = []
     definite = [pair for pair in graded if pair[1].genant_grade >= FRACTURE_GRADE]
     possible = [pair for pair in graded if 0 < pair[1].genant_grade < FRACTURE_GRADE]
@@ -70,7 +72,7 @@ def _body(vertebra: Vertebra, fracture: Fracture, words: Language) -> str:
 def _spine(record: StudyRecord, words: Language) -> str:
     density = record.assessment.spine_vbmd_mg_cm3
     if density is None:
-        return words("impression.spine_density_unknown", reason=_reason(record.vertebrae, "vbmd_mg_cm3", words))
+        return words("impression.spine_density_unknown", reason=why_no_spine_density(record, words))
     return words(
         "impression.spine_density",
         levels=" + ".join(record.assessment.spine_vbmd_levels),
@@ -83,7 +85,9 @@ def _spine(record: StudyRecord, words: Language) -> str:
 def _hip(record: StudyRecord, words: Language) -> str:
     scored = [(femur, femur.t_score) for femur in record.femora if femur.t_score is not None]
     if not scored:
-        return words("impression.hip_density_unknown", reason=_reason(record.femora, "t_score", words))
+        return words(
+            "impression.hip_density_unknown", reason=why_missing(record.femora, "t_score", words("impression.no_femur"))
+        )
     femur, score = min(scored, key=lambda pair: pair[1].value)
     return words(
         "impression.hip_density",
@@ -108,15 +112,6 @@ def _strength(record: StudyRecord, words: Language) -> str:
             name = words("impression.femur_of", side=words(f"side.{femur.side}"), test=test)
             parts.append(words("impression.strength_part", name=name, value=words.quantity(femur.strength_n)))
     if not parts:
-        return words(
-            "impression.strength_unknown", reason=_reason((*record.vertebrae, *record.femora), "strength_n", words)
-        )
+        why = why_missing((*record.vertebrae, *record.femora), "strength_n", words("impression.no_vertebra"))
+        return words("impression.strength_unknown", reason=why)
     return words("impression.strength", parts="; ".join(parts))
-
-
-def _reason(structures: tuple[Vertebra | Femur, ...] | tuple[Vertebra, ...] | tuple[Femur, ...], key: str,
-            words: Language) -> str:  # fmt: skip
-    """The reasons why `key` was measured in none of the structures, each once."""
-    findings = (structure.reason_for(key) for structure in structures)
-    texts = list(dict.fromkeys(finding.text for finding in findings if finding is not None))
-    return " ".join(texts[:3]) or words("impression.no_femur" if key == "t_score" else "impression.no_vertebra")
