@@ -183,7 +183,7 @@ def lung_solids(habitus: Habitus) -> list[Solid]:
             Solid("lung", (lung, dome_right.subtracted(), dome_left.subtracted()), "lung", texture=45.0, texture_mm=4.0)
         )
     heart = ellipsoid(np.array([18, -40, 310]) * s, np.array([52, 42, 45]) * s)
-    middle = tube(z[1:], 0.0, -25 * s, 26 * s, 46 * s)
+    middle = tube(np.array([264.0, 300, 400, 455]) * s, 0.0, -25 * s, 26 * s, 46 * s)
     solids.append(Solid("mediastinum", (middle, dome_right.subtracted(), dome_left.subtracted()), "visceral_fat"))
     solids.append(Solid("heart", (heart,), "blood", texture=4.0, texture_mm=6.0))
     return solids

@@ -230,7 +230,7 @@ def make_phantom(kind: str, *, seed: int = 0, **options: Any) -> Phantom:
     seed : int
         Texture, bowel, noise and UIDs follow from it.
     **options
-        Depend on the kind. ``torso``, ``spine`` and ``hip`` take the fields of `phantoms.torso.TorsoOptions` (fractures also as
+        Depend on the kind. ``torso``, ``spine``, ``hip`` take the fields of `phantoms.torso.TorsoOptions` (fractures also as
         ``{"L1": ("wedge", 0.3)}``; ``hip`` also ``side``), ``rods`` takes ``plate``, ``diameter_mm`` and ``length_mm``, ``water``
         the last two, ``cube`` ``edge_mm`` and ``density_mg_cm3``, ``cylinder`` ``diameter_mm``, ``height_mm`` and
         ``density_mg_cm3``.

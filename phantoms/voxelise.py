@@ -41,13 +41,14 @@ class Lattice:
 
     def to_lps(self, index: NDArray) -> NDArray[np.float64]:
         """LPS points (..., 3) of array indices (..., 3) as (k, j, i)."""
-        points: NDArray[np.float64] = np.asarray(index, float) @ self.index_to_lps[:3, :3].T + self.index_to_lps[:3, 3]
-        return points
+        points = np.asarray(index, float) @ self.index_to_lps[:3, :3].T
+        return np.asarray(points + self.index_to_lps[:3, 3])
 
     def to_index(self, point_lps_mm: NDArray) -> NDArray[np.float64]:
         """Array indices (..., 3) as (k, j, i) of LPS points (..., 3)."""
         inverse = np.linalg.inv(self.index_to_lps)
-        return np.asarray(point_lps_mm, float) @ inverse[:3, :3].T + inverse[:3, 3]
+        index = np.asarray(point_lps_mm, float) @ inverse[:3, :3].T
+        return np.asarray(index + inverse[:3, 3])
 
     @staticmethod
     def upright(low_mm: NDArray, high_mm: NDArray, spacing_mm: tuple[float, float, float]) -> Lattice:
