@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numba import njit
@@ -14,7 +15,13 @@ from scipy import ndimage
 from fea.bone.assembly import TestModel, TestRefused
 from fea.bone.profiles import Criterion
 from fea.errors import SolveError
+from fea.nonlinear import solve_curve
+from fea.plasticity import YieldMaterial
 from fea.solve import solve
+
+# Parts of the end displacement at which the elastic-plastic curve is computed: close where bone yields, wide on the plateau.
+_CURVE_STEPS = (0.12, 0.2, 0.28, 0.38, 0.52, 0.72, 1.0)
+_OFFSET_STRAIN = 0.002
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +49,12 @@ class TestResult:
     dof, iterations : int
     residual, seconds : float
         `seconds` is the wall time of solution and evaluation.
+    reactions_n : dict of str to tuple
+        Force (z, y, x) on every support at the applied displacement, linear.
+    plastic_strain : float32 ndarray of shape (Z, Y, X) or None
+        Equivalent plastic strain at the end of the curve; None after a linear test.
+    yielded_part : float or None
+        Part of the bone volume with plastic strain at the end of the curve.
     """
 
     __test__ = False
@@ -60,6 +73,8 @@ class TestResult:
     residual: float
     seconds: float
     reactions_n: dict[str, tuple[float, float, float]]
+    plastic_strain: NDArray[np.float32] | None = None
+    yielded_part: float | None = None
 
 
 def run_linear(model: TestModel, *, rtol: float = 1e-6, threads: int | None = None) -> TestResult:
@@ -112,6 +127,78 @@ def run_linear(model: TestModel, *, rtol: float = 1e-6, threads: int | None = No
         seconds=time.perf_counter() - began,
         reactions_n={name: (float(z), float(y), float(x)) for name, (z, y, x) in sorted(solution.reaction_n.items())},
     )
+
+
+def run(model: TestModel, *, rtol: float = 1e-6, threads: int | None = None) -> TestResult:
+    """Solve a test as its profile's criterion demands: linearly, or linearly and then with yield."""
+    result = run_linear(model, rtol=rtol, threads=threads)
+    if model.profile.strength is Criterion.NONLINEAR_STRAIN:
+        return add_yield(result, threads=threads)
+    return result
+
+
+def add_yield(result: TestResult, *, threads: int | None = None) -> TestResult:
+    """The elastic-plastic curve of a test that was solved linearly, with the criteria that need it.
+
+    The end displacement of the curve is the profile's strain times the height of the body in compression of a vertebra, and
+    the applied displacement in a hip test.
+
+    Raises
+    ------
+    TestRefused
+        ``no_yield_law`` if the profile has none, ``not_converged`` with what the solver said.
+    """
+    began = time.perf_counter()
+    model, profile = result.model, result.model.profile
+    if profile.yield_stress is None:
+        raise TestRefused("no_yield_law", f"{profile.title} has no yield law.")
+    body_mm = model.lengths_mm.get("body")
+    end_mm = profile.nonlinear_strain * body_mm if body_mm is not None else model.applied_mm
+    steps_mm = np.array(_CURVE_STEPS) * end_mm
+    criterion: Literal["von_mises", "drucker_prager"] = "von_mises" if profile.tension_ratio == 1 else "drucker_prager"
+    material = YieldMaterial(model.yield_stress_mpa, profile.hardening_ratio, criterion, profile.tension_ratio)
+    try:
+        curve = solve_curve(
+            model.voxel_model(),
+            model.supports,
+            material,
+            steps_mm / model.applied_mm,
+            threads=threads,
+            floating="remove",
+        )
+    except SolveError as error:
+        raise TestRefused("not_converged", f"{error.reason.value}: {error}") from error
+    force = np.abs(curve.reaction_n[model.loaded][:, model.load_axis])
+    points = np.column_stack([np.append(0.0, steps_mm), force])
+    strength = dict(result.strength_n)
+    strength[Criterion.NONLINEAR_STRAIN] = float(force.max())
+    if body_mm is not None:
+        offset = _offset_yield(points, result.stiffness_n_mm, _OFFSET_STRAIN * body_mm)
+        if offset is not None:
+            strength[Criterion.OFFSET_YIELD] = offset
+    plastic = np.where(model.is_bone, curve.plastic_strain, 0).astype(np.float32)
+    weight = model.bone.fraction[model.is_bone].astype(float)
+    return replace(
+        result,
+        strength_n=strength,
+        curve=points,
+        plastic_strain=plastic,
+        yielded_part=float(weight[plastic[model.is_bone] > 0].sum() / weight.sum()),
+        iterations=result.iterations + int(curve.cg_iterations.sum()),
+        residual=float(curve.residual.max()),
+        seconds=result.seconds + time.perf_counter() - began,
+    )
+
+
+def _offset_yield(curve: NDArray, stiffness_n_mm: float, offset_mm: float) -> float | None:
+    """Force at which a curve (N, 2) of displacement and force crosses the elastic line shifted by `offset_mm`."""
+    above = curve[:, 1] - stiffness_n_mm * (curve[:, 0] - offset_mm)
+    crossed = np.flatnonzero((above[1:] <= 0) & (above[:-1] > 0))
+    if len(crossed) == 0:
+        return None
+    first = int(crossed[0])
+    part = above[first] / (above[first] - above[first + 1])
+    return float(curve[first, 1] + part * (curve[first + 1, 1] - curve[first, 1]))
 
 
 def stiffness_change_by_density(result: TestResult, shift_mg_cm3: NDArray) -> float:

@@ -107,8 +107,8 @@ def build_stance(
 ) -> TestModel:
     """Standing on one leg: the hip's force on the head, distally and laterally at an angle to the shaft, the shaft held.
 
-    Array axis z points against the force, y across it towards the head. Parameters and errors as in `build_sideways_fall`; `shaft_angle_deg` lies in the
-    plane of shaft and neck.
+    Array axis z points against the force, y across it towards the head. Parameters and errors as in `build_sideways_fall`;
+    `shaft_angle_deg` lies in the plane of shaft and neck.
     """
     proximal, medial, _ = pose.anatomical
     angle = np.radians(shaft_angle_deg)

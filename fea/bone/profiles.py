@@ -34,13 +34,15 @@ class Criterion(StrEnum):
 
     ``linear-rule``: coefficient x height x stiffness. ``pistoia``: the load at which a stated fraction of the bone volume
     exceeds a stated energy-equivalent strain. ``fixed-displacement``: the linear force at the displacement of the hip tests.
-    ``nonlinear-strain``: the greatest force of the elastic-plastic curve up to a stated apparent strain.
+    ``nonlinear-strain``: the greatest force of the elastic-plastic curve up to a stated apparent strain. ``offset-yield``:
+    where that curve meets the elastic line shifted by 0.2 % apparent strain; never the strength of a profile, but reported.
     """
 
     LINEAR_RULE = "linear-rule"
     PISTOIA = "pistoia"
     FIXED_DISPLACEMENT = "fixed-displacement"
     NONLINEAR_STRAIN = "nonlinear-strain"
+    OFFSET_YIELD = "offset-yield"
 
 
 class Boundary(StrEnum):
@@ -168,6 +170,8 @@ class BoneProfile:
     poisson : float
     hardening_ratio : float
         Slope after yield, as part of the modulus.
+    tension_ratio : float
+        Yield stress in tension as part of that in compression: 1 is von Mises, less is Drucker-Prager.
     cap : Cap
     boundary : Boundary
     strength : Criterion
@@ -198,6 +202,7 @@ class BoneProfile:
     minimum_modulus_mpa: float
     poisson: float
     hardening_ratio: float
+    tension_ratio: float
     cap: Cap
     boundary: Boundary
     strength: Criterion
@@ -228,6 +233,7 @@ class BoneProfile:
             "length along the load; not a failure load",
             Criterion.NONLINEAR_STRAIN: f"greatest force of the elastic-plastic curve up to "
             f"{100 * self.nonlinear_strain:g} % apparent strain",
+            Criterion.OFFSET_YIELD: "0.2 % offset yield",
         }[self.strength]
 
     def materials(self, mineral_mg_cm3: NDArray) -> Materials:
@@ -312,6 +318,7 @@ def _profile(table: Mapping[str, Any], fingerprint: str) -> BoneProfile:
         minimum_modulus_mpa=float(material["minimum_modulus_mpa"]),
         poisson=float(material["poisson"]),
         hardening_ratio=float(material["hardening_ratio"]),
+        tension_ratio=float(material.get("tension_ratio", 1.0)),
         cap=Cap(
             float(cap["modulus_mpa"]),
             float(cap["poisson"]),
@@ -361,6 +368,7 @@ def _require_sense(profile: BoneProfile, origin: str) -> None:
         "material.minimum_modulus_mpa must be positive": profile.minimum_modulus_mpa <= 0,
         "material.poisson must lie in [0, 0.5)": not 0 <= profile.poisson < 0.5,
         "material.hardening_ratio must lie in [0, 1)": not 0 <= profile.hardening_ratio < 1,
+        "material.tension_ratio must lie in (0, 1]": not 0 < profile.tension_ratio <= 1,
         "cap.poisson must lie in [0, 0.5)": not 0 <= profile.cap.poisson < 0.5,
         "cap.modulus_mpa and cap.thickness_mm must be positive": min(profile.cap.modulus_mpa, profile.cap.thickness_mm)
         <= 0,
@@ -370,6 +378,7 @@ def _require_sense(profile: BoneProfile, origin: str) -> None:
             profile.linear_rule_coefficient, profile.pistoia_strain, profile.nonlinear_strain, profile.hip_displacement
         )
         <= 0,
+        "criteria.strength cannot be 'offset-yield'": profile.strength is Criterion.OFFSET_YIELD,
         "criteria.strength 'nonlinear-strain' needs a yield_stress_mpa law": profile.strength
         is Criterion.NONLINEAR_STRAIN
         and profile.yield_stress is None,

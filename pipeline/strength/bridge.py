@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from fea.bone.assembly import TestModel, TestRefused
 from fea.bone.evaluate import (
     TestResult,
+    add_yield,
     pistoia_force_n,
-    run_linear,
+    run,
     stiffness_change_by_boundary,
     stiffness_change_by_density,
 )
@@ -71,6 +72,7 @@ def vertebra_strength(
     *,
     profile: str | None = None,
     voxel_mm: float = 1.0,
+    with_yield: bool = False,
     threads: int | None = None,
 ) -> Strength:
     """Compressive strength of one vertebral body.
@@ -88,13 +90,15 @@ def vertebra_strength(
         is taken; by default the one in `DEFAULT_PROFILE`.
     voxel_mm : float
         Edge of the model's voxels.
+    with_yield : bool
+        Also follow the elastic-plastic curve, if the profile has a yield law; profiles whose criterion needs it do so anyway.
     threads : int, optional
 
     Raises
     ------
     NotMeasurable
         ``cut_by_field_of_view``, ``voxels_too_coarse``, ``mask_empty``, ``mask_too_small``, ``metal``, ``density_unphysical``,
-        ``disconnected_pieces``, ``not_converged`` or ``no_load_carried``.
+        ``disconnected_pieces``, ``not_converged``, ``no_load_carried`` or ``no_yield_law``.
     InputRefused
         ``profile_unusable`` if the profile does not exist or is not meant for this test.
     """
@@ -106,7 +110,9 @@ def vertebra_strength(
     image = _cut_out(volume, segmentation, vertebra, calibration, source, open_end=None)
     frame = vertebra.frame
     pose = BodyPose(frame.centre_lps_mm, frame.left, frame.posterior, frame.superior)
-    return compress_body(image, pose, law, source, vertebra.name, voxel_mm=voxel_mm, threads=threads)
+    return compress_body(
+        image, pose, law, source, vertebra.name, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
+    )
 
 
 def femur_strength(
@@ -118,6 +124,7 @@ def femur_strength(
     test: str = VirtualTest.HIP_SIDEWAYS_FALL.value,
     profile: str | None = None,
     voxel_mm: float = 1.0,
+    with_yield: bool = False,
     threads: int | None = None,
 ) -> Strength:
     """Strength of one proximal femur in a fall to the side or in single-leg stance.
@@ -140,7 +147,9 @@ def femur_strength(
     source = density_source(calibration, law)
     image = _cut_out(volume, segmentation, femur, calibration, source, open_end=(0, 0))
     pose, notes = _femur_pose(image, femur)
-    return load_femur(image, pose, kind, law, source, femur.name, notes, voxel_mm=voxel_mm, threads=threads)
+    return load_femur(
+        image, pose, kind, law, source, femur.name, notes, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
+    )
 
 
 def require_profile(wanted: str | None, test: VirtualTest) -> BoneProfile:
@@ -263,6 +272,7 @@ def compress_body(
     subject: str,
     *,
     voxel_mm: float = 1.0,
+    with_yield: bool = False,
     threads: int | None = None,
 ) -> Strength:
     """Compression of a vertebral body given as an image; without a `pose` it is taken from the mask."""
@@ -271,7 +281,7 @@ def compress_body(
         frame = pose or pose_of_body(image.mask, image.index_to_lps)
         return build_vertebra(image.density_mg_cm3, image.mask, image.index_to_lps, frame, profile, voxel_mm=voxel_mm)
 
-    return _run(image, build, source, subject, (), threads)
+    return _run(image, build, source, subject, (), threads, with_yield)
 
 
 def load_femur(
@@ -284,6 +294,7 @@ def load_femur(
     notes: tuple[Finding, ...] = (),
     *,
     voxel_mm: float = 1.0,
+    with_yield: bool = False,
     threads: int | None = None,
 ) -> Strength:
     """A virtual test of a femur given as an image; without a `pose` it is taken from the mask."""
@@ -293,7 +304,7 @@ def load_femur(
         make = build_sideways_fall if test is VirtualTest.HIP_SIDEWAYS_FALL else build_stance
         return make(image.density_mg_cm3, image.mask, image.index_to_lps, frame, profile, voxel_mm=voxel_mm)
 
-    return _run(image, build, source, subject, notes, threads)
+    return _run(image, build, source, subject, notes, threads, with_yield)
 
 
 def _run(
@@ -303,9 +314,12 @@ def _run(
     subject: str,
     notes: tuple[Finding, ...],
     threads: int | None,
+    with_yield: bool,
 ) -> Strength:
     try:
-        result = run_linear(build(), threads=threads)
+        result = run(build(), threads=threads)
+        if with_yield and result.plastic_strain is None:
+            result = add_yield(result, threads=threads)
     except TestRefused as refused:
         raise NotMeasurable(refused.code, refused.detail, subject=subject) from refused
     model, profile = result.model, result.model.profile
@@ -375,7 +389,7 @@ def _facts(result: TestResult) -> dict[str, float | int | str | bool]:
         "iterations": result.iterations,
         "residual": result.residual,
         "seconds": round(result.seconds, 3),
-        "linear": True,
+        "linear": result.plastic_strain is None,
         "applied_displacement_mm": model.applied_mm,
         "bone_mass_g": model.bone.mass_g,
         "bone_volume_mm3": model.bone.source_volume_mm3,
@@ -386,4 +400,6 @@ def _facts(result: TestResult) -> dict[str, float | int | str | bool]:
     facts |= {f"{criterion.value}_n": force for criterion, force in result.strength_n.items()}
     if result.first_yield_n is not None:
         facts["first_yield_n"] = result.first_yield_n
+    if result.yielded_part is not None:
+        facts["yielded_part_of_bone"] = result.yielded_part
     return facts

@@ -43,6 +43,7 @@ def run_strength_command(
     profile: str | None = None,
     is_density: bool = False,
     voxel_mm: float = 1.0,
+    with_yield: bool = False,
     threads: int | None = None,
 ) -> dict[str, Any]:
     """Read an image and a mask, run one virtual test, write ``strength.json`` and ``model.npz`` to the folder `output`.
@@ -60,6 +61,10 @@ def run_strength_command(
         Number of the bone in the mask; may be absent if the mask holds one structure.
     profile : str, optional
         Name of a profile or path of a profile file.
+    voxel_mm : float
+        Edge of the model's voxels.
+    with_yield : bool
+        Also follow the elastic-plastic curve, if the profile has a yield law.
 
     Returns
     -------
@@ -101,6 +106,7 @@ def run_strength_command(
             is_density=is_density,
             subject=subject,
             voxel_mm=voxel_mm,
+            with_yield=with_yield,
             threads=threads,
         )
         content = _content(result)
@@ -120,6 +126,7 @@ def strength_from_image(
     is_density: bool = False,
     subject: str = "the mask",
     voxel_mm: float = 1.0,
+    with_yield: bool = False,
     threads: int | None = None,
 ) -> Strength:
     """One virtual test of the bone in `mask`, posed from the mask itself.
@@ -158,8 +165,10 @@ def strength_from_image(
         density = (calibration.density_mg_cm3(cut) * source.factor).astype(np.float32)
     bone = BoneImage(density, mask[box], place, cut, not is_density)
     if kind is VirtualTest.SPINE_COMPRESSION:
-        return compress_body(bone, None, law, source, subject, voxel_mm=voxel_mm, threads=threads)
-    return load_femur(bone, None, kind, law, source, subject, voxel_mm=voxel_mm, threads=threads)
+        return compress_body(
+            bone, None, law, source, subject, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
+        )
+    return load_femur(bone, None, kind, law, source, subject, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads)
 
 
 def _plain_density(profile: BoneProfile) -> DensitySource:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from fea.bone.assembly import TestRefused, bone_voxels, cap_region
-from fea.bone.evaluate import element_fields, run_linear, stiffness_change_by_boundary, stiffness_change_by_density
+from fea.bone.evaluate import (
+    add_yield,
+    element_fields,
+    run,
+    run_linear,
+    stiffness_change_by_boundary,
+    stiffness_change_by_density,
+)
 from fea.bone.profiles import Boundary, Criterion, load_profile
 from fea.bone.resample import PosedBone, grid_around
 from fea.bone.vertebra import BodyPose, build_vertebra, pose_of_body
@@ -66,6 +73,39 @@ def test_first_yield_of_a_uniform_bar_is_yield_stress_times_area() -> None:
     )
     result = compress(block(20, 16, 24, density=100.0), profile)
     assert result.first_yield_n == pytest.approx(1.74 * 320, rel=1e-3)
+
+
+def test_yielding_bar_follows_the_textbook_curve() -> None:
+    """Elastic, perfectly plastic: K d up to sigma_y A, then flat but for the caps, which hold the plastic flow sideways."""
+    profile = replace(
+        plain_profile(modulus_mpa=500, cap_modulus_mpa=500, **SHARP), yield_stress=load_profile("bct-like").yield_stress
+    )
+    linear = compress(block(20, 16, 24, density=100.0), profile)
+    result = add_yield(linear)
+    limit = 1.74 * 320
+    displacement, force = result.curve.T
+    np.testing.assert_allclose(force, np.minimum(linear.stiffness_n_mm * displacement, limit), rtol=0.025)
+    assert result.strength_n[Criterion.NONLINEAR_STRAIN] == pytest.approx(limit, rel=0.025)
+    assert result.strength_n[Criterion.OFFSET_YIELD] == pytest.approx(limit, rel=0.02)
+    assert result.yielded_part == pytest.approx(1.0, abs=0.02)
+    assert displacement[-1] == pytest.approx(0.019 * result.model.lengths_mm["body"])
+
+
+def test_a_profile_with_a_yield_criterion_is_run_to_it() -> None:
+    bone = oval_body()
+    model = build_vertebra(bone.density, bone.mask, bone.matrix, upright(bone), load_profile("bct-like"), voxel_mm=2.0)
+    result = run(model)
+    assert result.plastic_strain is not None and 0 < result.yielded_part <= 1
+    # 150 mg/cm3 yields at 2.985 MPa; the caps hold its ends sideways, so it carries at least that and less than half more.
+    area = float(model.is_bone.any(axis=0).sum()) * 4
+    waist = 0.81 * area
+    assert 0.9 * 2.985 * waist < result.strength_n[Criterion.NONLINEAR_STRAIN] < 1.5 * 2.985 * area
+
+
+def test_a_profile_without_yield_law_has_no_curve() -> None:
+    with pytest.raises(TestRefused) as caught:
+        add_yield(compress(block(), load_profile("morgan-vertebra")))
+    assert caught.value.code == "no_yield_law"
 
 
 def test_stored_energy_is_half_force_times_displacement() -> None:
