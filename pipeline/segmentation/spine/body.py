@@ -32,6 +32,7 @@ _WALL_P1, _PLATE_P1 = 0.08, 0.1
 _WALL_OFFSET_COST, _PLATE_OFFSET_COST = 0.006, 0.004
 _DARK_COST = 0.15
 _DROP_SCALE_HU = 300.0
+_AIR_LEVEL_HU = -50.0
 _CORNER_DEG, _CORNER_HALF_DEG, _CORNER_COST = 45.0, 22.0, 0.015
 
 
@@ -207,7 +208,7 @@ def _face_shift(
     whole = np.isfinite(values).all(axis=1)
     if whole.sum() < 20:
         return 0.0
-    return outer_face_mm(distance, np.median(values[whole], axis=0).astype(float), blur_mm)
+    return outer_face_mm(distance, np.median(_without_air(values[whole]), axis=0).astype(float), blur_mm)
 
 
 def _frame_and_template(
@@ -281,7 +282,7 @@ def _fit_wall(
     w = (low[:, None] + part * (high - low)[:, None])[:, :, None]
     values = sample_lps(hu, grid, frame.to_lps(u, v, w), fill=np.nan)
     unseen = ~np.isfinite(values[:, :, extra:-extra]).all(axis=2)
-    values = np.where(np.isfinite(values), values, -100.0)
+    values = _without_air(values)
     inner = values[:, :, extra - int(_INSIDE_MM / _STEP_MM) : len(wide) - extra - int(_INSIDE_MM / _STEP_MM)]
     outer = values[:, :, extra + int(_OUTSIDE_MM / _STEP_MM) :][:, :, : len(offset)]
     here = values[:, :, extra:-extra]
@@ -292,11 +293,21 @@ def _fit_wall(
     corner = np.abs(np.abs(_ANGLE - np.pi / 2) - np.radians(_CORNER_DEG)) < np.radians(_CORNER_HALF_DEG)
     cost[corner] += np.where(offset > 0, _CORNER_COST * offset**2, 0.0)
     found = aggregate(cost, p1=_WALL_P1, p2=2.0, circular=(True, False))
-    edge = np.take_along_axis(drop, np.rint(found).astype(int)[:, :, None], axis=2)
+    edge = np.take_along_axis(inner - outer, np.rint(found).astype(int)[:, :, None], axis=2)
     shift = offset[0] + _STEP_MM * found
     wall = np.maximum(template[:, None] + shift, 3.0)
     far = float((np.abs(shift) > 6.0).mean())
-    return wall, float(100.0 * edge.mean()), far, float(unseen.mean())
+    return wall, _mean_edge(edge), far, float(unseen.mean())
+
+
+def _without_air(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """HU with air and fat raised to one level: the edge of the lung beside a body is stronger than that of its bone."""
+    return np.where(values > _AIR_LEVEL_HU, values, np.float32(_AIR_LEVEL_HU))
+
+
+def _mean_edge(drop_hu: NDArray) -> float:
+    """Mean fall of HU across a surface, each place bounded so that a calcification cannot make up for a missing wall."""
+    return float(np.clip(drop_hu, -60.0, 220.0).mean()) if drop_hu.size else 0.0
 
 
 def _soft_drop(drop_hu: NDArray) -> NDArray:
@@ -324,7 +335,7 @@ def _fit_plate(
     values = sample_lps(hu, grid, points, fill=np.nan)
     inside = np.hypot(u, v) <= np.interp(np.arctan2(v, u), _ANGLE, wall, period=2 * np.pi)
     unseen = ~np.isfinite(values).all(axis=2)
-    values = np.where(np.isfinite(values), values, -100.0)
+    values = _without_air(values)
     inner = values[:, :, extra - int(_INSIDE_MM / _STEP_MM) : len(wide) - extra - int(_INSIDE_MM / _STEP_MM)]
     outer = values[:, :, extra + int(_OUTSIDE_MM / _STEP_MM) :][:, :, : len(offset)]
     drop = _soft_drop(inner - outer)
@@ -333,10 +344,10 @@ def _fit_plate(
     # Beyond the middle of the disc lies the endplate of the neighbour, which looks as good from the wrong side.
     cost[:, :, offset > half_disc_mm + _DISC_SLACK_MM] = np.inf
     found = aggregate(cost, p1=_PLATE_P1, p2=2.0)
-    edge = np.take_along_axis(drop, np.rint(found).astype(int)[:, :, None], axis=2)[:, :, 0]
+    edge = np.take_along_axis(inner - outer, np.rint(found).astype(int)[:, :, None], axis=2)[:, :, 0]
     height = start + direction * (offset[0] + _STEP_MM * found)
     count = max(int(inside.sum()), 1)
-    return height, float(100.0 * edge[inside].sum() / count), float((unseen & inside).sum() / count)
+    return height, _mean_edge(edge[inside]), float((unseen & inside).sum() / count)
 
 
 def rasterise(model: BodyModel, grid: Grid, *, margin_mm: float | None = None) -> tuple[IndexBox, NDArray[np.bool_]]:

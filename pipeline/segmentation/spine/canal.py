@@ -17,13 +17,15 @@ from scipy import ndimage
 from pipeline.volume import Grid
 
 SOFT_TISSUE_HU = 40.0
-_HIT_HU = 153.0
+_HIT_HU = 115.0
 _RAY_REACH_MM = 17.0
 _RAYS = 24
 _LEAST_STRETCH_MM = 60.0
 _LEAST_SCORE = 0.1
 _LEAST_MEAN_SCORE = 0.35
 _STRETCH_SCORE = 0.18
+_SURE_SCORE = 0.3
+_ASIDE_SD_MM = 18.0
 _GAP_MM = 8.0
 
 
@@ -81,8 +83,15 @@ def find_canal(hu: NDArray[np.float32], grid: Grid, body: NDArray[np.bool_], *, 
         return Canal(empty, np.zeros(0), False, "nothing in the volume is large enough for a trunk")
     chart = canal_map(hu, body, spacing_mm, threads=threads)
     smooth = ndimage.gaussian_filter(chart, (4.0 / spacing_mm, 1.0 / spacing_mm, 1.0 / spacing_mm))
-    rows, columns = _best_path(smooth, reach=max(1, round(4.0 / spacing_mm)), step_cost=0.01 * (spacing_mm / 2.0) ** 2)
+    back, side = max(1, round(4.0 / spacing_mm)), max(1, round(2.0 / spacing_mm))
+    step_cost = 0.01 * (spacing_mm / 2.0) ** 2
+    rows, columns = _best_path(smooth, back, side, step_cost)
     slices = np.arange(len(rows))
+    # The marrow of the ilium is a dark hole in a ring of bone, too: below the lumbar canal the path must go on as it came.
+    midline = _midline(columns.astype(float), smooth[slices, rows, columns], spacing_mm)
+    aside = (np.arange(smooth.shape[2]) - midline[:, None]) * spacing_mm
+    smooth *= np.exp(-0.5 * (aside / _ASIDE_SD_MM) ** 2)[:, None, :].astype(np.float32)
+    rows, columns = _best_path(smooth, back, side, step_cost)
     score = smooth[slices, rows, columns].astype(float)
     first, last = _longest_stretch(score > _STRETCH_SCORE, round(_GAP_MM / spacing_mm))
     index = np.stack([slices, rows, columns], axis=1)[first:last].astype(float)
@@ -114,7 +123,17 @@ def canal_map(
 
     def work(part: NDArray) -> None:
         for k in part:
-            _cast(hu[k], body[k], float(centre_y[k]), float(centre_x[k]), spacing_mm, offset_y, offset_x, chart[k])
+            _cast(
+                hu[k],
+                body[k],
+                float(centre_y[k]),
+                float(centre_x[k]),
+                spacing_mm,
+                offset_y,
+                offset_x,
+                _HIT_HU,
+                chart[k],
+            )
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         list(pool.map(work, np.array_split(occupied, max(1, 4 * threads))))
@@ -136,7 +155,7 @@ def _body_centres(
 
 
 @njit(cache=True, nogil=True)
-def _cast(hu, body, centre_y, centre_x, spacing_mm, offset_y, offset_x, chart):  # type: ignore[no-untyped-def]
+def _cast(hu, body, centre_y, centre_x, spacing_mm, offset_y, offset_x, hit_hu, chart):  # type: ignore[no-untyped-def]
     """Canal score of one slice; a ray hits where it meets bone and is lost in air."""
     height, width = hu.shape
     rays, reach = offset_y.shape
@@ -162,7 +181,7 @@ def _cast(hu, body, centre_y, centre_x, spacing_mm, offset_y, offset_x, chart): 
                     if jj < 0 or jj >= height or ii < 0 or ii >= width:
                         break
                     value = hu[jj, ii]
-                    if value > 153.0:
+                    if value > hit_hu:
                         hit[r] = True
                         length[r] = s + 1.0
                         hits += 1
@@ -185,26 +204,29 @@ def _cast(hu, body, centre_y, centre_x, spacing_mm, offset_y, offset_x, chart): 
 
 
 @njit(cache=True, nogil=True)
-def _best_path(chart, reach, step_cost):  # type: ignore[no-untyped-def]
-    """Row and column per slice of the path with the largest sum of ``chart ** 1.5`` less the cost of sideways steps."""
+def _best_path(chart, back, aside, step_cost):  # type: ignore[no-untyped-def]
+    """Row and column per slice of the path with the largest sum of ``chart ** 1.5`` less the cost of its steps.
+
+    `back` and `aside` are the largest steps per slice towards the back and to a side.
+    """
     depth, height, width = chart.shape
     value = chart[0].astype(np.float64) ** 1.5
     origin = np.zeros((depth, height, width), np.int16)
-    side = 2 * reach + 1
+    side = 2 * aside + 1
     for k in range(1, depth):
         following = np.empty((height, width))
         for j in range(height):
             for i in range(width):
                 best = -1.0
                 where = 0
-                for dj in range(-reach, reach + 1):
-                    for di in range(-reach, reach + 1):
+                for dj in range(-back, back + 1):
+                    for di in range(-aside, aside + 1):
                         jj, ii = j + dj, i + di
                         if 0 <= jj < height and 0 <= ii < width:
                             arrived = value[jj, ii] - step_cost * (dj * dj + di * di)
                             if arrived > best:
                                 best = arrived
-                                where = (dj + reach) * side + di + reach
+                                where = (dj + back) * side + di + aside
                 following[j, i] = best + chart[k, j, i] ** 1.5
                 origin[k, j, i] = where
         value = following
@@ -219,9 +241,26 @@ def _best_path(chart, reach, step_cost):  # type: ignore[no-untyped-def]
                 columns[depth - 1] = i
     for k in range(depth - 1, 0, -1):
         where = origin[k, rows[k], columns[k]]
-        rows[k - 1] = rows[k] + where // side - reach
-        columns[k - 1] = columns[k] + where % side - reach
+        rows[k - 1] = rows[k] + where // side - back
+        columns[k - 1] = columns[k] + where % side - aside
     return rows, columns
+
+
+def _midline(columns: NDArray[np.float64], score: NDArray[np.float32], spacing_mm: float) -> NDArray[np.float64]:
+    """Where the canal should be from left to right: on its surest stretch as found, beyond it as the stretch points."""
+    first, last = _longest_stretch(score > _SURE_SCORE, round(_GAP_MM / spacing_mm))
+    if (last - first) * spacing_mm < _LEAST_STRETCH_MM:
+        return columns
+    smooth = ndimage.gaussian_filter1d(columns[first:last], 8.0 / spacing_mm, mode="nearest")
+    out = np.empty(len(columns))
+    out[first:last] = smooth
+    window = min(last - first, round(50.0 / spacing_mm))
+    for part, end, step in ((slice(0, first), 0, -1), (slice(last, len(columns)), -1, 1)):
+        near = smooth[:window] if end == 0 else smooth[-window:]
+        slope = float(np.polyfit(np.arange(window), near, 1)[0])
+        distance = np.abs(np.arange(len(columns))[part] - (first if end == 0 else last - 1))
+        out[part] = smooth[end] + step * slope * np.minimum(distance, 30.0 / spacing_mm)
+    return out
 
 
 def _longest_stretch(good: NDArray[np.bool_], gap: int) -> tuple[int, int]:

@@ -160,7 +160,8 @@ def find_outlines(tube: Tube) -> Outlines:
         # Sampled once from 1 mm inside the first radius to 2 mm outside the last, at half a millimetre.
         wide = _sample_planes(averaged, *_polar_points(centre, angles, _WIDE_RADII_MM))
         inner, outer, here = wide[:, :, :-6], wide[:, :, 6:], wide[:, :, 2:-4]
-        drop = np.clip(inner - outer, -60.0, 200.0) / 100.0
+        # The edge of the lung is stronger than that of bone: air and fat count as equally dark.
+        drop = np.clip(np.maximum(inner, -50.0) - np.maximum(outer, -50.0), -60.0, 200.0) / 100.0
         dark = np.cumsum(np.maximum(60.0 - here, 0.0), axis=2) * (0.5 / 100.0)
         cost = -drop + 0.25 * dark
         # The canal and what lies behind its front wall is never part of a body.
