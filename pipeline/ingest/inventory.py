@@ -14,7 +14,8 @@ from pipeline.errors import InputRefused
 from pipeline.ingest import nifti
 from pipeline.ingest.index import Frame, read_header
 from pipeline.ingest.sources import Candidate, Reader, Skipped, walk
-from pipeline.ingest.stacks import Geometry, Stack, geometry_of, geometry_problems, split_series
+from pipeline.ingest.split import split_series
+from pipeline.ingest.stacks import Geometry, Stack, geometry_of, geometry_problems
 from pipeline.volume import Acquisition
 
 

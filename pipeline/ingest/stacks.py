@@ -1,15 +1,13 @@
-"""Takes the frames of one series apart into stacks, and says what the geometry of each stack is.
+"""What the geometry of a stack of slices is, and what is wrong with it.
 
 Only positions and orientations count: never file names, instance numbers or slice locations.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +22,7 @@ MINIMUM_RUN_MM = 60.0
 """What is left of a series with missing slices must hold at least this much: two lumbar vertebrae."""
 MAXIMUM_TILT_DEG = 30.0
 _TILT_NOISE_DEG = 0.1
-_MAXIMUM_IN_PLANE_SCATTER_MM = 0.5
+MAXIMUM_IN_PLANE_SCATTER_MM = 0.5
 _MAXIMUM_DRIFT_MM = 0.5
 _ROUNDING_MM = 0.05
 
@@ -319,137 +317,6 @@ def plan_run(positions_mm: NDArray[np.float64], step_mm: float, *, minimum_run_m
     return Run((), None, (Finding(code, Severity.FAILURE, text),))
 
 
-# ---------------------------------------------------------------------------------------------- coming apart
-
-
-def split_series(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """The frames of one series, grouped so that each group can be one volume.
-
-    Frames that differ in matrix, pixel size, orientation, image type, kernel, tube voltage or frame of reference come
-    apart at once. What is left comes apart by acquisition, phase, contrast or time, but only where that makes the
-    positions more regular: a helix whose acquisition number changes half way stays one stack.
-    """
-    groups: list[list[Frame]] = []
-    for same in _by_hard_facts(frames):
-        for oriented in _by_orientation(same):
-            groups.extend(_by_phase(oriented))
-    return groups
-
-
-def _by_hard_facts(frames: Iterable[Frame]) -> list[list[Frame]]:
-    parts: dict[tuple, list[Frame]] = defaultdict(list)
-    for frame in frames:
-        facts, coding, spacing = frame.acquisition, frame.coding, frame.pixel_spacing_mm
-        key = (
-            coding.rows,
-            coding.columns,
-            coding.samples,
-            coding.photometric,
-            coding.rescale_type,
-            tuple(round(s, 4) for s in spacing) if spacing else None,
-            facts.modality,
-            facts.image_type,
-            facts.kernel,
-            facts.kvp,
-            frame.frame_of_reference_uid,
-            frame.identity.sop_class_uid,
-        )
-        parts[key].append(frame)
-    return list(parts.values())
-
-
-def _by_orientation(frames: Sequence[Frame]) -> list[list[Frame]]:
-    parts: list[tuple[NDArray[np.float64] | None, list[Frame]]] = []
-    for frame in frames:
-        cosines = None if frame.orientation is None else np.array(frame.orientation)
-        for reference, members in parts:
-            if (cosines is None and reference is None) or (
-                cosines is not None and reference is not None and np.abs(cosines - reference).max() < 2e-3
-            ):
-                members.append(frame)
-                break
-        else:
-            parts.append((cosines, [frame]))
-    return [members for _, members in parts]
-
-
-def _irregularity(frames: Sequence[Frame]) -> float:
-    """Number of repeated positions and irregular steps; groups too small to be a stack count in full."""
-    if len(frames) < 3:
-        return float(len(frames))
-    geometry = geometry_of(frames)
-    if geometry is None:
-        return float(len(frames))
-    scattered = len(frames) if geometry.scatter_mm > _MAXIMUM_IN_PLANE_SCATTER_MM else 0
-    return len(geometry.duplicates) + len(geometry.gaps) + len(geometry.uneven) + scattered
-
-
-def _by_phase(frames: list[Frame]) -> list[list[Frame]]:
-    before = _irregularity(frames)
-    if len(frames) < 4:
-        return [frames]
-    if before == 0:
-        return next((parts for parts in _partitions(frames) if _interleave(frames, parts)), [frames])
-    best, best_cost = [frames], before
-    for parts in _partitions(frames):
-        cost = sum(_irregularity(part) for part in parts)
-        if cost < best_cost:
-            best, best_cost = parts, cost
-    if len(best) == 1:
-        return best
-    return [final for part in best for final in _by_phase(part)]
-
-
-def _interleave(frames: Sequence[Frame], parts: Sequence[Sequence[Frame]]) -> bool:
-    """Whether parts of an even stack each reach over nearly all of it: phases half a step apart, not one fine stack."""
-    whole = geometry_of(frames)
-    geometries = [geometry_of(part) for part in parts if len(part) >= MINIMUM_SLICES]
-    if whole is None or len(geometries) < len(parts):
-        return False
-    return all(g is not None and g.span_mm > 0.8 * whole.span_mm for g in geometries)
-
-
-def _partitions(frames: Sequence[Frame]) -> Iterable[list[list[Frame]]]:
-    """Ways to divide frames, the most trustworthy first."""
-
-    def phase(i: int) -> Callable[[Frame], Any]:
-        return lambda frame: frame.phase[i]
-
-    keys: list[Callable[[Frame], Any]] = [
-        *(phase(i) for i in range(len(frames[0].phase))),
-        lambda frame: frame.acquisition.contrast_agent,
-        lambda frame: frame.acquisition.slice_thickness_mm,
-        lambda frame: (frame.acquisition.series_description, frame.acquisition.protocol_name),
-    ]
-    for key in keys:
-        parts: dict[object, list[Frame]] = defaultdict(list)
-        for frame in frames:
-            parts[key(frame)].append(frame)
-        if 1 < len(parts) <= len(frames) // 2:
-            yield list(parts.values())
-    by_number = _runs_by_instance_number(frames)
-    if len(by_number) > 1:
-        yield by_number
-
-
-def _runs_by_instance_number(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Frames in the order of their instance numbers, cut where the position jumps back: the last resort."""
-    orientation = frames[0].orientation
-    unknown = any(f.instance_number is None or f.position_mm is None for f in frames)
-    if unknown or orientation is None or not is_orthonormal(orientation):
-        return [list(frames)]
-    normal = plane_normal(orientation)
-    ordered = sorted(frames, key=lambda f: f.instance_number or 0)
-    offsets = np.array([f.position_mm for f in ordered], float) @ normal
-    steps = np.diff(offsets)
-    direction = np.sign(np.median(steps))
-    cuts = [0, *(np.flatnonzero(steps * direction <= -SAME_POSITION_MM) + 1).tolist(), len(ordered)]
-    return [ordered[a:b] for a, b in pairwise(cuts)]
-
-
-# ------------------------------------------------------------------------------------------------- problems
-
-
 def geometry_problems(frames: Sequence[Frame], geometry: Geometry | None) -> list[Finding]:
     """What is wrong with a stack as far as headers tell."""
 
@@ -487,7 +354,7 @@ def _slice_problems(frames: Sequence[Frame], geometry: Geometry) -> Iterable[Fin
     if len(distinct) < 2:
         yield Finding("single_slice", Severity.FAILURE, f"There is only {len(distinct)} slice position.")
         return
-    if geometry.scatter_mm > _MAXIMUM_IN_PLANE_SCATTER_MM:
+    if geometry.scatter_mm > MAXIMUM_IN_PLANE_SCATTER_MM:
         text = f"Slices are shifted against each other by up to {geometry.scatter_mm:.1f} mm in their plane."
         yield Finding("shifted_slices", Severity.FAILURE, text)
     if geometry.tilt_deg > MAXIMUM_TILT_DEG:

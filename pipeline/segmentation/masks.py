@@ -7,7 +7,6 @@ their own geometry, never by their array order, and are refused when they do not
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,31 +16,29 @@ from scipy import ndimage
 from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
 from pipeline.segmentation.arch import CanalHole, body_without_arch, find_canal_hole, frame_of_body, largest_component
 from pipeline.segmentation.femur.landmarks import landmarks_from_mask
-from pipeline.segmentation.mask_files import MaskFiles, Piece, read_mask_files
+from pipeline.segmentation.mask_files import Piece, read_mask_files
 from pipeline.segmentation.mask_names import Kind
+from pipeline.segmentation.mask_place import (
+    Placed,
+    centre_lps_mm,
+    contrast_hu,
+    contrast_score,
+    metal_findings,
+    require_same_patient,
+    require_same_place,
+    touches_edge,
+    union_on_ct_grid,
+)
 from pipeline.segmentation.model import LABEL_OF, Femur, Segmentation, Vertebra
-from pipeline.segmentation.sampling import IndexBox, cropped_grid, index_box
+from pipeline.segmentation.sampling import cropped_grid
 from pipeline.volume import Grid, Volume
 
-SAME_GRID_MM = 0.1
 _BODY_HU_ABOVE_SURROUNDINGS = 25.0
-_METAL_HU = 2000.0
-_METAL_REACH_MM = 10.0
-_METAL_MM3 = 50.0
 _BODY_WIDTH_MM, _BODY_DEPTH_MM, _BODY_HEIGHT_MM = (18.0, 75.0), (13.0, 55.0), (8.0, 50.0)
 _LEAST_VERTEBRA_MM3 = 1500.0
 _LEAST_BODY_SHARE = 0.4
 _SHAFT_FOR_DENSITY_MM, _SHAFT_FOR_STRENGTH_MM = 10.0, 20.0
 _CANAL_ORDER = {f"T{i}": i for i in range(1, 14)} | {f"L{i}": 13 + i for i in range(1, 7)}
-
-
-@dataclass(frozen=True)
-class _Placed:
-    """One structure on the grid of the CT: the box it lies in and its voxels there."""
-
-    name: str
-    box: IndexBox
-    mask: NDArray[np.bool_]
 
 
 def read_masks(path: str | Path, volume: Volume, *, convention: str | None = None) -> Segmentation:
@@ -72,8 +69,8 @@ def read_masks(path: str | Path, volume: Volume, *, convention: str | None = Non
     """
     path = Path(path)
     files = read_mask_files(path, convention=convention)
-    _require_same_patient(files, volume, path.name)
-    resampled = _require_same_place(files, volume, path.name)
+    require_same_patient(files, volume, path.name)
+    resampled = require_same_place(files, volume, path.name)
     findings: list[Finding] = []
     if resampled:
         text = "The masks lie on another grid than the CT; each voxel took the nearest label."
@@ -98,118 +95,6 @@ def read_masks(path: str | Path, volume: Volume, *, convention: str | None = Non
     )
 
 
-# ------------------------------------------------------------------------------------------------------- place
-
-
-def _require_same_patient(files: MaskFiles, volume: Volume, subject: str) -> None:
-    theirs, ours = files.frame_of_reference_uid, volume.source.frame_of_reference_uid
-    if theirs and ours and theirs != ours:
-        raise InputRefused(
-            "other_frame_of_reference",
-            "the segmentation refers to another frame of reference than the CT.",
-            subject=subject,
-            remedy="Pass the segmentation that was made on this series.",
-        )
-
-
-def _corners(grid: Grid) -> NDArray[np.float64]:
-    last = np.array(grid.shape, float) - 1
-    return grid.to_lps(np.array([[a, b, c] for a in (0, last[0]) for b in (0, last[1]) for c in (0, last[2])]))
-
-
-def _same_grid(first: Grid, second: Grid) -> bool:
-    return first.shape == second.shape and bool(np.abs(_corners(first) - _corners(second)).max() <= SAME_GRID_MM)
-
-
-def _fits(mask: Grid, ct: Grid) -> bool:
-    """Whether a differing grid plainly belongs to the same scan.
-
-    Either its voxels are voxels of the CT (a crop, or a segmentation without its empty slices), or it covers the field of the
-    CT to within one of its own voxels (made at another resolution).
-    """
-    if np.abs(mask.axes_lps @ ct.axes_lps.T - np.eye(3)).max() > np.sin(np.radians(1.0)):
-        return False
-    corners = ct.to_index(_corners(mask))
-    same_spacing = np.abs(np.array(mask.spacing_mm) - ct.spacing_mm) * np.array(mask.shape) <= SAME_GRID_MM
-    if same_spacing.all():
-        off_lattice = np.abs(corners - np.rint(corners)) * np.array(ct.spacing_mm)
-        inside = (corners > -0.5).all() and (corners < np.array(ct.shape) - 0.5).all()
-        return bool(off_lattice.max() <= SAME_GRID_MM and inside)
-    low, high = corners.min(axis=0) * ct.spacing_mm, corners.max(axis=0) * ct.spacing_mm
-    end = (np.array(ct.shape) - 1) * np.array(ct.spacing_mm)
-    edge = np.array(mask.spacing_mm) + np.array(ct.spacing_mm)
-    return bool((np.abs(low) <= edge).all() and (np.abs(high - end) <= edge).all())
-
-
-def _described(grid: Grid) -> str:
-    corners = _corners(grid)
-    size = " x ".join(str(n) for n in grid.shape[::-1])
-    spacing = " x ".join(f"{s:.3f}" for s in grid.spacing_mm[::-1])
-    return (
-        f"{size} voxels of {spacing} mm from ({', '.join(f'{v:.1f}' for v in corners[0])}) "
-        f"to ({', '.join(f'{v:.1f}' for v in corners[-1])}) LPS"
-    )
-
-
-def _require_same_place(files: MaskFiles, volume: Volume, subject: str) -> bool:
-    """Whether masks must be resampled; refuses those that belong to another scan."""
-    resampled = False
-    for grid in {id(p.whole_grid): p.whole_grid for p in files.pieces}.values():
-        if _same_grid(grid, volume.grid):
-            continue
-        if not _fits(grid, volume.grid):
-            raise InputRefused(
-                "geometry_mismatch",
-                f"the masks have {_described(grid)}, the CT has {_described(volume.grid)}.",
-                subject=subject,
-                remedy="Pass masks that were made on this series.",
-            )
-        resampled = resampled or not _on_lattice(grid, volume.grid)
-    return resampled
-
-
-def _on_lattice(mask: Grid, ct: Grid) -> bool:
-    corners = ct.to_index(_corners(mask))
-    return bool(np.abs(corners - np.rint(corners)).max() * max(ct.spacing_mm) <= SAME_GRID_MM) and np.allclose(
-        mask.spacing_mm, ct.spacing_mm, rtol=0, atol=SAME_GRID_MM / max(ct.shape)
-    )
-
-
-def _placed(piece: Piece, volume: Volume, name: str) -> _Placed | None:
-    """A piece on the grid of the CT, by nearest label; None if it lies outside."""
-    half = 0.5 * np.array(piece.grid.spacing_mm)
-    box = index_box(volume.grid, _corners(piece.grid), margin_mm=float(half.max()))
-    ours = cropped_grid(volume.grid, box)
-    step = piece.grid.to_index(ours.to_lps(np.eye(3))) - piece.grid.to_index(ours.to_lps(np.zeros(3)))
-    start = piece.grid.to_index(ours.to_lps(np.zeros(3)))
-    # With a margin of nothing around it, since scipy treats half a voxel beyond the outer centres as outside.
-    mask = ndimage.affine_transform(
-        np.pad(piece.mask, 1).astype(np.uint8),
-        step.T,
-        start + 1,
-        output_shape=ours.shape,
-        order=0,
-        mode="constant",
-        cval=0,
-    ).astype(bool)
-    return _Placed(name, box, mask) if mask.any() else None
-
-
-def _union(pieces: Sequence[Piece], volume: Volume, name: str) -> _Placed | None:
-    """Several pieces of one structure in one box."""
-    placed = [p for piece in pieces if (p := _placed(piece, volume, name)) is not None]
-    if len(placed) < 2:
-        return placed[0] if placed else None
-    box = tuple(
-        slice(min(p.box[axis].start for p in placed), max(p.box[axis].stop for p in placed)) for axis in range(3)
-    )
-    mask = np.zeros([s.stop - s.start for s in box], bool)
-    for part in placed:
-        inner = tuple(slice(s.start - o.start, s.stop - o.start) for s, o in zip(part.box, box, strict=True))
-        mask[inner] |= part.mask
-    return _Placed(name, (box[0], box[1], box[2]), mask)
-
-
 # --------------------------------------------------------------------------------------------------- vertebrae
 
 
@@ -227,9 +112,9 @@ def _vertebrae(
             separate.setdefault(piece.part.name, []).append(piece)
         elif piece.part.kind is Kind.BODIES:
             bodies_only.append(piece)
-    whole = {name: p for name, group in by_name.items() if (p := _union(group, volume, name)) is not None}
-    stated = {name: p for name, group in separate.items() if (p := _union(group, volume, name)) is not None}
-    unnamed = _union(bodies_only, volume, "bodies") if bodies_only else None
+    whole = {name: p for name, group in by_name.items() if (p := union_on_ct_grid(group, volume, name)) is not None}
+    stated = {name: p for name, group in separate.items() if (p := union_on_ct_grid(group, volume, name)) is not None}
+    unnamed = union_on_ct_grid(bodies_only, volume, "bodies") if bodies_only else None
     if unnamed is not None and not whole and not stated:
         stated = _components(unnamed, volume.grid)
     ordered = _ordered(whole, stated, volume.grid, subject)
@@ -256,10 +141,10 @@ def _vertebrae(
     return out, canal
 
 
-def _ordered(whole: dict[str, _Placed], stated: dict[str, _Placed], grid: Grid, subject: str) -> list[str]:
+def _ordered(whole: dict[str, Placed], stated: dict[str, Placed], grid: Grid, subject: str) -> list[str]:
     """Names from cranial to caudal by their places; the levels must be in that order."""
     names = list(dict.fromkeys((*whole, *stated)))
-    height = {name: float(_centre(whole.get(name) or stated[name], grid)[2]) for name in names}
+    height = {name: float(centre_lps_mm(whole.get(name) or stated[name], grid)[2]) for name in names}
     names.sort(key=lambda name: -height[name])
     levels = [_CANAL_ORDER[name] for name in names if name in _CANAL_ORDER]
     if levels != sorted(levels):
@@ -289,14 +174,9 @@ def _renamed_below_transition(ordered: list[str], findings: list[Finding]) -> di
     return {name: f"vertebra_u{i + 1}" if name in below else f"vertebra_{name}" for i, name in enumerate(ordered)}
 
 
-def _centre(placed: _Placed, grid: Grid) -> NDArray[np.float64]:
-    inside = np.array(ndimage.center_of_mass(placed.mask)) + [s.start for s in placed.box]
-    return grid.to_lps(inside)
-
-
-def _tangents(placed: Sequence[_Placed], grid: Grid) -> list[NDArray[np.float64]]:
+def _tangents(placed: Sequence[Placed], grid: Grid) -> list[NDArray[np.float64]]:
     """Direction of the spine at each vertebra, to the head."""
-    centres = [_centre(p, grid) for p in placed]
+    centres = [centre_lps_mm(p, grid) for p in placed]
     out = []
     for i in range(len(centres)):
         above, below = centres[max(i - 1, 0)], centres[min(i + 1, len(centres) - 1)]
@@ -305,7 +185,7 @@ def _tangents(placed: Sequence[_Placed], grid: Grid) -> list[NDArray[np.float64]
     return out
 
 
-def _components(bodies: _Placed, grid: Grid) -> dict[str, _Placed]:
+def _components(bodies: Placed, grid: Grid) -> dict[str, Placed]:
     """Bodies without levels, from cranial to caudal."""
     parts, count = ndimage.label(bodies.mask)
     found = []
@@ -313,12 +193,12 @@ def _components(bodies: _Placed, grid: Grid) -> dict[str, _Placed]:
         mask = parts[box] == number
         if mask.sum() * grid.voxel_volume_mm3 >= _LEAST_VERTEBRA_MM3:
             own = tuple(slice(o.start + s.start, o.start + s.stop) for o, s in zip(bodies.box, box, strict=True))
-            found.append(_Placed("", (own[0], own[1], own[2]), mask))
-    found.sort(key=lambda p: -float(_centre(p, grid)[2]))
+            found.append(Placed("", (own[0], own[1], own[2]), mask))
+    found.sort(key=lambda p: -float(centre_lps_mm(p, grid)[2]))
     return {f"u{i + 1}": p for i, p in enumerate(found[:24])}
 
 
-def _from_unnamed(whole: _Placed, bodies: _Placed | None, grid: Grid) -> _Placed | None:
+def _from_unnamed(whole: Placed, bodies: Placed | None, grid: Grid) -> Placed | None:
     """The body of a vertebra out of a mask of all bodies, if that one shows it."""
     if bodies is None:
         return None
@@ -332,13 +212,13 @@ def _from_unnamed(whole: _Placed, bodies: _Placed | None, grid: Grid) -> _Placed
         theirs.append(slice(start - b.start, stop - b.start))
     inner[tuple(ours)] = bodies.mask[tuple(theirs)]
     body = largest_component(whole.mask & inner)
-    return _Placed(whole.name, whole.box, body) if body.sum() > 0.25 * whole.mask.sum() else None
+    return Placed(whole.name, whole.box, body) if body.sum() > 0.25 * whole.mask.sum() else None
 
 
 def _vertebra(
     name: str,
-    whole: _Placed | None,
-    stated_body: _Placed | None,
+    whole: Placed | None,
+    stated_body: Placed | None,
     volume: Volume,
     labels: NDArray[np.uint8],
     upwards: NDArray[np.float64],
@@ -352,11 +232,9 @@ def _vertebra(
         body = stated_body
         if whole is None and hole is not None:
             # Called a body, but it closes round a canal: it is a whole vertebra.
-            body = _Placed(
-                name, source.box, body_without_arch(source.mask, cropped_grid(volume.grid, source.box), hole)
-            )
+            body = Placed(name, source.box, body_without_arch(source.mask, cropped_grid(volume.grid, source.box), hole))
     elif hole is not None:
-        body = _Placed(name, source.box, body_without_arch(source.mask, cropped_grid(volume.grid, source.box), hole))
+        body = Placed(name, source.box, body_without_arch(source.mask, cropped_grid(volume.grid, source.box), hole))
     else:
         body = source
     grid = cropped_grid(volume.grid, body.box)
@@ -367,7 +245,7 @@ def _vertebra(
     label = LABEL_OF[name]
     target = labels[body.box]
     target[body.mask & (target == 0)] = label
-    cut = _touches_edge(body, volume)
+    cut = touches_edge(body, volume)
     if cut:
         findings.append(Finding("cut_by_field_of_view", Severity.FAILURE, "The field of view cuts the body."))
     elif hole is not None and stated_body is None and body.mask.sum() < _LEAST_BODY_SHARE * source.mask.sum():
@@ -379,7 +257,7 @@ def _vertebra(
         findings.append(Finding("arch_not_separated", Severity.FAILURE, text))
     else:
         findings.extend(_size_findings(width, depth, height))
-    findings.extend(_metal_finding(volume, body.box, body.mask))
+    findings.extend(metal_findings(volume, body.box, body.mask))
     vertebra = Vertebra(
         name=name,
         level=level if level in _CANAL_ORDER and level not in ("T13", "L6") else None,
@@ -388,7 +266,7 @@ def _vertebra(
         surface=None,
         width_mm=width,
         depth_mm=depth,
-        score=_contrast_score(volume, body),
+        score=contrast_score(volume, body),
         complete=not cut,
         findings=tuple(findings),
     )
@@ -406,61 +284,19 @@ def _size_findings(width: float, depth: float, height: float) -> Iterable[Findin
             yield Finding("implausible_size", Severity.FAILURE, text)
 
 
-def _touches_edge(placed: _Placed, volume: Volume) -> bool:
-    """Whether a structure reaches the edge of the scanned field."""
-    for axis, (where, size) in enumerate(zip(placed.box, volume.shape, strict=True)):
-        # The box may hold empty margins.
-        used = np.flatnonzero(placed.mask.any(axis=tuple(a for a in range(3) if a != axis))) + where.start
-        if used.size and (used[0] == 0 or used[-1] == size - 1):
-            return True
-    if volume.valid is not None:
-        around = ndimage.binary_dilation(placed.mask)
-        return bool((~volume.valid[placed.box] & around).any())
-    return False
-
-
-def _metal_finding(volume: Volume, box: IndexBox, mask: NDArray[np.bool_]) -> Iterable[Finding]:
-    points = cropped_grid(volume.grid, box).to_lps(np.argwhere(mask).astype(float))
-    around = index_box(volume.grid, points, margin_mm=_METAL_REACH_MM)
-    amount = float(np.count_nonzero(volume.hu[around] > _METAL_HU)) * volume.grid.voxel_volume_mm3
-    if amount > _METAL_MM3:
-        inside = float(np.count_nonzero(volume.hu[box][mask] > _METAL_HU)) * volume.grid.voxel_volume_mm3
-        severity = Severity.FAILURE if inside > _METAL_MM3 else Severity.WARNING
-        where = "in the bone" if severity is Severity.FAILURE else f"within {_METAL_REACH_MM:.0f} mm of the bone"
-        code = "metal_or_cement" if severity is Severity.FAILURE else "metal_nearby"
-        yield Finding(code, severity, f"{amount / 1000:.1f} ml above {_METAL_HU:.0f} HU lie {where}.")
-
-
-def _contrast_hu(volume: Volume, placed: _Placed) -> float:
-    """Mean HU of the rim of a mask less that of a shell around it: bone has a bright rim, a misplaced mask has none."""
-    rim = placed.mask & ~ndimage.binary_erosion(placed.mask)
-    padded = np.pad(placed.mask, 3)
-    shell = (ndimage.binary_dilation(padded, iterations=3) & ~ndimage.binary_dilation(padded, iterations=1))[
-        3:-3, 3:-3, 3:-3
-    ]
-    hu = volume.hu[placed.box]
-    usable = hu > -300  # gas and lung next to a body say nothing about the mask
-    if volume.valid is not None:
-        usable = usable & volume.valid[placed.box]
-    if not (rim & usable).any() or not (shell & usable).any():
-        return 0.0
-    return float(hu[rim & usable].mean() - hu[shell & usable].mean())
-
-
-def _contrast_score(volume: Volume, placed: _Placed) -> float:
-    return float(np.clip(_contrast_hu(volume, placed) / 150.0, 0.0, 1.0))
-
-
 # ------------------------------------------------------------------------------------------- femora and sacrum
 
 
 def _femora(pieces: Iterable[Piece], volume: Volume, labels: NDArray[np.uint8], subject: str) -> list[Femur]:
-    placed: dict[str, _Placed] = {}
+    placed: dict[str, Placed] = {}
     for side in ("left", "right"):
         own = [p for p in pieces if p.part.kind is Kind.FEMUR and p.part.name == side]
-        if own and (found := _union(own, volume, side)) is not None:
+        if own and (found := union_on_ct_grid(own, volume, side)) is not None:
             placed[side] = found
-    if len(placed) == 2 and _centre(placed["left"], volume.grid)[0] < _centre(placed["right"], volume.grid)[0]:
+    if (
+        len(placed) == 2
+        and centre_lps_mm(placed["left"], volume.grid)[0] < centre_lps_mm(placed["right"], volume.grid)[0]
+    ):
         raise InputRefused(
             "sides_swapped",
             "the mask called left femur lies on the right of the patient.",
@@ -470,7 +306,7 @@ def _femora(pieces: Iterable[Piece], volume: Volume, labels: NDArray[np.uint8], 
     return [_femur(side, found, volume, labels) for side, found in placed.items()]
 
 
-def _femur(side: str, placed: _Placed, volume: Volume, labels: NDArray[np.uint8]) -> Femur:
+def _femur(side: str, placed: Placed, volume: Volume, labels: NDArray[np.uint8]) -> Femur:
     name = f"femur_{side}"
     # Outside masks may be shells or have holes where marrow is fat; the femur here is solid.
     padded = np.pad(largest_component(placed.mask), 1)
@@ -487,11 +323,11 @@ def _femur(side: str, placed: _Placed, volume: Volume, labels: NDArray[np.uint8]
         landmarks = landmarks_from_mask(mask, grid, side)
     except NotMeasurable as refusal:
         findings.append(Finding(refusal.reason, Severity.FAILURE, f"{refusal.detail[0].upper()}{refusal.detail[1:]}"))
-    sideways = _Placed(name, placed.box, mask)
+    sideways = Placed(name, placed.box, mask)
     cut = _sides_cut(sideways, volume)
     if cut:
         findings.append(Finding("cut_by_field_of_view", Severity.FAILURE, f"The field of view cuts the femur {cut}."))
-    findings.extend(_metal_finding(volume, placed.box, mask))
+    findings.extend(metal_findings(volume, placed.box, mask))
     shaft = landmarks.shaft_below_lesser_trochanter_mm if landmarks is not None else None
     usable = landmarks is not None and landmarks.neck_axis_lps is not None and not cut
     for_density = usable and shaft is not None and shaft >= _SHAFT_FOR_DENSITY_MM
@@ -506,11 +342,11 @@ def _femur(side: str, placed: _Placed, volume: Volume, labels: NDArray[np.uint8]
             f"{_SHAFT_FOR_STRENGTH_MM:.0f} mm for strength."
         )
         findings.append(Finding("shaft_too_short", Severity.WARNING, text))
-    score = _contrast_score(volume, sideways)
+    score = contrast_score(volume, sideways)
     return Femur(name, side, LABEL_OF[name], landmarks, score, for_density, for_strength, tuple(findings))
 
 
-def _sides_cut(placed: _Placed, volume: Volume) -> str:
+def _sides_cut(placed: Placed, volume: Volume) -> str:
     """Where the field of view cuts a femur other than through its shaft: "", "above" or "at the side"."""
     z, y, x = (np.flatnonzero(placed.mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     if z[-1] + placed.box[0].start == volume.shape[0] - 1:
@@ -526,7 +362,7 @@ def _sides_cut(placed: _Placed, volume: Volume) -> str:
 
 
 def _sacrum(pieces: Iterable[Piece], volume: Volume, labels: NDArray[np.uint8]) -> int | None:
-    found = _union([p for p in pieces if p.part.kind is Kind.SACRUM], volume, "sacrum")
+    found = union_on_ct_grid([p for p in pieces if p.part.kind is Kind.SACRUM], volume, "sacrum")
     if found is None:
         return None
     target = labels[found.box]
@@ -547,8 +383,8 @@ def _require_on_bone(
             grown = tuple(
                 slice(max(s.start - 4, 0), min(s.stop + 4, n)) for s, n in zip(box, labels.shape, strict=True)
             )
-            placed = _Placed(structure.name, (grown[0], grown[1], grown[2]), labels[grown] == structure.label)
-            contrasts.append(_contrast_hu(volume, placed))
+            placed = Placed(structure.name, (grown[0], grown[1], grown[2]), labels[grown] == structure.label)
+            contrasts.append(contrast_hu(volume, placed))
     if contrasts and float(np.median(contrasts)) < _BODY_HU_ABOVE_SURROUNDINGS:
         raise InputRefused(
             "masks_off_bone",
