@@ -148,6 +148,7 @@ def measure_hip(
             )
         picked = _picked(regions.labels, region)
         parts = _components(paths, projection, picked, density, calibration, volume)
+        parts["bone_edge"] = _edge_effect(areal, picked, density)
         parts["pose"] = _pose_sd([pose.get(region) for pose in turned], 0, density)
         area_sd = _pose_sd([pose.get(region) for pose in turned], 1, surface_cm2)
         method = "CT projected along the DXA direction, soft tissue and marrow subtracted"
@@ -246,6 +247,12 @@ def _pose_sd(turned: list[tuple[float, float] | None], index: int, value: float)
         found = [entry[index] for entry in pair if entry is not None] + [value]
         spreads.append((max(found) - min(found)) / 2)
     return float(np.linalg.norm(spreads))
+
+
+def _edge_effect(areal: NDArray[np.float64], picked: NDArray[np.bool_], density: float) -> float:
+    """Change of a region's mean when pixels count as bone only from the upper end of the usual range of thresholds."""
+    dense = picked & (areal > tables.number("hip.bone_edge_upper_g_cm2"))
+    return abs(float(areal[dense].mean()) - density) if dense.any() else 0.0
 
 
 def _components(

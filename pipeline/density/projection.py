@@ -194,14 +194,17 @@ def project(paths: BonePaths, pose: Pose) -> Projection:
     steps = np.stack(
         [to_index @ (pose.distal * PIXEL_MM), to_index @ (pose.lateral * PIXEL_MM), to_index @ (pose.depth * _STEP_MM)]
     )
+    # A cell of eight voxels without bone or rim adds nothing: most cells are passed over at the cost of one look.
+    filled = (paths.excess_hu != 0) | (paths.bone != 0)
+    cells = ndimage.maximum_filter(filled.view(np.uint8), size=2, origin=-1)
     excess, thickness = _integrate(
-        paths.excess_hu, paths.bone, paths.grid.to_index(pose.origin_lps_mm), steps, height, width, depth
+        cells, paths.excess_hu, paths.bone, paths.grid.to_index(pose.origin_lps_mm), steps, height, width, depth
     )
     return Projection(pose, excess * _STEP_MM, thickness * _STEP_MM)
 
 
 @njit(cache=True, nogil=True)
-def _integrate(first, second, start, steps, height, width, depth):  # type: ignore[no-untyped-def]
+def _integrate(cells, first, second, start, steps, height, width, depth):  # type: ignore[no-untyped-def]
     """Sum of trilinear samples of two arrays along the third step, for each pixel."""
     nz, ny, nx = first.shape
     out_first = np.zeros((height, width))
@@ -218,6 +221,8 @@ def _integrate(first, second, start, steps, height, width, depth):  # type: igno
                 j = int(np.floor(y))
                 i = int(np.floor(x))
                 if k < 0 or j < 0 or i < 0 or k >= nz - 1 or j >= ny - 1 or i >= nx - 1:
+                    continue
+                if cells[k, j, i] == 0:
                     continue
                 for dk in range(2):
                     weight_z = z - k if dk else 1.0 - (z - k)

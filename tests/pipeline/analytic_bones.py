@@ -85,18 +85,30 @@ def frame_at(centre: np.ndarray, turn: np.ndarray | None = None) -> BodyFrame:
     return BodyFrame(np.asarray(centre, float), turn @ [1.0, 0, 0], turn @ [0, 1.0, 0], turn @ [0, 0, 1.0])
 
 
-def spine(
-    heights: dict[str, tuple[float, float, float]],
+Heights = tuple[float, float, float]
+
+
+def spine(heights: dict[str, Heights], **options: object) -> tuple[Volume, Segmentation]:
+    """Blocks with known heights from cranial to caudal, 34 mm apart; `heights` holds anterior, middle and posterior by level.
+
+    `options` are those of `_spine`.
+    """
+    return _spine(tuple(heights.items()), **options)
+
+
+@cache
+def _spine(
+    items: tuple[tuple[str, Heights], ...],
     *,
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     trabecular_hu: float = 130.0,
     cortex_hu: float = 130.0,
     noise_hu: float = 0.0,
-    turn: np.ndarray | None = None,
+    turned: tuple[int, float] = (0, 0.0),
     levels_known: bool = True,
-    acquisition: Acquisition | None = None,
 ) -> tuple[Volume, Segmentation]:
-    """Blocks with known heights from cranial to caudal, 34 mm apart; `heights` holds anterior, middle and posterior by level."""
+    heights = dict(items)
+    turn = rotation(*turned)
     names = list(heights)
     size = (34.0 * len(names) + 24, 64.0, 76.0)
     grid = grid_of(size, spacing_mm)
@@ -123,10 +135,11 @@ def spine(
         hu[shell] = cortex_hu
         bodies.append(Vertebra(name, level if levels_known else None, label, frame, None, 44.0, 34.0, 1.0))
     hu = hu + noise_hu * np.random.default_rng(1).standard_normal(hu.shape)
-    volume = Volume(hu.astype(np.float32), grid, acquisition or Acquisition(kvp=120.0))
+    volume = Volume(hu.astype(np.float32), grid, Acquisition(kvp=120.0))
     return volume, Segmentation(labels, grid, tuple(bodies), method="analytic")
 
 
+@cache
 def trunk(
     *,
     fat_hu: float = -100.0,
@@ -211,9 +224,9 @@ def femur(
         shaft &= (p[..., 2] <= 10) & (p[..., 2] >= -shaft_mm)
         return ball | cone | egg | shaft
 
-    grid = grid_of((170.0, 110.0, 140.0), spacing_mm)
+    grid = grid_of((160.0, 84.0, 130.0), spacing_mm)
     offset = turn @ np.array([mirror * -6.0, 0.0, -20.0])
-    share = share_inside(grid, lambda points: inside(points + offset))
+    share = share_inside(grid, lambda points: inside(points + offset), oversampling=3)
     hu = tissue_hu + (density_hu - tissue_hu) * share
     hu = ndimage.gaussian_filter(hu, [blur_mm / s for s in spacing_mm])
     hu = hu + noise_hu * np.random.default_rng(3).standard_normal(hu.shape)

@@ -55,10 +55,9 @@ def test_heights_of_exact_surfaces_are_exact():
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.5, 0.8, 0.8)])
-@pytest.mark.parametrize("turned", [None, (0, 14.0), (1, -10.0)])
+@pytest.mark.parametrize("turned", [(0, 0.0), (0, 14.0), (1, -10.0)])
 def test_heights_from_masks_are_within_the_rounding_of_two_faces(spacing_mm, turned):
-    turn = None if turned is None else rotation(*turned)
-    result = shapes(NORMAL, spacing_mm=spacing_mm, turn=turn)
+    result = shapes(NORMAL, spacing_mm=spacing_mm, turned=turned)
     inset = 34.0 / 2 - 2.5
     for level, heights in NORMAL.items():
         found = result[f"vertebra_{level}"].heights_mm
@@ -216,7 +215,7 @@ def test_stated_uncertainty_of_heights_covers_the_truth():
     """Rounding of masks: over many sub-voxel positions, height errors in units of the stated uncertainty have SD below 1.3."""
     errors = []
     for tilt in np.linspace(0, 12, 4):
-        volume, segmentation = spine(NORMAL, spacing_mm=(2.0, 1.0, 1.0), turn=rotation(0, float(tilt)))
+        volume, segmentation = spine(NORMAL, spacing_mm=(2.0, 1.0, 1.0), turned=(0, float(tilt)))
         for name, shape in grade_vertebrae(volume, segmentation).items():
             true = NORMAL[name.removeprefix("vertebra_")]
             for position, place in (("anterior", -14.5), ("middle", 0.0), ("posterior", 14.5)):
