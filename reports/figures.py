@@ -8,6 +8,7 @@ apart and that stay legible in grey, and a cap on the number of pixels. Nothing 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ _OUTLINE_COLOURS = (ORANGE, SKY, YELLOW)
 _REGION_COLOURS = {"femoral_neck": ORANGE, "trochanter": SKY, "intertrochanter": YELLOW, "total_hip": "#FFFFFF"}
 _SMALL_PT, _TEXT_PT = 6.5, 7.5
 _GAP_MM, _HEADING_MM = 3.0, 5.5
+_MOST_CROPS_IN_A_ROW = 10
 _LARGEST_SCALE = 0.75
 """Millimetres on paper for one of the patient: a small crop is not blown up."""
 
@@ -89,7 +91,8 @@ def draw_vertebra_strip(crops: Sequence[VertebraCrop]) -> Picture:
     """The mid-sagittal cut of each body with the six points that its heights are measured between."""
     if not crops:
         raise ValueError("no crop to draw")
-    rows = [crops[i : i + 8] for i in range(0, len(crops), 8)]
+    per_row = math.ceil(len(crops) / math.ceil(len(crops) / _MOST_CROPS_IN_A_ROW))
+    rows = [crops[i : i + per_row] for i in range(0, len(crops), per_row)]
     longest = max(len(row) for row in rows)
     cell_mm = PAGE_WIDTH_MM / max(longest, 5)
     height_mm = cell_mm + 7.5
@@ -100,8 +103,7 @@ def draw_vertebra_strip(crops: Sequence[VertebraCrop]) -> Picture:
             left, top = c / longest, 1 - r / len(rows)
             share = cell_mm / (height_mm * len(rows))
             axis = figure.add_axes((left + 0.004, top - share, 1 / longest - 0.008, share * 0.98))
-            first = (r, c) == (0, 0)
-            _draw_view(axis, crop.view, bar=first, sides=first, titled=False)
+            _draw_view(axis, crop.view, bar=(r, c) == (0, 0), sides=False, titled=False)
             _centre_on(axis, crop.view, extent_mm)
             _draw_six_points(axis, crop.view)
             words = f"{crop.name}\n{crop.remark}" if crop.remark else crop.name
@@ -110,7 +112,7 @@ def draw_vertebra_strip(crops: Sequence[VertebraCrop]) -> Picture:
     return as_picture(
         figure,
         "vertebrae",
-        caption="Mid-sagittal cut of each body with the six points between which its heights are measured. "
+        caption="Mid-sagittal cut of each body, front to the left, with the six points between which its heights are measured. "
         + _window_text(crops[0].view),
         alt=f"One small picture for each vertebral body, with six endplate points: {listed}.",
     )
@@ -138,10 +140,8 @@ def draw_hips(hips: Sequence[HipView]) -> Picture:
 
 
 def draw_fields(fields: Sequence[FieldCut]) -> Picture:
-    """Finite-element results on a cut through each model, beside the CT at the same place; two models in a row."""
-    rows = [fields[i : i + 2] for i in range(0, len(fields), 2)]
-    views = [[view for cut in row for view in (cut.ct, cut.ct)] for row in rows]
-    figure, axes = _panel_rows(views, max_height_mm=46.0, bottom_mm=11.0)
+    """Finite-element results on a cut through each model, beside the CT at the same place."""
+    figure, axes = _panel_rows([(cut.ct, cut.ct) for cut in fields], heights_mm=(30.0, 46.0), bottom_mm=11.0)
     for cut, ct_axis, map_axis in zip(fields, axes[::2], axes[1::2], strict=True):
         words = cut.name.replace("vertebra_", "").replace("_", " ")
         _draw_view(ct_axis, cut.ct, heading=f"{words[:1].upper()}{words[1:]}: CT")
@@ -196,17 +196,26 @@ def _panels(views: Sequence[SliceView], *, max_height_mm: float) -> tuple[Figure
 
 
 def _panel_rows(
-    rows: Sequence[Sequence[SliceView]], *, max_height_mm: float, bottom_mm: float
+    groups: Sequence[Sequence[SliceView]], *, heights_mm: tuple[float, float], bottom_mm: float
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with the views in rows, all views of a row of one height, each with its own scale bar."""
-    if not rows:
+    """A figure with groups of views in as few rows as possible, all views of a row of one height, within limits if possible."""
+    if not groups:
         raise ValueError("no view to draw")
-    sizes = []
-    for row in rows:
-        aspects = [v.image.shape[1] * v.pixel_mm[1] / (v.image.shape[0] * v.pixel_mm[0]) for v in row]
-        height = min(max_height_mm, (PAGE_WIDTH_MM - _GAP_MM * (len(row) - 1)) / sum(aspects))
-        sizes.append([(aspect * height, height) for aspect in aspects])
+    lowest, highest = heights_mm
+    sizes: list[list[tuple[float, float]]] = []
+    for per_row in range(len(groups), 0, -1):
+        rows = [groups[i : i + per_row] for i in range(0, len(groups), per_row)]
+        sizes = [_equally_high([view for group in row for view in group], highest) for row in rows]
+        if min(row[0][1] for row in sizes) >= lowest:
+            break
     return _laid_out(sizes, bottom_mm=bottom_mm)
+
+
+def _equally_high(views: Sequence[SliceView], highest_mm: float) -> list[tuple[float, float]]:
+    """Width and height in mm of views of one height that fill a row of the page, but are not higher than the limit."""
+    aspects = [v.image.shape[1] * v.pixel_mm[1] / (v.image.shape[0] * v.pixel_mm[0]) for v in views]
+    height = min(highest_mm, (PAGE_WIDTH_MM - _GAP_MM * (len(views) - 1)) / sum(aspects))
+    return [(aspect * height, height) for aspect in aspects]
 
 
 def _laid_out(rows: Sequence[Sequence[tuple[float, float]]], *, bottom_mm: float) -> tuple[Figure, list[Axes]]:

@@ -18,6 +18,8 @@ CHART_WIDTH_MM = 58.0
 _CHART_HEIGHT_MM = 48.0
 _TEXT_PT = 6.8
 _HALF_95 = 1.96
+_SHOWN_BEYOND = 1.25
+"""A curve is shown to this multiple of the displacement at its strength; a linear test is computed far beyond."""
 
 VBMD_BANDS = (("osteoporosis\nrange", 80.0), ("low", 120.0), ("normal", float("inf")))
 """Name and upper edge (mg/cm3) of the classes of spinal trabecular density (ACR, ISCD)."""
@@ -47,7 +49,7 @@ def draw_density_profile(vertebrae: Sequence[Vertebra]) -> Picture | None:
     for i, vertebra in enumerate(named):
         if vertebra.vbmd_mg_cm3 is None:
             axis.text(i, low + 0.03 * (high - low), "not measured", rotation=90, fontsize=5.5, ha="center", color=INK)
-    axis.set_xticks(range(len(named)), [v.level or "" for v in named])
+    axis.set_xticks(range(len(named)), [v.level or "" for v in named], fontsize=6.0 if len(named) <= 7 else 4.6)
     axis.set_xlim(-0.6, right)
     axis.set_ylim(low, high)
     unit = printed_unit(measured[0][1].unit)
@@ -77,18 +79,20 @@ def draw_calibration(calibration: Calibration) -> Picture:
     axis.plot(hu, density, color=BLUE, linewidth=1.1)
     low, high = float(density.min()), float(density.max())
     middle = (hu[0] + hu[-1]) / 2
-    places = _spread(
-        [s.density_mg_cm3 for s in calibration.samples], readings, 0.075 * (high - low), 0.3 * float(hu[-1] - hu[0])
-    )
-    for sample, place in zip(calibration.samples, places, strict=True):
-        axis.errorbar(
-            sample.hu, sample.density_mg_cm3, xerr=sample.hu_sd, fmt="s", color=ORANGE, markeredgecolor=INK,
-            markersize=3.5, markeredgewidth=0.5, linewidth=0.9, capsize=2, ecolor=INK,
-        )  # fmt: skip
-        side = -1.0 if sample.hu > middle else 1.0  # the label stands towards the middle, where there is room
-        x, y = sample.hu + side * 0.05 * float(hu[-1] - hu[0]), place - side * 0.03 * (high - low)
-        words, align = sample.name.replace("_", " "), "left" if side > 0 else "right"
-        axis.text(x, y, words, fontsize=5.8, ha=align, va="center", color=INK)
+    # A label stands on the side of its point towards the middle, where there is room: below the line on the left half,
+    # above it on the right half; crowded labels are moved apart away from the line.
+    for side in (-1.0, 1.0):
+        samples = [s for s in calibration.samples if (s.hu > middle) == (side > 0)]
+        offsets = _spread([side * s.density_mg_cm3 for s in samples], [s.hu for s in samples],
+                          gap=0.075 * (high - low), near=0.3 * float(hu[-1] - hu[0]))  # fmt: skip
+        for sample, offset in zip(samples, offsets, strict=True):
+            axis.errorbar(
+                sample.hu, sample.density_mg_cm3, xerr=sample.hu_sd, fmt="s", color=ORANGE, markeredgecolor=INK,
+                markersize=3.5, markeredgewidth=0.5, linewidth=0.9, capsize=2, ecolor=INK,
+            )  # fmt: skip
+            x, y = sample.hu - side * 0.05 * float(hu[-1] - hu[0]), side * offset + side * 0.03 * (high - low)
+            words, align = sample.name.replace("_", " "), "right" if side > 0 else "left"
+            axis.text(x, y, words, fontsize=5.8, ha=align, va="center", color=INK)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.set_xlabel("CT number (HU)", fontsize=_TEXT_PT, color=INK)
     axis.set_ylabel(f"density (mg/cm³ {printed_unit(calibration.mineral)})", fontsize=_TEXT_PT, color=INK)
@@ -117,22 +121,24 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Pictur
     if not curves:
         return None
     figure, axis = _chart()
-    styles = ((BLUE, "-"), (VERMILION, "--"), (PURPLE, "-."), (INK, ":"), (ORANGE, "-"), (SKY, "--"))
+    colours, lines = (BLUE, VERMILION, PURPLE, INK, ORANGE, SKY), ("-", "--", "-.", ":")
     ordered = sorted(curves, key=lambda pair: -pair[1].value)
     reached: list[float] = []
     for number, (name, strength) in enumerate(ordered):
-        colour, line = styles[number % len(styles)]
+        colour, line = colours[number % 6], lines[(number + number // 6) % 4]  # no pair twice in a spine
         curve = np.asarray(strength.curve)
         reached.append(_first_reach(curve, strength.value))
         words = f"{name}  {format_number(strength.value, resolution(strength))} N"
-        axis.plot(curve[:, 0], curve[:, 1], color=colour, linestyle=line, linewidth=1.1, label=words)
+        shown = curve[curve[:, 0] <= _SHOWN_BEYOND * reached[-1]]
+        shown = np.vstack([shown, _point_at(curve, _SHOWN_BEYOND * reached[-1])])
+        axis.plot(shown[:, 0], shown[:, 1], color=colour, linestyle=line, linewidth=1.1, label=words)
         axis.plot(reached[-1], strength.value, "o", color=colour, markersize=3.2)
-    axis.legend(loc="lower right", fontsize=5.6, frameon=False, handlelength=2.4, labelspacing=0.25, borderaxespad=0.1,
-                ncols=1 if len(ordered) <= 9 else 2, labelcolor=INK)  # fmt: skip
+    axis.legend(loc="lower right" if len(ordered) <= 5 else "upper right",
+                fontsize=5.6, frameon=False, handlelength=2.4, labelspacing=0.25, borderaxespad=0.1,
+                labelcolor=INK)  # fmt: skip
     axis.set_xlabel("displacement (mm)", fontsize=_TEXT_PT, color=INK)
     axis.set_ylabel("force (N)", fontsize=_TEXT_PT, color=INK)
-    # A linear test is computed far beyond its strength; only the part about the strength is worth showing.
-    axis.set_xlim(0, 1.6 * max(reached))
+    axis.set_xlim(0, (1.6 if len(ordered) <= 5 else 3.4) * max(reached))  # room for the legend
     axis.set_ylim(0, 1.25 * max(strength.value for _, strength in curves))
     listed = "; ".join(f"{name} {format_quantity(strength)}" for name, strength in curves)
     _fit(figure, axis)
@@ -142,6 +148,12 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Pictur
         caption="Force against displacement in the virtual tests; the dot marks the strength.",
         alt=f"Chart of force against displacement; strength: {listed}.",
     )
+
+
+def _point_at(curve: NDArray[np.float64], displacement_mm: float) -> NDArray[np.float64]:
+    """The point of a curve at a displacement, or its last point if it ends before."""
+    x = min(displacement_mm, float(curve[-1, 0]))
+    return np.array([[x, np.interp(x, curve[:, 0], curve[:, 1])]])
 
 
 def _first_reach(curve: NDArray[np.float64], force_n: float) -> float:
