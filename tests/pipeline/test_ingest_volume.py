@@ -229,6 +229,23 @@ def test_padding_is_masked_declared_or_not_and_whatever_its_sign(tmp_path: Path,
     assert deviation_hu(volume).max() <= ROUNDING_HU
 
 
+def test_declared_padding_is_masked_wherever_it_lies(tmp_path: Path) -> None:
+    """A band in the middle, which no look at the corners would find."""
+    datasets = axial_series(12, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1990)
+    for ds in datasets:
+        stored = np.frombuffer(ds.PixelData, "<i2").reshape(48, 64).copy()
+        stored[20:24, 10:54] = -1995
+        ds.PixelData = stored.tobytes()
+    write(datasets, tmp_path)
+
+    volume = read(tmp_path)
+
+    assert volume.valid is not None
+    assert (~volume.valid).sum() == 12 * 4 * 44
+    assert not volume.valid[:, 20:24, 10:54].any()
+    assert deviation_hu(volume).max() <= ROUNDING_HU
+
+
 def test_a_padding_value_that_tissue_has_too_is_not_masked(tmp_path: Path) -> None:
     datasets = axial_series(12, intercept=0.0, PixelPaddingValue=40)
     write(datasets, tmp_path)
