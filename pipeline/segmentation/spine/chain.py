@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
-from pipeline.segmentation.model import LABEL_OF, BodySurface, Vertebra
+from pipeline.segmentation.model import LABEL_OF, LEVELS, BodySurface, Vertebra
 from pipeline.segmentation.sampling import IndexBox, body_mask, bone_hu_scale, index_box, resample_isotropic
 from pipeline.segmentation.spine.body import BodyModel, fit_body, rasterise
 from pipeline.segmentation.spine.canal import Canal, find_canal, relative_hu
@@ -111,6 +111,7 @@ def segment_spine(
     except NotMeasurable as refusal:
         finding = Finding(refusal.reason, Severity.WARNING, f"No spine was found in this volume: {refusal.detail}.")
         return SpineResult(labels, (), None, None, (finding,))
+    pins = _bodies_of_pins(trace, pinned_levels or {})
     masks = [rasterise(model, volume.grid) for model in trace.bodies]
     repeats = _repeat(volume, trace, masks, threads=workers)
     judged = judge_bodies(volume, trace.bodies, trace.discs, masks, repeats)
@@ -119,8 +120,8 @@ def segment_spine(
         return SpineResult(labels, (), None, None, (Finding("no_spine", Severity.WARNING, text),))
     plausible = [not {f.code for f in findings} & _NOT_COUNTED for findings, _ in judged]
     sacrum_from = len(trace.bodies) if trace.signs[-1].sacral_signs >= SACRAL_SIGNS else None
-    if pinned_levels:
-        naming = name_from_pins(len(trace.signs), _bodies_of_pins(trace, pinned_levels), sacrum_from)
+    if pins:
+        naming = name_from_pins(len(trace.signs), pins, sacrum_from)
     else:
         naming = name_levels(list(trace.signs), plausible=[*plausible, sacrum_from is not None])
     vertebrae = []
@@ -166,9 +167,16 @@ def _level_findings(naming: Naming, trace: Trace) -> list[Finding]:
 
 
 def _bodies_of_pins(trace: Trace, pinned_levels: dict[str, float]) -> dict[int, str]:
-    """Index of the body in which each pinned z lies."""
-    pins = {}
+    """Index of the body in which each pinned z lies, with its level."""
+    pins: dict[int, str] = {}
     for level, z_mm in pinned_levels.items():
+        if level not in LEVELS:
+            raise InputRefused(
+                "unknown_level",
+                f"there is no level {level!r}",
+                subject="pinned level",
+                remedy="Use T1 to T12 or L1 to L5.",
+            )
         for i in range(len(trace.bodies)):
             if trace.discs[i + 1].centre_lps_mm[2] <= z_mm <= trace.discs[i].centre_lps_mm[2]:
                 pins[i] = level

@@ -274,16 +274,8 @@ def name_from_pins(count: int, pins: dict[int, str], sacrum_from: int | None) ->
     Raises
     ------
     InputRefused
-        If a level does not exist or two pins contradict each other.
+        If two pins contradict each other.
     """
-    unknown = [level for level in pins.values() if level not in _SEQUENCE]
-    if unknown:
-        raise InputRefused(
-            "unknown_level",
-            f"there is no level {unknown[0]!r}",
-            subject="pinned level",
-            remedy="Use T1 to T12 or L1 to L5.",
-        )
     shifts = {_SEQUENCE.index(level) - i for i, level in pins.items()}
     if len(shifts) > 1:
         raise InputRefused(

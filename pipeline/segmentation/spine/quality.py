@@ -94,10 +94,14 @@ def judge_bodies(
                 _FAILURE,
                 f"The field of view cuts {100 * body.unseen:.0f} % of the body's surface.",
             )
-        hidden = [d for d in (above, below) if d.response_hu < least_disc or d.merged]
+        hidden = {
+            where: disc.response_hu
+            for where, disc in (("above", above), ("below", below))
+            if disc.response_hu < least_disc or disc.merged
+        }
         if hidden:
-            which = " and ".join(n for n, d in (("above", above), ("below", below)) if d in hidden)
-            weakest = min(d.response_hu for d in hidden)
+            which = " and ".join(hidden)
+            weakest = min(hidden.values())
             add(
                 "disc_not_visible",
                 _FAILURE if len(hidden) == 2 else _WARNING,

@@ -1,0 +1,214 @@
+"""The whole spine chain on a torso with exact truth, on a labelled real scan, and on volumes without a spine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+
+from phantoms import make_phantom
+from pipeline.errors import InputRefused, Status
+from pipeline.segmentation.model import LABEL_OF
+from pipeline.segmentation.spine import SpineResult, segment_spine
+from pipeline.volume import Grid, Volume, canonical_order
+
+
+def _volume(array: np.ndarray, matrix: np.ndarray) -> Volume:
+    array, matrix, _ = canonical_order(array, matrix)
+    return Volume(array, Grid(array.shape, matrix))
+
+
+def _nifti(path) -> tuple[np.ndarray, np.ndarray]:
+    image = sitk.ReadImage(str(path))
+    matrix = np.eye(4)
+    matrix[:3, :3] = (np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing()))[:, ::-1]
+    matrix[:3, 3] = image.GetOrigin()
+    array, matrix, _ = canonical_order(sitk.GetArrayFromImage(image), matrix)
+    return array, matrix
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2.0 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+@pytest.fixture(scope="module")
+def torso():
+    """A torso from T12 to the sacrum: volume, exact labels on its grid, truth."""
+    phantom = make_phantom("torso", seed=5, top_level="T12", hips=False)
+    image = phantom.image(120.0, slice_mm=2.0, pixel_mm=1.4)
+    matrix = np.eye(4)
+    matrix[:3, 3] = image.lattice.to_lps(np.zeros(3))
+    for axis in range(3):
+        matrix[:3, axis] = np.asarray(image.lattice.to_lps(np.eye(3)[axis])) - matrix[:3, 3]
+    labels, _, _ = canonical_order(image.labels, matrix)
+    return _volume(image.hu, matrix), labels, phantom.truth(image)
+
+
+@pytest.fixture(scope="module")
+def found(torso) -> SpineResult:
+    return segment_spine(torso[0], threads=2)
+
+
+def test_every_lumbar_body_is_found_named_and_outlined(torso, found: SpineResult):
+    _, labels, _ = torso
+    assert [v.level for v in found.vertebrae][-5:] == ["L1", "L2", "L3", "L4", "L5"]
+    for vertebra in found.vertebrae[-5:]:
+        assert vertebra.status is Status.OK, vertebra.findings
+        assert _dice(found.labels == vertebra.label, labels == vertebra.label) > 0.92
+        assert vertebra.level_confidence is not None
+        assert vertebra.level_confidence >= 0.9
+
+
+def test_endplates_lie_where_they_are(torso, found: SpineResult):
+    """Heights read from the surfaces half way between front and back: no more than a millimetre off."""
+    _, _, truth = torso
+    errors = []
+    for vertebra in found.vertebrae[-5:]:
+        known = truth.vertebra(vertebra.level)
+        upper, lower = vertebra.frame.to_frame(np.array(known.points_lps_mm))[2:4]
+        surface = vertebra.surface
+        i = np.abs(surface.left_mm - upper[0]).argmin()
+        j = np.abs(surface.posterior_mm - 0.5 * (upper[1] + lower[1])).argmin()
+        errors.append(surface.upper_mm[i, j] - surface.lower_mm[i, j] - known.middle_mm)
+    assert np.abs(errors).max() < 1.5
+    assert abs(np.mean(errors)) < 0.8
+
+
+def test_the_sacrum_is_a_landmark_and_the_canal_runs_upwards(found: SpineResult):
+    assert found.sacrum_label == LABEL_OF["sacrum"]
+    assert (found.labels == LABEL_OF["sacrum"]).any()
+    assert np.all(np.diff(found.canal_lps_mm[:, 2]) > 0)
+    assert {f.code for f in found.findings} == {"level_anchor"}
+
+
+def test_frames_are_right_handed_and_point_where_they_say(found: SpineResult):
+    for vertebra in found.vertebrae:
+        axes = np.stack([vertebra.frame.left, vertebra.frame.posterior, vertebra.frame.superior])
+        assert np.allclose(axes @ axes.T, np.eye(3), atol=1e-9)
+        assert np.isclose(np.linalg.det(axes), 1.0)
+        assert vertebra.frame.left[0] > 0.9
+        assert vertebra.frame.posterior[1] > 0.6
+        assert vertebra.frame.superior[2] > 0.6
+
+
+def test_without_the_sacrum_nothing_is_named(torso):
+    """The same bodies, cut off above the sacrum and at the sides: the order is known, the levels are not."""
+    volume, labels, truth = torso
+    low = int(np.argwhere(labels == truth.vertebra("L4").label)[:, 0].min()) - 6
+    side = int(0.5 * volume.shape[2] - 60.0 / volume.spacing_mm[2])
+    part = (slice(low, None), slice(None), slice(side, volume.shape[2] - side))
+    matrix = volume.grid.index_to_lps.copy()
+    matrix[:3, 3] = volume.grid.to_lps(np.array([low, 0.0, side]))
+    crop = np.ascontiguousarray(volume.hu[part])
+    result = segment_spine(Volume(crop, Grid(crop.shape, matrix)), threads=2)
+    assert len(result.vertebrae) >= 3
+    assert all(v.level is None and v.name == f"vertebra_u{i + 1}" for i, v in enumerate(result.vertebrae))
+    assert {f.code for f in result.findings} == {"level_unknown"}
+
+    middle = result.vertebrae[1]
+    pinned = segment_spine(
+        Volume(crop, Grid(crop.shape, matrix)),
+        pinned_levels={"L2": float(middle.frame.centre_lps_mm[2])},
+        threads=2,
+    )
+    assert [v.level for v in pinned.vertebrae][:3] == ["L1", "L2", "L3"]
+    assert all(v.level_confidence is None for v in pinned.vertebrae)
+
+
+def test_pins_that_cannot_be_are_refused(torso, found: SpineResult):
+    volume = torso[0]
+    upper, lower = (float(v.frame.centre_lps_mm[2]) for v in found.vertebrae[-2:])
+    with pytest.raises(InputRefused) as outside:
+        segment_spine(volume, pinned_levels={"L1": 5000.0}, threads=2)
+    assert outside.value.reason == "pin_outside_bodies"
+    with pytest.raises(InputRefused) as both:
+        segment_spine(volume, pinned_levels={"L1": upper, "L5": lower}, threads=2)
+    assert both.value.reason == "contradicting_levels"
+    with pytest.raises(InputRefused) as unknown:
+        segment_spine(volume, pinned_levels={"L9": upper}, threads=2)
+    assert unknown.value.reason == "unknown_level"
+
+
+@pytest.mark.parametrize(
+    "hu",
+    [
+        np.full((60, 80, 80), -1000, np.int16),
+        np.full((60, 80, 80), 40, np.int16),
+        np.random.default_rng(0).integers(-1000, 1500, (60, 80, 80)).astype(np.int16),
+        np.zeros((1, 5, 5), np.int16),
+    ],
+    ids=["air", "water", "noise", "one slice"],
+)
+def test_a_volume_without_a_spine_gives_a_finding_and_no_vertebra(hu: np.ndarray):
+    matrix = np.zeros((4, 4))
+    matrix[[2, 1, 0], [0, 1, 2]] = 2.0
+    matrix[3, 3] = 1.0
+    result = segment_spine(Volume(hu, Grid(hu.shape, matrix)), threads=2)
+    assert result.vertebrae == ()
+    assert not result.labels.any()
+    assert [f.code for f in result.findings] == ["no_spine"]
+
+
+@pytest.mark.realdata
+def test_lumbar_bodies_of_a_real_scan_agree_with_its_reference(real_data):
+    """Agreement with the outlines of a network; levels and HU, which it has no way to get wrong, must be right."""
+    folder = real_data("ts_example_3mm")
+    hu, matrix = _nifti(folder / "ct.nii.gz")
+    whole, _ = _nifti(folder / "labels.nii.gz")
+    body, _ = _nifti(folder / "labels_body.nii.gz")
+    result = segment_spine(Volume(hu, Grid(hu.shape, matrix)), threads=2)
+    by_level = {v.level: v for v in result.vertebrae}
+    dice = {}
+    for level, number in {"L5": 27, "L4": 28, "L3": 29, "L2": 30, "L1": 31}.items():
+        mask, reference = result.labels == by_level[level].label, (whole == number) & (body == 1)
+        dice[level] = _dice(mask, reference)
+        core, known = (hu[_eroded(m)].mean() for m in (mask, reference))
+        assert abs(core - known) < 5.0
+    assert min(dice.values()) > 0.92
+    assert np.mean(list(dice.values())) > 0.94
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    return ndimage.binary_erosion(mask, iterations=2)
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.parametrize("case", ["sts031_hip_right", "sts036_hip_left_truncated", "sts044_hip_right"])
+def test_a_hip_is_not_a_spine(real_data, case: str):
+    hu, matrix = _nifti(real_data(case) / "ct.nii.gz")
+    result = segment_spine(Volume(hu, Grid(hu.shape, matrix)), threads=2)
+    assert result.vertebrae == ()
+    assert [f.code for f in result.findings] == ["no_spine"]
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    "case", ["ts_thorax_cta_1p5mm", "lidc0314_chest_1mm", "ricord001012_chest_1p25mm", "crlm1006_abdomen_5mm"]
+)
+def test_no_level_is_named_where_neither_sacrum_nor_last_rib_is_in_view(real_data, case: str):
+    hu, matrix = _nifti(real_data(case) / "ct.nii.gz")
+    result = segment_spine(Volume(hu, Grid(hu.shape, matrix)), threads=2)
+    assert len(result.vertebrae) >= 6
+    assert all(v.level is None for v in result.vertebrae)
+    assert "level_unknown" in {f.code for f in result.findings}
+
+
+def test_padding_cuts_a_body_like_the_edge_of_the_volume(torso):
+    """What the scanner wrote outside its circle is not tissue: a body that it covers in part must not pass."""
+    volume, labels, truth = torso
+    number = truth.vertebra("L2").label
+    middle = int(np.argwhere(labels == number)[:, 2].mean())
+    rows = np.argwhere(labels == number)[:, 0]
+    valid = np.ones(volume.shape, bool)
+    valid[rows.min() : rows.max() + 1, :, middle + 8 :] = False
+    result = segment_spine(replace(volume, valid=valid), threads=2)
+    hidden = [
+        v for v in result.vertebrae if v.label == number or (labels[result.labels == v.label] == number).mean() > 0.5
+    ]
+    assert hidden
+    assert all(v.status is Status.FAILED and not v.complete for v in hidden)
