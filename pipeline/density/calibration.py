@@ -394,6 +394,12 @@ def _contrast(volume: Volume, survey: TissueSurvey) -> tuple[bool, list[Finding]
         tag = "" if agent else " The header names no contrast agent."
         text = f"The aorta measures {blood.hu:.0f} HU: contrast agent; {consequence}{tag}"
         return True, [Finding("contrast_enhanced", Severity.WARNING, text)]
+    if not agent and blood is None:
+        text = (
+            "No large vessel is in view and the header names no contrast agent: taken as unenhanced, "
+            "which the image cannot confirm."
+        )
+        return False, [Finding("contrast_unchecked", Severity.INFO, text)]
     if not agent:
         return False, []
     if survey.blood_enhanced is False and blood is not None:

@@ -219,6 +219,15 @@ def test_a_contrast_tag_is_checked_against_the_image():
     assert "contrast_tag_without_enhancement" in codes(calibration)
 
 
+def test_without_a_vessel_in_view_the_tag_decides_and_that_is_said(native):
+    volume, segmentation = native
+    bare = replace(segmentation, vertebrae=segmentation.vertebrae[:1])
+    assert "contrast_unchecked" in codes(calibrate(volume, bare))
+    tagged = replace(volume, acquisition=Acquisition(kvp=120.0, contrast_agent="Omnipaque"))
+    calibration = calibrate(tagged, bare)
+    assert calibration.contrast_enhanced and "contrast_enhanced" in codes(calibration)
+
+
 def test_metal_is_seen(native):
     volume, segmentation = native
     hu = volume.hu.copy()
