@@ -5,10 +5,12 @@ from fea.model import NodalForce, Prescribed, VoxelModel, load_model, save_model
 from fea.nodes import face_nodes, nodes_of
 from fea.nonlinear import Curve, solve_curve
 from fea.plasticity import YieldMaterial
+from fea.post import ElementFields, element_fields
 from fea.solve import Solution, Solver, solve
 
 __all__ = [
     "Curve",
+    "ElementFields",
     "NodalForce",
     "Prescribed",
     "Reason",
@@ -17,6 +19,7 @@ __all__ = [
     "Solver",
     "VoxelModel",
     "YieldMaterial",
+    "element_fields",
     "face_nodes",
     "load_model",
     "nodes_of",

@@ -81,6 +81,8 @@ def _dense_inverse(level: Level, extents: tuple[int, int, int]) -> tuple[np.ndar
     entry = lam[:, None, None] * parts[0] + mu[:, None, None] * parts[1]
     both = (local[:, :, None] >= 0) & (local[:, None, :] >= 0) & (mu > 0)[:, None, None]
     place = (local[:, :, None] * len(free) + local[:, None, :])[both]
+    if len(free) == 0:
+        return np.empty((0, 0), np.float32), free
     entries: np.ndarray = np.bincount(place, entry[both], minlength=len(free) ** 2)
     matrix: np.ndarray = entries.reshape(len(free), len(free))
     root = 1 / np.sqrt(np.diag(matrix))

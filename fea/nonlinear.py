@@ -14,7 +14,7 @@ import numpy as np
 
 from fea import plasticity
 from fea.errors import Reason, SolveError
-from fea.grid import padded, zeros_field
+from fea.grid import zeros_field
 from fea.kernels import scratch_size
 from fea.model import NodalForce, Prescribed, VoxelModel
 from fea.plasticity import LAW_ROWS, STATE_ROWS, YieldMaterial
@@ -82,7 +82,8 @@ class _Body:
         level = solver.level
         nz, rows, stride = level.first.shape
         inner = solver.layout.internal_shape
-        require_memory(nz * rows * stride * (8 * STATE_ROWS + 4 * LAW_ROWS + 3 * (3 * 8 + 4 * 4)))
+        # per voxel: state and tangent; per node: four displacement fields in float64, four in float32
+        require_memory(nz * rows * stride * (8 * STATE_ROWS + 4 * LAW_ROWS + 3 * 4 * (8 + 4)))
         self.strength = zeros_field((nz, rows, stride), np.float32)
         self.strength[:] = 1e30
         self.strength[:, : inner[1], : inner[2]] = solver.layout.voxels_in(material.stress_for(solver.model.solid))
@@ -108,6 +109,10 @@ class _Body:
         )  # fmt: skip
         stored, lost = self.energies.sum(axis=0)
         return float(stored), float(lost)
+
+    def commit(self, u: np.ndarray) -> None:
+        """Make the plastic strains at u the state from which the next step starts."""
+        self.stresses(u, np.empty((1, 1, 1, 1)), commit=True)
 
     def correction(self, residual: np.ndarray, norm: float, tolerance: float) -> int:
         """Solve K_t du = residual / norm by preconditioned conjugate gradients in float32; the number of steps."""
@@ -234,7 +239,7 @@ def solve_curve(
                 pieces.append((kept.factor + goal) / 2)
                 continue
             pieces.pop()
-            body.stresses(found.u, body_force(body), commit=True)
+            body.commit(found.u)
             total_work += _work(conditions.values_mm, load, kept, found)
             total_lost += found.lost
             found.lost = total_lost
@@ -247,11 +252,6 @@ def solve_curve(
         if progress is not None:
             progress(float(factor))
     return _curve(body, history, work, fractions, load, elastic.reaction_n, time.perf_counter() - began)
-
-
-def body_force(body: _Body) -> np.ndarray:
-    """A field that a commit may leave unwritten."""
-    return body.solver.multigrid.grids[0].r.astype(np.float64)
 
 
 def _extrapolated(
@@ -367,10 +367,3 @@ def _curve(
         elastic_reaction_n=elastic,
         solve_s=seconds,
     )
-
-
-def memory_of_curve(solver: Solver) -> int:
-    """Bytes that a curve needs above its linear solver."""
-    nz, ny, nx = solver.layout.internal_shape
-    voxels = (nz + 1) * (ny + 1) * padded(nx + 1)
-    return voxels * (8 * STATE_ROWS + 4 * LAW_ROWS + 4 + 3 * (4 * 8 + 4 * 4))
