@@ -1,0 +1,172 @@
+"""What a report says: the answer first, each reason once, references by number, and nothing better than the record."""
+
+from __future__ import annotations
+
+import pytest
+
+from reports.citations import Citations
+from reports.compose import compose
+from reports.document import Bullets, Column, Document, Paragraph, Row, Table
+from reports.impression import impression_text
+from reports.language import load_language
+from reports.reasons import shared_reasons, why_missing
+from reports.record import Quality, StudyRecord, Vertebra
+from tests.reports.example_records import VBMD_UNIT, example_record, finding, quantity
+
+NO_STRENGTH = finding("strength_not_asked", "info", "Strength was not asked for.")
+THIN = finding("too_little_bone", "failure", "Only 426 mm3 of trabecular bone.")
+KEYS = ("trabecular_hu", "vbmd_mg_cm3", "heights_mm", "fracture", "strength_n", "stiffness_n_mm")
+
+
+def body(name: str, level: str | None, **reasons: object) -> Vertebra:
+    """A body with a density unless a reason is given for its absence; nothing else was measured."""
+    missing = dict.fromkeys(KEYS, NO_STRENGTH) | reasons
+    numbers = {}
+    if "vbmd_mg_cm3" not in reasons:
+        del missing["vbmd_mg_cm3"]
+        numbers["vbmd_mg_cm3"] = quantity(101.0, 6.0, VBMD_UNIT, "mean")
+    state = {"name": name, "level": level, "status": "ok", "not_measured": missing}
+    return Vertebra.model_validate(state | numbers)
+
+
+def table_of(document: Document, section_id: str) -> Table:
+    section = next(section for section in document.sections if section.id == section_id)
+    return next(block for block in section.blocks if isinstance(block, Table))
+
+
+def section_text(record: StudyRecord, section_id: str) -> str:
+    section = next(section for section in compose(record).sections if section.id == section_id)
+    return repr(section.blocks)
+
+
+def test_the_answer_comes_first_and_limits_second() -> None:
+    ids = [section.id for section in compose(example_record()).sections]
+    assert ids[:2] == ["impression", "quality"]
+    assert ids[-2:] == ["methods", "provenance"]
+    assert ids.index("services") > ids.index("assessment")
+
+
+def test_impression_carries_the_numbers() -> None:
+    text = impression_text(example_record(), load_language("en"))
+    assert "L1 grade 1 wedge (height loss 22 ± 3 %)" in text
+    assert "to be confirmed by a reader" in text  # grade 1 is never called a fracture
+    assert "Vertebral fracture:" not in text
+    assert "lowest T-score −2.0 ± 0.4 (right femoral neck, 95 % interval −2.8 to −1.3)" in text
+    assert "T12 (weakest of 5 bodies) 3910 ± 550 N" in text
+    assert "No validated class exists" in text
+
+
+def test_impression_of_nothing_says_why() -> None:
+    text = impression_text(example_record(vertebrae=(), femora=()), load_language("en"))
+    assert "Vertebral fractures were not assessed: no vertebral body was found" in text
+    assert "Hip density was not measured: no femur was found" in text
+
+
+def test_every_level_from_t4_to_l5_is_accounted_for() -> None:
+    rows = table_of(compose(example_record()), "levels").rows
+    assert rows[0].cells[0] == "T4 – T10"
+    assert [row.cells[0] for row in rows[1:] if row.kind == "plain"] == ["T11", "T12", "L1", "L2", "L3", "L4", "L5"]
+    gap = example_record(vertebrae=tuple(v for v in example_record().vertebrae if v.level not in ("L2", "L4")))
+    assert table_of(compose(gap), "levels").rows[-1].cells[0] == "L2, L4"
+
+
+def test_unnamed_bodies_do_not_make_levels_absent() -> None:
+    record = example_record(vertebrae=(body("vertebra_u1", None), body("vertebra_u2", None)))
+    first = table_of(compose(record), "levels").rows[0]
+    assert first.cells[0] == "T4 – L5"
+    assert "could be named" in first.cells[1]
+
+
+def test_a_reason_shared_by_all_bodies_is_said_once() -> None:
+    bodies = (body("vertebra_L1", "L1"), body("vertebra_L2", "L2", vbmd_mg_cm3=THIN))
+    shared = shared_reasons(list(bodies), KEYS)
+    assert set(shared) == set(KEYS) - {"vbmd_mg_cm3"}
+    text = section_text(example_record(vertebrae=bodies), "levels")
+    assert text.count(NO_STRENGTH.text) == 2  # once for the body with no number at all, once for all others
+    assert shared_reasons([bodies[0]], KEYS) == {}
+
+
+def test_the_most_frequent_reasons_come_first() -> None:
+    bodies = [body(f"vertebra_L{i}", f"L{i}", vbmd_mg_cm3=THIN) for i in (1, 2)]
+    bodies.append(body("vertebra_L3", "L3", vbmd_mg_cm3=NO_STRENGTH))
+    assert why_missing(bodies, "vbmd_mg_cm3", "x") == f"{THIN.text} {NO_STRENGTH.text}"
+    assert why_missing([], "vbmd_mg_cm3", "nothing there") == "nothing there"
+
+
+def test_spine_density_is_not_blamed_on_bodies_that_have_one() -> None:
+    why = "Spine density is not summarised: it needs two bodies of T11 to L4."
+    record = example_record(
+        vertebrae=(body("vertebra_T6", "T6"),),
+        quality=Quality(findings=(finding("too_few_levels", "warning", why),)),
+        assessment=example_record().assessment.model_copy(update={"spine_vbmd_mg_cm3": None, "spine_vbmd_levels": ()}),
+    )
+    assert why in section_text(record, "spine")
+
+
+def test_the_same_finding_of_many_structures_is_one_line() -> None:
+    warning = finding("level_unknown", "warning", "The level is not named.")
+    bodies = tuple(
+        body(f"vertebra_u{i}", None).model_copy(update={"findings": (warning,)}) for i in (1, 2)
+    )  # fmt: skip
+    quality = compose(example_record(vertebrae=bodies, femora=(), quality=Quality())).sections[1]
+    bullets = next(block for block in quality.blocks if isinstance(block, Bullets))
+    assert bullets.items == (("Caution, u1, u2:", "The level is not named."),)
+
+
+def test_hips_without_any_number_need_no_table() -> None:
+    left_only = tuple(f for f in example_record().femora if f.side == "left")
+    section = next(s for s in compose(example_record(femora=left_only)).sections if s.id == "hip")
+    assert not any(isinstance(block, Table) for block in section.blocks)
+    assert "metal" in repr(section.blocks)
+
+
+@pytest.mark.parametrize("classed", [True, False])
+def test_scores_have_a_class_only_where_the_assessment_gives_one(classed: bool) -> None:
+    record = example_record()
+    if not classed:
+        assessment = record.assessment.model_copy(update={"hip_density_class": None})
+        record = record.model_copy(update={"assessment": assessment})
+    rows = [row for row in table_of(compose(record), "hip").rows if row.cells[0].startswith("T-score")]
+    assert len(rows) == 2
+    assert all((row.cells[4] == "low bone mass") is classed for row in rows)
+
+
+def test_references_are_numbered_once() -> None:
+    citations = Citations()
+    assert citations.cite("Looker 1998; Binkley 2005") == "[1, 2]"
+    assert citations.cite("Binkley 2005", None, "WHO  1994") == "[2, 3]"
+    assert citations.cite(None) == ""
+    assert citations.listed() == (("[1]", "Looker 1998"), ("[2]", "Binkley 2005"), ("[3]", "WHO 1994"))
+
+
+def test_methods_that_differ_in_a_number_only_are_one_row() -> None:
+    bodies = tuple(
+        v.model_copy(
+            update={
+                "trabecular_hu": v.trabecular_hu.model_copy(update={"method": f"mean of {300 + i} voxels, 5 mm deep"})
+            }
+        )
+        for i, v in enumerate(example_record().vertebrae)
+        if v.trabecular_hu is not None
+    )
+    rows = [row.cells for row in table_of(compose(example_record(vertebrae=bodies)), "methods").rows]
+    assert [row[1] for row in rows if row[0] == "Trabecular CT number"] == ["mean of … voxels, 5 mm deep"]
+
+
+def test_a_table_with_a_missing_cell_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="row with 1 cells"):
+        Table("caption", (Column("a"), Column("b")), (Row(("only one",)),))
+
+
+def test_no_services_no_section() -> None:
+    assert "services" not in [section.id for section in compose(example_record(services=())).sections]
+
+
+def test_coverage_never_reads_better_than_its_status() -> None:
+    texts = section_text(example_record(), "services")
+    assert "unknown (not verified for this date); last known: not covered" in texts
+    assert not any(
+        isinstance(b, Paragraph) and "is covered" in b.text
+        for s in compose(example_record()).sections
+        for b in s.blocks
+    )
