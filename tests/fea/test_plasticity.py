@@ -217,12 +217,12 @@ def test_a_load_beyond_the_limit_is_refused():
 @pytest.mark.parametrize(
     "arguments",
     [
-        dict(yield_stress_mpa=np.nan),
-        dict(yield_stress_mpa=-1.0),
-        dict(yield_stress_mpa=1.0, hardening_ratio=-0.1),
-        dict(yield_stress_mpa=1.0, criterion="tresca"),
-        dict(yield_stress_mpa=1.0, criterion="drucker_prager", tension_ratio=1.5),
-        dict(yield_stress_mpa=1.0, tension_ratio=0.5),
+        {"yield_stress_mpa": np.nan},
+        {"yield_stress_mpa": -1.0},
+        {"yield_stress_mpa": 1.0, "hardening_ratio": -0.1},
+        {"yield_stress_mpa": 1.0, "criterion": "tresca"},
+        {"yield_stress_mpa": 1.0, "criterion": "drucker_prager", "tension_ratio": 1.5},
+        {"yield_stress_mpa": 1.0, "tension_ratio": 0.5},
     ],
 )
 def test_laws_that_mean_nothing(arguments):

@@ -108,8 +108,8 @@ def test_forces_and_supports_need_material():
 @pytest.mark.parametrize(
     ("left_free", "named"),
     [
-        (dict(z=0.0), "shift along y, shift along x, turn about z"),
-        (dict(z=0.0, y=0.0), "shift along x"),
+        ({"z": 0.0}, "shift along y, shift along x, turn about z"),
+        ({"z": 0.0, "y": 0.0}, "shift along x"),
         (None, "shift along z"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_hinge_is_found_far_from_the_origin():
     with pytest.raises(SolveError, match=r"move: .*turn about x") as caught:
         solve(model, [Prescribed("hinge", edge, z=0.0, y=0.0, x=0.0)])
     assert caught.value.reason == Reason.UNCONSTRAINED
-    held = [Prescribed("hinge", edge, z=0.0, y=0.0, x=0.0), Prescribed("stop", edge[:1] + [1, 1, 0], y=0.0)]
+    held = [Prescribed("hinge", edge, z=0.0, y=0.0, x=0.0), Prescribed("stop", edge[:1] + np.array([1, 1, 0]), y=0.0)]
     assert solve(model, held, [NodalForce(face_nodes(model, 0, True), z=-1.0)]).residual <= 1e-6
 
 
