@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phantoms.anatomy_sacrum import sacral_wing
-from phantoms.anatomy_spine import CORTEX_MG_CM3, Placement
+from phantoms.anatomy_spine import CORTEX_MG_CM3
 from phantoms.solids import (
     DensityFeature,
     Primitive,
@@ -25,6 +25,7 @@ from phantoms.solids import (
     round_cone,
     unit,
 )
+from phantoms.vertebral_body import Placement
 
 FEMUR_LABELS = {"left": 31, "right": 32}
 JOINT_SPACE_MM = 4.0

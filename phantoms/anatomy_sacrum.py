@@ -7,8 +7,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from phantoms.anatomy_spine import CORTEX_MG_CM3, Placement, Spine
+from phantoms.anatomy_spine import CORTEX_MG_CM3, Spine
 from phantoms.solids import Primitive, Solid, chain, ellipsoid, plate, round_cone
+from phantoms.vertebral_body import Placement
 
 SACRUM_LABEL = 26
 

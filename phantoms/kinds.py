@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from phantoms import calibration
 from phantoms.anatomy_hip import FEMUR_LABELS
-from phantoms.anatomy_spine import LABEL_OF_LEVEL, Fracture
 from phantoms.materials import Materials
 from phantoms.phantom import Phantom
 from phantoms.solids import Solid
 from phantoms.torso import Torso, TorsoOptions, build_torso
 from phantoms.truth import SpecimenTruth, VertebraTruth, as_point, femur_truth, vertebra_truth
+from phantoms.vertebral_body import LABEL_OF_LEVEL, Fracture
 from phantoms.voxelise import Lattice
 
 
@@ -231,7 +231,7 @@ def make_phantom(kind: str, *, seed: int = 0, **options: Any) -> Phantom:
         Texture, bowel, noise and UIDs follow from it.
     **options
         Depend on the kind. ``torso``, ``spine``, ``hip`` take the fields of `phantoms.torso.TorsoOptions` (fractures also as
-        ``{"L1": ("wedge", 0.3)}``; ``hip`` also ``side``), ``rods`` takes ``plate``, ``diameter_mm`` and ``length_mm``, ``water``
+        ``{"L1": ("wedge", 0.3)}``; ``hip`` also ``side``), ``rods`` takes ``plate``, ``diameter_mm``, ``length_mm``, ``water``
         the last two, ``cube`` ``edge_mm`` and ``density_mg_cm3``, ``cylinder`` ``diameter_mm``, ``height_mm`` and
         ``density_mg_cm3``.
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from phantoms import anatomy_hip, anatomy_sacrum, anatomy_spine, anatomy_trunk
 from phantoms.anatomy_hip import FemurShape
-from phantoms.anatomy_spine import LEVELS, Fracture, Spine
+from phantoms.anatomy_spine import Spine
 from phantoms.calibration import PLATE_THICKNESS_MM, Rods, rod_plate
 from phantoms.materials import Materials
 from phantoms.solids import Solid, Vector
+from phantoms.vertebral_body import LEVELS, Fracture
 
 _SACRUM_MM = np.array([0.0, 25.0, 0.0])
 _MARROW = "marrow_mixed"

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phantoms.anatomy_hip import FEMUR_LABELS, FemurShape
-from phantoms.anatomy_spine import LABEL_OF_LEVEL, SpineVertebra
+from phantoms.anatomy_spine import SpineVertebra
 from phantoms.materials import Materials
 from phantoms.solids import Solid
+from phantoms.vertebral_body import LABEL_OF_LEVEL
 from phantoms.voxelise import Lattice, render
 
 NECK_BOX_MM = 15.0

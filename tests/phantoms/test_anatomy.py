@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phantoms import Fracture, make_phantom
-from phantoms.anatomy_spine import LEVELS, Placement, SpineVertebra, body_shape, vertebra_solid
+from phantoms.anatomy_spine import SpineVertebra, vertebra_solid
 from phantoms.materials import Materials
 from phantoms.solids import frame
+from phantoms.vertebral_body import LEVELS, Placement, body_shape
 from phantoms.voxelise import Lattice, render
 
 LUMBAR_AND_LOWER_THORACIC = [level for level in LEVELS if level not in ("T1", "T2", "T3")]
