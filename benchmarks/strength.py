@@ -151,12 +151,12 @@ def _timed(build: Callable[[], TestModel], threads: int | None, repeat: int, wit
 
 def _line(row: dict[str, Any] | None) -> str:
     if row is None:
-        return f"{'test':24s} {'dof':>9s} {'its':>5s} {'build s':>8s} {'wall s':>7s} {'CPU s':>7s} {'N/mm':>8s} {'N':>8s}  criteria (N)"
+        names = ("dof", 9), ("its", 5), ("build s", 8), ("wall s", 7), ("CPU s", 7), ("N/mm", 8), ("N", 8)
+        return f"{'test':24s} " + " ".join(f"{name:>{width}s}" for name, width in names) + "  criteria (N)"
     criteria = ", ".join(f"{name} {force:.0f}" for name, force in row["criteria_n"].items())
-    return (
-        f"{row['test']:24s} {row['dof']:9d} {row['iterations']:5d} {row['build_s']:8.2f} {row['wall_s']:7.2f} {row['cpu_s']:7.2f} "
-        f"{row['stiffness_n_mm']:8.0f} {row['reaction_n']:8.0f}  {criteria}"
-    )
+    times = f"{row['build_s']:8.2f} {row['wall_s']:7.2f} {row['cpu_s']:7.2f}"
+    forces = f"{row['stiffness_n_mm']:8.0f} {row['reaction_n']:8.0f}"
+    return f"{row['test']:24s} {row['dof']:9d} {row['iterations']:5d} {times} {forces}  {criteria}"
 
 
 if __name__ == "__main__":

@@ -98,15 +98,22 @@ def test_from_density_to_the_published_force(real_data: Callable[[str], Path], w
 
 @pytest.mark.slow
 def test_from_density_to_the_force_of_the_given_femur(real_data: Callable[[str], Path]) -> None:
-    """Our pose, mesh and caps against the given moduli under the same scheme; the pose is the difference that is left."""
+    """Our mesh and caps against the given moduli under the same scheme.
+
+    Registration of the two images puts the reference's vertical 0.3 degrees from the neck and 18.4 from across the shaft axis
+    that we find in the short piece of shaft: in that posture the forces agree; in ours the pose is the difference left.
+    """
     folder = real_data("fe_femur_left")
     modulus, _ = image(folder / "modulus_mpa.nii.gz")
     given = _given_fall(modulus)
     density, matrix = image(folder / "density_mg_cm3.nii.gz")
     mask = image(folder / "labels.nii.gz")[0] == 2
-    model = build_sideways_fall(density, mask, matrix, pose_of_femur(mask, matrix), load_profile("ogo-femur"))
-    result = run_linear(model, rtol=1e-5)
-    assert result.stiffness_n_mm == pytest.approx(given, rel=0.06)
+    pose, profile = pose_of_femur(mask, matrix), load_profile("ogo-femur")
+    ours = run_linear(build_sideways_fall(density, mask, matrix, pose, profile), rtol=1e-5)
+    assert ours.stiffness_n_mm == pytest.approx(given, rel=0.06)
+    model = build_sideways_fall(density, mask, matrix, pose, profile, internal_rotation_deg=-0.3, adduction_deg=18.4)
+    assert model.lengths_mm["model"] == 88.0
+    assert run_linear(model, rtol=1e-5).force_n == pytest.approx(given * 3.52, rel=0.02)
 
 
 def _given_fall(modulus: np.ndarray) -> float:
