@@ -89,7 +89,9 @@ def run(
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="Calibration file (JSON), or a method: internal, kvp. Chosen automatically if absent."),
+        typer.Option(
+            help="Calibration file (JSON), or a method: phantom, internal, kvp. Chosen automatically if absent."
+        ),
     ] = None,
     segmenter: Annotated[
         str, typer.Option(help="own (no trained weights) or totalsegmentator (if installed).")
@@ -125,6 +127,7 @@ def run(
 
     settings = Settings(
         masks=str(masks) if masks is not None else None,
+        masks_convention=masks_convention,
         calibration=calibration,
         segmenter=segmenter,
         pinned_levels=tuple(_pinned(text) for text in level or ()),

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from pipeline.pictures import evidence_of
 from pipeline.segmentation.chain import segment
 from pipeline.segmentation.masks import read_masks
 from pipeline.segmentation.model import Segmentation
+from pipeline.segmentation.segmenter import total_segmentator
 from pipeline.volume import Acquisition, Volume
 from reports import record
 from reports.coverage import KnowledgeError, PlanDocument, load_knowledge, load_plan
@@ -50,6 +51,7 @@ class Settings:
     """Everything that a user may set for an analysis; it stands in the record and decides whether a result is still valid."""
 
     masks: str | None = None
+    masks_convention: str | None = None
     calibration: str | None = None
     segmenter: str = "own"
     pinned_levels: tuple[tuple[str, float], ...] = ()
@@ -243,16 +245,28 @@ def _analyse_stack(
 
 
 def _segmented(volume: Volume, regions: tuple[Region, ...], settings: Settings) -> Segmentation:
-    """Structures of a volume by outside masks, an installed network, or the project's own chain."""
+    """Structures of a volume by outside masks, an installed network, or the project's own chain.
+
+    A network that was asked for and cannot run is a finding, and the own chain takes its place: a batch of thousands does not
+    end because of it. Outside masks that do not fit are a refusal, because the user meant these and no others.
+    """
     if settings.masks is not None:
-        return read_masks(Path(settings.masks), volume)
-    return segment(
+        return read_masks(Path(settings.masks), volume, convention=settings.masks_convention)
+    fallen_back: tuple[Finding, ...] = ()
+    if settings.segmenter == "totalsegmentator":
+        try:
+            return total_segmentator(volume)
+        except InputRefused as refusal:
+            text = f"TotalSegmentator could not be used, the own chain took its place. {refusal}"
+            fallen_back = (Finding(refusal.reason, Severity.WARNING, text),)
+    own = segment(
         volume,
         spine="spine" in regions,
         hips="hips" in regions,
         pinned_levels=dict(settings.pinned_levels),
         threads=settings.threads,
     )
+    return replace(own, findings=(*fallen_back, *own.findings))
 
 
 def _used(volume: Volume, regions: tuple[Region, ...], reason: str) -> record.UsedSeries:
