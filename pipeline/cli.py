@@ -87,6 +87,13 @@ def run(
         Path | None,
         typer.Option(help="Outside masks: TotalSegmentator folder or file, nnU-Net file, DICOM SEG, own segmentation."),
     ] = None,
+    masks_convention: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbering of a label map without names: totalsegmentator_v2, totalsegmentator_v1, verse, "
+            "spineps_subregion, vertebrae_pp."
+        ),
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
