@@ -55,8 +55,8 @@ class _SiteTable:
             Column(words("column.value"), align="right", share=1.65),
             Column(words("column.interval"), align="right", share=1.7),
             Column(words("column.unit"), share=1.85),
-            Column(words("column.class"), share=2.1),
-            Column(words("column.reference"), share=2.3),
+            Column(words("column.class"), share=1.95),
+            Column(words("column.reference"), share=2.75),
             Column(words("column.quality"), share=1.0),
         )
         return Section(section_id, self.title, (Table(self.title, columns, tuple(self.rows)),))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ _OUTLINE_COLOURS = (ORANGE, SKY, YELLOW)
 _REGION_COLOURS = {"femoral_neck": ORANGE, "trochanter": SKY, "intertrochanter": YELLOW, "total_hip": "#FFFFFF"}
 _SMALL_PT, _TEXT_PT = 6.5, 7.5
 _GAP_MM, _HEADING_MM = 3.0, 5.5
+_LETTER_MM = 1.15
+"""Mean width of a small letter."""
 _MOST_CROPS_IN_A_ROW = 10
 _LARGEST_SCALE = 0.75
 """Millimetres on paper for one of the patient: a small crop is not blown up."""
@@ -73,7 +76,7 @@ class Picture:
 def draw_spine(sagittal: SliceView | None, coronal: SliceView | None) -> Picture:
     """The spine with outlined, named bodies, seen from the side and from the front."""
     views = [view for view in (sagittal, coronal) if view is not None]
-    figure, axes = _panels(views, max_height_mm=88.0)
+    figure, axes = _panels(views, max_height_mm=84.0)
     names: list[str] = []
     for view, axis in zip(views, axes, strict=True):
         _draw_view(axis, view)
@@ -122,7 +125,7 @@ def draw_hips(hips: Sequence[HipView]) -> Picture:
     """For each hip the CT with the outline of the femur and the projection with the regions of the density measurement."""
     views = [view for hip in hips for view in (hip.coronal, hip.projection) if view is not None]
     sides = [hip.side for hip in hips for view in (hip.coronal, hip.projection) if view is not None]
-    figure, axes = _panels(views, max_height_mm=60.0)
+    figure, axes = _panels(views, max_height_mm=56.0)
     for view, axis, side in zip(views, axes, sides, strict=True):
         _draw_view(axis, view, heading=f"{side.capitalize()} hip: {view.title}")
     regions = sorted({o.name.replace("_", " ") for hip in hips if hip.projection for o in hip.projection.outlines})
@@ -141,7 +144,7 @@ def draw_hips(hips: Sequence[HipView]) -> Picture:
 
 def draw_fields(fields: Sequence[FieldCut]) -> Picture:
     """Finite-element results on a cut through each model, beside the CT at the same place."""
-    figure, axes = _panel_rows([(cut.ct, cut.ct) for cut in fields], heights_mm=(30.0, 46.0), bottom_mm=11.0)
+    figure, axes = _panel_rows([(cut.ct, cut.ct) for cut in fields], heights_mm=(30.0, 46.0), bottom_mm=12.5)
     for cut, ct_axis, map_axis in zip(fields, axes[::2], axes[1::2], strict=True):
         words = cut.name.replace("vertebra_", "").replace("_", " ")
         _draw_view(ct_axis, cut.ct, heading=f"{words[:1].upper()}{words[1:]}: CT")
@@ -172,7 +175,9 @@ def _draw_field(figure: Figure, axis: Axes, cut: FieldCut) -> None:
     figure.colorbar(ScalarMappable(norm=scale, cmap="viridis"), cax=bar, orientation="horizontal", extend="max")
     bar.tick_params(labelsize=_SMALL_PT, length=2, pad=1)
     bar.locator_params(nbins=3)
-    bar.set_xlabel(f"{cut.quantity} ({cut.unit})", fontsize=_SMALL_PT, labelpad=1, color=INK)
+    letters = max(12, int(place.width * figure.get_figwidth() * MM_PER_INCH / _LETTER_MM))
+    words = textwrap.fill(f"{cut.quantity} ({cut.unit})", letters)
+    bar.set_xlabel(words, fontsize=_SMALL_PT, labelpad=1, color=INK, linespacing=1.0)
 
 
 # Panels and their decoration
