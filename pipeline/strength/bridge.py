@@ -270,6 +270,7 @@ def compress_body(
     profile: BoneProfile,
     source: DensitySource,
     subject: str,
+    notes: tuple[Finding, ...] = (),
     *,
     voxel_mm: float = 1.0,
     with_yield: bool = False,
@@ -281,7 +282,7 @@ def compress_body(
         frame = pose or pose_of_body(image.mask, image.index_to_lps)
         return build_vertebra(image.density_mg_cm3, image.mask, image.index_to_lps, frame, profile, voxel_mm=voxel_mm)
 
-    return _run(image, build, source, subject, (), threads, with_yield)
+    return _run(image, build, source, subject, notes, threads, with_yield)
 
 
 def load_femur(

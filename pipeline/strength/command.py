@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fea import save_model
 from fea.bone.profiles import BoneProfile, VirtualTest
 from pipeline.density import calibrate
 from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
+from pipeline.segmentation.arch import body_without_arch, find_canal_hole
 from pipeline.segmentation.model import Segmentation
 from pipeline.segmentation.sampling import cropped_grid
 from pipeline.strength import checks
@@ -137,7 +139,7 @@ def strength_from_image(
         HU in canonical order (see `Volume`), or mineral density in mg/cm3 K2HPO4 with `is_density`. HU are calibrated from
         what the image itself shows.
     mask : bool ndarray of shape (Z, Y, X)
-        A vertebral body without its arch, or a solid proximal femur.
+        A vertebra, whole (its arch is cut off in front of the canal) or the body alone, or a solid proximal femur.
     index_to_lps : float ndarray of shape (4, 4)
 
     Raises
@@ -152,6 +154,9 @@ def strength_from_image(
     checks.require_spacing(spacing, subject)
     checks.require_mask(mask, subject)
     checks.require_inside(mask, None, subject, open_end=None if kind is VirtualTest.SPINE_COMPRESSION else (0, 0))
+    notes: tuple[Finding, ...] = ()
+    if kind is VirtualTest.SPINE_COMPRESSION:
+        mask, notes = _body_of(mask, grid)
     box = box_around(mask, grid)
     cut, place = values[box], cropped_grid(grid, box).index_to_lps
     if is_density:
@@ -166,9 +171,31 @@ def strength_from_image(
     bone = BoneImage(density, mask[box], place, cut, not is_density)
     if kind is VirtualTest.SPINE_COMPRESSION:
         return compress_body(
-            bone, None, law, source, subject, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
+            bone, None, law, source, subject, notes, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
         )
     return load_femur(bone, None, kind, law, source, subject, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads)
+
+
+def _body_of(mask: NDArray[np.bool_], grid: Grid) -> tuple[NDArray[np.bool_], tuple[Finding, ...]]:
+    """The vertebral body alone: the mask itself, or what of it lies in front of a spinal canal that passes through it."""
+    box = box_around(mask, grid)
+    place = cropped_grid(grid, box)
+    hole = find_canal_hole(mask[box], place)
+    if hole is None:
+        return mask, ()
+    findings: tuple[Finding, ...] = ()
+    points = place.to_lps(np.argwhere(mask[box]).astype(float))
+    behind = float(np.mean((points - hole.centre_lps_mm) @ hole.posterior_lps > 0))
+    if behind > 0.5:
+        # A body outweighs its arch: more bone behind the canal than before it means that the image lies about its axes.
+        hole = replace(hole, posterior_lps=-hole.posterior_lps)
+        text = "The body lies behind the canal: front and back are exchanged in the header of the image."
+        findings = (Finding("orientation_implausible", Severity.WARNING, text),)
+    body = np.zeros_like(mask)
+    body[box] = body_without_arch(mask[box], place, hole)
+    part = float(body.sum()) / float(mask.sum())
+    text = f"The mask is a whole vertebra; {100 * (1 - part):.0f} % of it, behind the front of the canal, was left out."
+    return body, (*findings, Finding("arch_cut_off", Severity.INFO, text))
 
 
 def _plain_density(profile: BoneProfile) -> DensitySource:

@@ -337,3 +337,37 @@ def test_metal_is_found_in_an_image_of_hounsfield_units() -> None:
     k, j, i = (int(n) // 2 for n in hu.shape)
     hu[k - 3 : k + 4, j - 2 : j + 2, i - 2 : i + 2] = 3000
     assert code(strength_from_image, hu, bone.mask, bone.matrix, test="spine-compression") == "metal"
+
+
+def whole_vertebra() -> tuple[Bone, Bone]:
+    """A body alone, and the same body with an arch round a canal and a spinous process."""
+    base = oval_body()
+    grown = ((0, 0), (0, 40), (0, 0))
+    density = np.pad(base.density, grown, constant_values=-80.0)
+    body = Bone(density, np.pad(base.mask, grown), base.matrix)
+    x, y, z = (body.matrix[row, 3] + n for row, n in zip((0, 1, 2), np.indices(body.mask.shape)[::-1], strict=True))
+    around = np.hypot(x, 0.9 * (y - 25.0))
+    arch = (around > 9) & (around < 14) & (np.abs(z) < 8)
+    spinous = (np.abs(x) < 3) & (y > 36) & (y < 55) & (np.abs(z) < 7)
+    mask = body.mask | arch | spinous
+    return body, Bone(np.where(mask, 150.0, -80.0).astype(np.float32), mask, body.matrix)
+
+
+def test_the_arch_of_a_whole_vertebra_is_cut_off() -> None:
+    body, whole = whole_vertebra()
+    options = {"test": "spine-compression", "is_density": True}
+    alone = strength_from_image(body.density, body.mask, body.matrix, **options)
+    cut = strength_from_image(whole.density, whole.mask, whole.matrix, **options)
+    assert {finding.code for finding in cut.findings} == {"arch_cut_off"}
+    assert cut.stiffness is not None and alone.stiffness is not None
+    assert cut.stiffness.value == pytest.approx(alone.stiffness.value, rel=0.15)
+
+
+def test_a_header_with_front_and_back_exchanged_is_noticed() -> None:
+    _, whole = whole_vertebra()
+    turned = Bone(whole.density[:, ::-1, ::-1].copy(), whole.mask[:, ::-1, ::-1].copy(), whole.matrix)
+    result = strength_from_image(turned.density, turned.mask, turned.matrix, test="spine-compression", is_density=True)
+    straight = strength_from_image(whole.density, whole.mask, whole.matrix, test="spine-compression", is_density=True)
+    assert "orientation_implausible" in {finding.code for finding in result.findings}
+    assert result.stiffness is not None and straight.stiffness is not None
+    assert result.stiffness.value == pytest.approx(straight.stiffness.value, rel=0.05)
