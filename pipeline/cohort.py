@@ -30,7 +30,7 @@ from pipeline import __version__
 from pipeline.errors import InputRefused, Refusal
 from pipeline.ingest import Inventory, Study, describe, study_key
 from pipeline.study import Settings, analyse_study
-from reports.cohort import write_cohort
+from reports.cohort import NotDone, write_cohort
 from reports.record import Femur, RecordUnreadable, StudyRecord, Vertebra, load_record
 
 LEDGER = "ledger.jsonl"
@@ -150,8 +150,11 @@ def collect(out: Path) -> tuple[list[StudyRecord], list[str]]:
             records.append(load_record(file))
         except (RecordUnreadable, OSError) as error:
             problems.append(f"{file.parent.name}: {error}")
-    if records:
-        write_cohort(records, out)
+    ledger = _last_outcomes(out, with_failed=True)
+    known = {record.study.key for record in records}
+    not_done = [NotDone(o.study, o.status, o.reason, o.text) for o in ledger.values() if o.study not in known]
+    if records or not_done:
+        write_cohort(records, out, not_done=not_done)
     return records, problems
 
 
@@ -246,7 +249,7 @@ def analyse_one(
             _replace_folder(partial, out / key)
             status, reason, text = _summary(record)
         except Refusal as refusal:
-            status, reason, text = "refused", refusal.reason, str(refusal)
+            status, reason, text = "refused", refusal.reason, _sentence(refusal)
             shutil.rmtree(partial, ignore_errors=True)
         except KeyboardInterrupt:
             shutil.rmtree(partial, ignore_errors=True)
@@ -291,6 +294,11 @@ def _summary(record: StudyRecord) -> tuple[str, str, str]:
     if strong:
         parts.append(f"{strong[0][0].replace('_', ' ')} {strong[0][1]:.0f} N")
     return "done", "", "; ".join(parts)
+
+
+def _sentence(refusal: Refusal) -> str:
+    """A refusal without its subject, which may be a file name: the ledger and the table are shared."""
+    return refusal.detail[:1].upper() + refusal.detail[1:] + (f" {refusal.remedy}" if refusal.remedy else "")
 
 
 def _place(error: BaseException) -> str:
@@ -349,7 +357,7 @@ def _write_series_table(inventory: Inventory, out: Path) -> None:
             writer.writerows(rows)
 
 
-def _last_outcomes(out: Path) -> dict[str, Outcome]:
+def _last_outcomes(out: Path, *, with_failed: bool = False) -> dict[str, Outcome]:
     """The newest ledger entry of each study; lines that cannot be read (a cut write) are passed over."""
     found: dict[str, Outcome] = {}
     file = out / LEDGER
@@ -363,7 +371,8 @@ def _last_outcomes(out: Path) -> dict[str, Outcome]:
         except (json.JSONDecodeError, TypeError):
             continue
         found[outcome.study] = outcome
-    return {key: outcome for key, outcome in found.items() if outcome.status != "failed"}
+    # A failure is a fault of this program or of the machine: a second run tries it again.
+    return {key: outcome for key, outcome in found.items() if with_failed or outcome.status != "failed"}
 
 
 def _append_to_ledger(out: Path, outcome: Outcome) -> None:

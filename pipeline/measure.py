@@ -371,7 +371,9 @@ def _fracture(shape: VertebraShape) -> record.Fracture | None:
 
 
 def _score(region: str, quantity: Quantity, population: str) -> record.Score:
-    return record.Score.model_validate({**quantity.model_dump(), "region": region, "population": population})
+    return record.Score.model_validate(
+        {**quantity.model_dump(), "unit": "{T-score}", "region": region, "population": population}
+    )
 
 
 def _as_finding(refusal: errors.Refusal) -> errors.Finding:
@@ -389,5 +391,15 @@ def _unexplained(what: str) -> errors.Finding:
 
 
 def _findings(findings: Sequence[errors.Finding]) -> tuple[record.Finding, ...]:
-    unique = dict.fromkeys(findings)
-    return tuple(record.Finding(code=f.code, severity=record.Severity(f.severity), text=f.text) for f in unique)
+    unique = dict.fromkeys(findings)  # the record names the structure beside each finding
+    return tuple(
+        record.Finding(code=f.code, severity=record.Severity(f.severity), text=_without_name(f.text)) for f in unique
+    )
+
+
+def _without_name(text: str) -> str:
+    """A finding's text without the name of its structure in front, which stands beside it in the record."""
+    name, colon, rest = text.partition(": ")
+    if not colon or not name.startswith(("vertebra_", "femur_")) or " " in name:
+        return text
+    return rest[:1].upper() + rest[1:]

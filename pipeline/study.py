@@ -272,6 +272,8 @@ def _segmented(volume: Volume, regions: tuple[Region, ...], settings: Settings) 
 def _used(volume: Volume, regions: tuple[Region, ...], reason: str) -> record.UsedSeries:
     source, grid = volume.source, volume.grid
     facts = {key: value for key, value in asdict(volume.acquisition).items() if key in record.Acquisition.model_fields}
+    if source.kind != "dicom":
+        facts["series_description"] = None  # it is the name of the file, which may name the patient
     return record.UsedSeries(
         used_for=regions,
         selection_reason=reason,
@@ -411,7 +413,10 @@ def _rejected(study: Study, selection: Selection | None) -> tuple[record.Rejecte
             reason = selection.why_not(stack) if selection is not None and verdict.usable else verdict.reason
             rows.append(
                 record.RejectedSeries(
-                    description=stack.name, code=verdict.code, reason=reason, series_uid=series.uid or None
+                    description=stack.name if stack.kind == "dicom" else "NIfTI volume",
+                    code=verdict.code,
+                    reason=reason,
+                    series_uid=series.uid or None,
                 )
             )
     return tuple(rows)
@@ -456,7 +461,9 @@ def _software(settings: Settings) -> record.Software:
 
 
 def _finding(refusal: errors.Refusal) -> Finding:
-    return Finding(refusal.reason, Severity.FAILURE, str(refusal))
+    """A refusal for the record: without its subject, which may be the name of a file."""
+    text = refusal.detail[:1].upper() + refusal.detail[1:] + (f" {refusal.remedy}" if refusal.remedy else "")
+    return Finding(refusal.reason, Severity.FAILURE, text)
 
 
 def _findings(findings: Any) -> tuple[record.Finding, ...]:

@@ -226,7 +226,7 @@ def _observation(
 def _value(quantity: Quantity) -> dict[str, Any]:
     value: dict[str, Any] = {"value": quantity.value, "unit": quantity.unit}
     first = quantity.unit.split(" ", 1)[0] if quantity.unit else ""
-    ucum = "1" if isinstance(quantity, Score) else _UCUM.get(first)
+    ucum = quantity.unit if isinstance(quantity, Score) else _UCUM.get(first)
     if ucum:
         value |= {"system": "http://unitsofmeasure.org", "code": ucum}
     if quantity.uncertainty is not None:

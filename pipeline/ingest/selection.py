@@ -349,7 +349,11 @@ def _nothing_usable(study: Study, verdicts: tuple[Verdict, ...]) -> InputRefused
     code = next(iter(codes)) if len(codes) == 1 else "no_usable_series"
     if set(codes) <= {"localizer", "too_few_slices"} and "localizer" in codes:
         code = "localizer"
-    reasons = list(dict.fromkeys(f"{v.stack.name} {v.reason.rstrip('.')}" for v in verdicts))
+    reasons = list(
+        dict.fromkeys(
+            f"{v.stack.name if v.stack.kind == 'dicom' else 'the volume'} {v.reason.rstrip('.')}" for v in verdicts
+        )
+    )
     more = f"; and {len(reasons) - 4} more" if len(reasons) > 4 else ""
     return InputRefused(
         code,

@@ -83,7 +83,7 @@ def services_of(
     by_person = {existing.element, interpretation.element}
     wanted = {
         "0691T": (existing, analysis, fracture, interpretation),
-        "0743T": (strength, density, fracture, overall, interpretation),
+        "0743T": (analysis, strength, density, fracture, overall, interpretation),
     }
     supported = {
         cpt: all(e.met == "yes" for e in elements if e.element not in by_person) for cpt, elements in wanted.items()

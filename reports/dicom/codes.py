@@ -118,6 +118,8 @@ def unit_code(unit: str) -> Code:
     first = unit.split(" ", 1)[0] if unit else ""
     if first in plain:
         return Code(plain[first], "UCUM", unit if len(unit) <= 64 else first)
-    if unit in ("SD", "T", "T-score", "Z", "Z-score", "1", ""):
+    if unit in ("{T-score}", "{Z-score}"):
+        return Code(unit, "UCUM", unit.strip("{}"))
+    if unit in ("1", ""):
         return Code("1", "UCUM", "no units")
     raise ValueError(f"no UCUM code for the unit {unit!r}")
