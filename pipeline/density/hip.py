@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from pipeline.density import tables
+from pipeline.density.body import mask_window
 from pipeline.density.calibration import Calibration
 from pipeline.density.hip_regions import REGION_LABEL, Regions, place_regions
 from pipeline.density.projection import PIXEL_MM, BonePaths, Projection, bone_paths, pose_of, project
@@ -209,7 +210,8 @@ def _require_measurable(volume: Volume, segmentation: Segmentation, femur: Femur
             "; ".join(f.text for f in femur.findings if f.severity is not Severity.INFO) or "the segmentation says so"
         )
         raise NotMeasurable("not_fit_for_density", said, subject=femur.name)
-    metal = (volume.hu > _METAL_HU) & (segmentation.labels == femur.label)
+    window = mask_window(segmentation, femur.label, femur.name)
+    metal = (volume.hu[window] > _METAL_HU) & (segmentation.labels[window] == femur.label)
     metal_mm3 = float(metal.sum()) * volume.grid.voxel_volume_mm3
     if metal_mm3 > _METAL_MM3:
         detail = f"{metal_mm3:.0f} mm3 of the bone are above {_METAL_HU:.0f} HU: an implant."

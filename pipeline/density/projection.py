@@ -103,7 +103,7 @@ def bone_paths(volume: Volume, segmentation: Segmentation, femur: Femur, calibra
     image changes no total.
     """
     margin = int(np.ceil(_MARGIN_MM / min(volume.spacing_mm)))
-    window = mask_window(segmentation, femur.label, femur.name, margin)
+    window = mask_window(segmentation, femur.label, femur.name, margin=margin)
     labels = segmentation.labels[window]
     hu = np.asarray(volume.hu[window], np.float32)
     mask = labels == femur.label
