@@ -279,9 +279,17 @@ def strength(
     mask: Annotated[Path, typer.Option(help="NIfTI mask on the same grid.")],
     test: Annotated[str, typer.Option(help="spine-compression, hip-sideways-fall or hip-stance.")],
     output: Output,
-    label: Annotated[int | None, typer.Option(help="Label number in the mask; any non-zero voxel if absent.")] = None,
+    label: Annotated[
+        int | None, typer.Option(help="Label number in the mask; may be left out if the mask holds only one.")
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="Strength profile by name, or a profile file.")] = None,
     density: Annotated[bool, typer.Option("--density", help="The image is mineral density in mg/cm3 K2HPO4.")] = False,
+    voxel_mm: Annotated[
+        float, typer.Option("--voxel", min=0.3, max=3.0, help="Edge of the model's voxels in mm.")
+    ] = 1.0,
+    with_yield: Annotated[
+        bool, typer.Option("--yield", help="Also the elastic-plastic curve; takes minutes for a femur.")
+    ] = False,
 ) -> None:
     """One virtual strength test from an image and a mask; writes strength.json and the model.
 
@@ -289,7 +297,17 @@ def strength(
     """
     from pipeline.strength.command import run_strength_command
 
-    result = run_strength_command(image, mask, output, test=test, label=label, profile=profile, is_density=density)
+    result = run_strength_command(
+        image,
+        mask,
+        output,
+        test=test,
+        label=label,
+        profile=profile,
+        is_density=density,
+        voxel_mm=voxel_mm,
+        with_yield=with_yield,
+    )
     out_console.print_json(json.dumps(result, default=str))
     raise typer.Exit(ALL_DONE if result.get("stiffness_n_mm") is not None else SOME_REFUSED)
 
