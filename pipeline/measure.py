@@ -153,8 +153,7 @@ class _Sheet:
         if not self._ready(vertebra, "trabecular_hu"):
             return
         assert self.calibration is not None
-        # A loss below 25 % is "possible, reader to confirm": too unspecific to take the density away.
-        grade = None if shape is None or shape.genant_grade is None else shape.genant_grade if shape.flagged else 0
+        grade = shape.genant_grade if shape is not None else None
         try:
             self.densities[vertebra.name] = measure_vertebra(
                 self.volume, self.segmentation, vertebra, self.calibration, fracture_grade=grade

@@ -326,7 +326,9 @@ def _classify(
     class_ = HIP_CLASSES[0] if lower.value <= low else HIP_CLASSES[1] if lower.value < high else HIP_CLASSES[2]
     if max(probabilities.values()) < 0.9:
         text = (
-            "The class is uncertain: " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in probabilities.items()) + "."
+            "The class of the hip T-score is uncertain: "
+            + ", ".join(f"{name} {100 * p:.0f} %" for name, p in probabilities.items())
+            + "."
         )
         findings.append(Finding("class_uncertain", Severity.WARNING, text))
     if "total_hip" not in scores or "femoral_neck" not in scores:

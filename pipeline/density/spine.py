@@ -94,7 +94,7 @@ def summarise_spine(
         likely = max(probabilities.values())
         if likely < 0.9:
             text = (
-                "The class is uncertain: "
+                "The class of the spine density is uncertain: "
                 + ", ".join(f"{name} {100 * p:.0f} %" for name, p in probabilities.items())
                 + "."
             )
