@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from phantoms.solids import DensityFeature, Primitive, Solid, Vector, plate, round_cone
+from phantoms.solids import DensityFeature, Primitive, Solid, Vector, ellipsoid, plate, round_cone
 from phantoms.vertebral_body import LABEL_OF_LEVEL, LEVELS, BodyShape, Fracture, Placement, body_primitive, body_shape
 
 # By level T1..L5, in mm: pedicle width and height, span of the transverse processes, width and depth of the canal, length of
@@ -155,7 +155,9 @@ def _stack(
     return places, discs
 
 
-def vertebra_solid(vertebra: SpineVertebra, *, marrow: str, size: float, cortex: float, texture: float) -> Solid:
+def vertebra_solid(
+    vertebra: SpineVertebra, *, marrow: str, size: float, cortex: float, texture: float, osteophytes: bool = False
+) -> Solid:
     """Body and arch of one vertebra; only the body carries the label. `cortex` scales the thickness of every cortex."""
     shape, place, level = vertebra.shape, vertebra.place, vertebra.level
     i = LEVELS.index(level)
@@ -264,6 +266,22 @@ def vertebra_solid(vertebra: SpineVertebra, *, marrow: str, size: float, cortex:
             flat_towards=behind,
         ).subtracted(1.5)
     )
+    if osteophytes:
+        for u, v, (rim, slope, _), sign in (
+            (u, v, side, sign)
+            for u, v in ((-0.62, -0.84), (0.05, -1.02), (0.66, -0.80))
+            for side, sign in ((shape.upper, -1.0), (shape.lower, 1.0))
+        ):
+            where = (u * shape.half_width, v * shape.half_depth, rim + slope * v * shape.half_depth + sign * 2.5 * size)
+            spur = ellipsoid(
+                place.point(*where),
+                np.array([6.5, 4.5, 2.8]) * size,
+                axes=place.axes,
+                cortex_mm=arch_cortex,
+                core_mg_cm3=_ARCH_CORE_MG_CM3,
+                blend_mm=2.0,
+            )
+            parts.append(spur)
     thick = (0.42 if not lumbar else 0.45) * cortex
     if shape.fracture:
         thick *= 1.25  # impacted bone
@@ -288,6 +306,29 @@ def vertebra_solid(vertebra: SpineVertebra, *, marrow: str, size: float, cortex:
         texture_axis=axis,
         subcortical=0.45,
     )
+
+
+def cement_solid(vertebra: SpineVertebra) -> Solid:
+    """A plug of bone cement in the front half of a body."""
+    shape = vertebra.shape
+    centre = vertebra.place.point(0.0, -0.2 * shape.half_depth, 0.0)
+    semi_axes = np.array([0.45 * shape.half_width, 0.45 * shape.half_depth, 0.3 * min(shape.heights)])
+    return Solid("cement", (ellipsoid(centre, semi_axes, axes=vertebra.place.axes),), "bone_cement", texture=150.0)
+
+
+def screw_solid(vertebra: SpineVertebra, size: float) -> Solid:
+    """Two metal screws through the pedicles, with heads behind the facets; no streaks."""
+    i = LEVELS.index(vertebra.level)
+    shape, place = vertebra.shape, vertebra.place
+    back = shape.half_depth - shape.hollow
+    level = 0.17 * float(np.mean(shape.normal_heights))
+    parts: list[Primitive] = []
+    for side in (1.0, -1.0):
+        entry = side * (0.5 * _CANAL_WIDTH[i] + 0.5 * _PEDICLE_WIDTH[i]) * size
+        head = place.point(1.1 * entry, back + _CANAL_DEPTH[i] * size + 8.0, level)
+        parts.append(round_cone(head, place.point(0.55 * entry, -0.35 * shape.half_depth, level), 2.8 * size))
+        parts.append(ellipsoid(head, 6.0 * size))
+    return Solid("screws", tuple(parts), "implant_metal")
 
 
 def unit_between(a: Vector, b: Vector) -> Vector:

@@ -82,6 +82,7 @@ def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
         elif side != "both":
             raise ValueError(f"side is {side!r}; it must be left, right or both")
     stated = asdict(chosen) | ({"side": side} if kind == "hip" else {})
+    stated = {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}  # as in JSON
     return Phantom(
         kind,
         seed,

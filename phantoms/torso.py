@@ -49,6 +49,8 @@ class TorsoOptions:
         Relative standard deviation of the trabecular texture.
     neck_shaft_angle_deg, anteversion_deg : float
     contrast : "none", "arterial" or "venous"
+    cement, screws, osteophytes : tuple of str
+        Levels with a bone-cement plug, with pedicle screws, with bony spurs on the front rims. Truth is that of the bone.
     rods : str or None
         Calibration plate under the patient, one of ``phantoms.calibration.ROD_PLATES``.
     """
@@ -71,11 +73,18 @@ class TorsoOptions:
     anteversion_deg: float = 12.0
     contrast: Literal["none", "arterial", "venous"] = "none"
     rods: str | None = None
+    cement: tuple[str, ...] = ()
+    screws: tuple[str, ...] = ()
+    osteophytes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.sex not in ("F", "M"):
             raise ValueError(f"sex is {self.sex!r}; it must be F or M")
-        unknown = [level for level in (self.top_level, *self.fractures) if level not in LEVELS]
+        unknown = [
+            level
+            for level in (self.top_level, *self.fractures, *self.cement, *self.screws, *self.osteophytes)
+            if level not in LEVELS
+        ]
         if unknown:
             raise ValueError(f"no such vertebra: {', '.join(unknown)}")
         if self.contrast not in ("none", "arterial", "venous"):
@@ -193,10 +202,17 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
             )
         )
         solids.append(anatomy_hip.femur_solid(femur, side, texture=options.texture))
-    solids += [
-        anatomy_spine.vertebra_solid(v, marrow=_MARROW, size=size, cortex=cortex, texture=options.texture)
-        for v in spine.vertebrae
-    ]
+    for v in spine.vertebrae:
+        spurs = v.level in options.osteophytes
+        solids.append(
+            anatomy_spine.vertebra_solid(
+                v, marrow=_MARROW, size=size, cortex=cortex, texture=options.texture, osteophytes=spurs
+            )
+        )
+        if v.level in options.cement:
+            solids.append(anatomy_spine.cement_solid(v))
+        if v.level in options.screws:
+            solids.append(anatomy_spine.screw_solid(v, size))
     shown = LEVELS[first:]
     top_vertebra = spine.vertebra(options.top_level)
     top = float(top_vertebra.place.point(0, 0, top_vertebra.shape.upper[0])[2]) + 14.0 * size

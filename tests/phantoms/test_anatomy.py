@@ -198,3 +198,23 @@ def test_lordosis_and_kyphosis_have_usual_angles(torso_truth):
 def test_unknown_options_are_refused(kind, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         make_phantom(kind, **options)
+
+
+def test_cement_metal_and_spurs_are_where_they_were_put():
+    """Three disturbances at L2, against the same spine without them."""
+    box = Lattice.upright([-40, -30, 100], [40, 75, 155], (2.0, 1.0, 1.0))
+    options = {"cement": {"cement": ("L2",)}, "screws": {"screws": ("L2",)}, "spurs": {"osteophytes": ("L2",)}}
+    plain = make_phantom("spine").image(lattice=box, slice_mm=2.0, dose=0)
+    body = plain.labels == 21
+    for name, chosen in options.items():
+        image = make_phantom("spine", **chosen).image(lattice=box, slice_mm=2.0, dose=0)
+        change = image.hu.astype(int) - plain.hu
+        np.testing.assert_array_equal(image.labels, plain.labels)
+        if name == "cement":
+            assert 0.05 < (change[body] > 600).mean() < 0.4
+            assert (change[~body] > 600).sum() == 0
+        if name == "screws":
+            assert image.hu.max() == 3071
+        if name == "spurs":
+            assert (change[~body] > 150).sum() * 2.0 > 100, "bone outside the body, in mm3"
+            assert np.abs(change[body]).mean() < 30
