@@ -17,8 +17,12 @@ from fea.element import CORNERS, spectral_bound, stiffness_matrix
 from fea.stiffness import Level, Workers
 from fea.transfer import coarsen, prolong, restrict
 
-# Degree of the smoother on the finest grid, and on the coarser ones. Coarse work is cheap: an eighth per level.
-DEGREES = (2, 6)
+# Degrees of the smoother, finest grid first, the last for all that follow. Coarse work is cheap, an eighth per level.
+# Where much of the box is void inside (trabecular bone), averaged moduli tie together what is apart, the coarse
+# corrections are poor, and it pays to smooth far more on the coarser grids.
+DENSE_DEGREES = (2, 6)
+POROUS_DEGREES = (3, 12, 30, 60)
+_POROUS_BELOW = 0.5
 _COARSEST_NODES = 80
 _LANCZOS_STEPS = 10
 _SAFETY = 1.05
@@ -112,6 +116,8 @@ class Multigrid:
     ) -> None:
         self.workers = workers
         self.grids: list[_Grid] = []
+        worked = int((finest.ranges[..., 1] - finest.ranges[..., 0]).sum())
+        self.degrees = POROUS_DEGREES if (finest.second > 0).sum() < _POROUS_BELOW * worked else DENSE_DEGREES
         level = finest
         while True:
             factors = _coarsening(level, extents)
@@ -121,11 +127,13 @@ class Multigrid:
             self.grids.append(grid)
             if factors == (1, 1, 1):
                 break
-            grid.bound = min(cap, self._largest_eigenvalue(grid))
+            grid.bound = min(
+                cap, self._largest_eigenvalue(grid, max(_LANCZOS_STEPS, self._degree(len(self.grids) - 1)))
+            )
             level, extents = _coarser(level, extents, factors, workers)
         self.matrix, self.index = _dense_inverse(level, extents)
 
-    def _largest_eigenvalue(self, grid: _Grid) -> float:
+    def _largest_eigenvalue(self, grid: _Grid, steps: int) -> float:
         """Largest eigenvalue of D^-1 K by Lanczos steps in the inner product of D, with a margin."""
         level = grid.level
         free = level.inverse > 0
@@ -135,11 +143,11 @@ class Multigrid:
         weight = np.divide(np.float32(1), level.inverse, out=np.zeros_like(level.inverse), where=free)
         previous, diagonal, beside = level.zeros(), [], []
         length = float(np.sqrt(np.vdot(x, weight * x)))
-        for step in range(_LANCZOS_STEPS):
+        for step in range(steps):
             x /= np.float32(length)
             level.smooth(kernels.START, x, 0.0, -1.0, grid.right, grid.r, grid.d, x)
             diagonal.append(-float(np.vdot(x, grid.r)))
-            if step == _LANCZOS_STEPS - 1:
+            if step == steps - 1:
                 break
             # the new vector takes the place of the one before the last
             previous *= np.float32(-length if step else 0.0)
@@ -153,6 +161,9 @@ class Multigrid:
         for field in (grid.x, grid.r, grid.d):
             field[:] = 0
         return _SAFETY * float(scipy.linalg.eigvalsh_tridiagonal(diagonal, beside[: len(diagonal) - 1])[-1])
+
+    def _degree(self, number: int) -> int:
+        return self.degrees[min(number, len(self.degrees) - 1)]
 
     def use_safe_bounds(self) -> bool:
         """Replace estimated spectral bounds by proven ones; False if they were in use already."""
@@ -182,7 +193,7 @@ class Multigrid:
             _dense_product(self.matrix, self.index, grid.right.reshape(-1), grid.x.reshape(-1))
             return float(np.vdot(grid.x, grid.right))
         below = self.grids[number + 1]
-        m, bound = DEGREES[min(number, 1)], grid.bound
+        m, bound = self._degree(number), grid.bound
         weights = [((2 * k - 1) / (2 * k + 3), (8 * k + 4) / ((2 * k + 3) * bound)) for k in range(1, m)]
         level.smooth(kernels.START, grid.x, *weights[0], grid.right, grid.r, grid.d, grid.x)
         for c1, c2 in weights[1:]:

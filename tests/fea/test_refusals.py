@@ -180,7 +180,7 @@ def test_too_few_iterations_are_not_a_solution():
 
 def test_a_wrong_spectral_bound_is_survived(monkeypatch):
     """If the estimate fails the smoother diverges; the solver falls back on the proven bound."""
-    monkeypatch.setattr(fea.multigrid.Multigrid, "_largest_eigenvalue", lambda self, grid: 0.35 * grid.cap)
+    monkeypatch.setattr(fea.multigrid.Multigrid, "_largest_eigenvalue", lambda self, grid, steps: 0.35 * grid.cap)
     model = VoxelModel(np.random.default_rng(0).uniform(1, 900, (20, 20, 20)), CUBE)
     solver = Solver(model, clamped(model))
     assert solver.solve(rtol=1e-8).residual <= 1e-8
