@@ -256,10 +256,16 @@ def phantom(
     slice_mm: Annotated[float, typer.Option(help="Slice thickness and spacing in mm.")] = 1.25,
     pixel_mm: Annotated[float, typer.Option(help="Pixel size in mm.")] = 0.9,
     dose: Annotated[float, typer.Option(help="Dose relative to a usual scan: noise falls with its root.")] = 1.0,
+    kernel: Annotated[str, typer.Option(help="Reconstruction kernel: smooth, standard or sharp.")] = "standard",
+    file_format: Annotated[str, typer.Option("--format", help="dicom, enhanced (multi-frame) or nifti.")] = "dicom",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Anatomy as NAME=JSON, repeatable: top_level=T4, age_years=80, hips=false."),
+    ] = None,
 ) -> None:
-    """Write a digital phantom as a DICOM series, with its exact truth beside it.
+    """Write a digital phantom as a DICOM series, with its exact truth beside it. Options are listed in docs/phantoms.md.
 
-    Example: openbct phantom torso -o phantom --seed 3 --kvp 100
+    Example: openbct phantom torso -o phantom --seed 3 --kvp 100 --set age_years=80
     """
     import phantoms
 
@@ -267,9 +273,21 @@ def phantom(
         raise Refusal(
             "unknown_phantom", f"is not known; kinds are: {', '.join(phantoms.KINDS)}.", subject=f"phantom '{kind}'"
         )
-    phantoms.write_study(
-        phantoms.make_phantom(kind, seed=seed), output, kvp=kvp, slice_mm=slice_mm, pixel_mm=pixel_mm, dose=dose
-    )
+    options = dict(_option(text) for text in option or ())
+    try:
+        made = phantoms.make_phantom(kind, seed=seed, **options)
+        phantoms.write_study(
+            made,
+            output,
+            kvp=kvp,
+            slice_mm=slice_mm,
+            pixel_mm=pixel_mm,
+            dose=dose,
+            kernel=kernel,
+            file_format=file_format,
+        )
+    except (ValueError, TypeError, OSError) as error:
+        raise Refusal("bad_phantom", f"cannot be made: {error}", subject=f"phantom '{kind}'") from error
     out_console.print(f"written to {output}", soft_wrap=True, highlight=False)
 
 
@@ -460,6 +478,17 @@ def _pinned(text: str) -> tuple[str, float]:
         raise Refusal(
             "bad_level", "is not of the form L1@-220.5 (level @ LPS z in mm).", subject=f"--level {text}"
         ) from None
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """NAME=JSON; a value that is no JSON is taken as a word."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise Refusal("bad_option", "is not of the form NAME=VALUE.", subject=f"--set {text}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _date(text: str) -> dt.date:
