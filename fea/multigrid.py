@@ -92,9 +92,15 @@ def _dense_inverse(level: Level, extents: tuple[int, int, int]) -> tuple[np.ndar
     root = 1 / np.sqrt(np.diag(matrix))
     matrix *= root[:, None] * root
     matrix[np.diag_indices_from(matrix)] += 1e-6
-    factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-    inverse = scipy.linalg.cho_solve(factor, np.diag(root), check_finite=False)
-    return np.ascontiguousarray((root[:, None] * inverse).astype(np.float32)), free
+    # Gauss-Jordan sweeps: no pivoting is needed for a positive definite matrix, and for some hundred unknowns the
+    # threads of a LAPACK call cost more than the arithmetic
+    for n in range(len(free)):
+        pivot, column = matrix[n, n], matrix[:, n].copy()
+        line = matrix[n] / pivot
+        matrix -= column[:, None] * line
+        matrix[n], matrix[:, n] = line, -column / pivot
+        matrix[n, n] = 1 / pivot
+    return np.ascontiguousarray((root[:, None] * matrix * root).astype(np.float32)), free
 
 
 class Multigrid:
