@@ -154,7 +154,7 @@ def test_a_volume_without_a_spine_gives_a_finding_and_no_vertebra(hu: np.ndarray
 
 @pytest.mark.realdata
 def test_lumbar_bodies_of_a_real_scan_agree_with_its_reference(real_data):
-    """Agreement with the outlines of a network; levels and HU, which it has no way to get wrong, must be right."""
+    """Agreement with the outlines of a network; levels and the HU inside must agree as well."""
     folder = real_data("ts_example_3mm")
     hu, matrix = _nifti(folder / "ct.nii.gz")
     whole, _ = _nifti(folder / "labels.nii.gz")
@@ -165,14 +165,17 @@ def test_lumbar_bodies_of_a_real_scan_agree_with_its_reference(real_data):
     for level, number in {"L5": 27, "L4": 28, "L3": 29, "L2": 30, "L1": 31}.items():
         mask, reference = result.labels == by_level[level].label, (whole == number) & (body == 1)
         dice[level] = _dice(mask, reference)
-        core, known = (hu[_eroded(m)].mean() for m in (mask, reference))
-        assert abs(core - known) < 5.0
+        core, known = (hu[_deep(m)] for m in (mask, reference))
+        assert abs(np.median(core) - np.median(known)) <= 3.0
+        # The reference holds the dense roots of the pedicles at L4 and L5, which lift its mean.
+        assert abs(core.mean() - known.mean()) < 5.0
     assert min(dice.values()) > 0.92
     assert np.mean(list(dice.values())) > 0.94
 
 
-def _eroded(mask: np.ndarray) -> np.ndarray:
-    return ndimage.binary_erosion(mask, iterations=2)
+def _deep(mask: np.ndarray) -> np.ndarray:
+    """More than 6 mm inside, at 3 mm voxels."""
+    return ndimage.distance_transform_edt(mask, sampling=3.0) > 6.0
 
 
 @pytest.mark.slow
