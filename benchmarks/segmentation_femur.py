@@ -182,7 +182,7 @@ def rows_of(case: str, change: str, volume: Volume, references: dict[str, Refere
                 edge,
                 neck_shaft_angle_deg(landmarks),
                 seconds,
-            )  # fmt: skip
+            )
         )
     if not rows:
         rows.append(Row(case, change, "-", "absent", "", 0.0, *[None] * 8, seconds))
@@ -258,7 +258,7 @@ def perturbations(volume: Volume, masks: list[NDArray[np.bool_]]) -> Iterator[tu
     for axis, name in ((2, "flexed"), (0, "turned"), (1, "tilted")):
         for degrees in (-12, 12):
             turn = _rotation(volume, axis, degrees)
-            new = ndimage.affine_transform(hu, *turn, order=1, cval=-1000.0)
+            new = ndimage.affine_transform(hu, *turn, order=1, mode="nearest")
             yield (
                 f"{name} {degrees:+d} degrees",
                 Volume(new.astype(np.float32), volume.grid),
@@ -315,7 +315,10 @@ def table(rows: list[Row]) -> str:
     def number(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
-    head = "| case | change | side | status | reasons | score | Dice | surface mm | head mm | R mm | neck deg | shaft deg | LT edge mm |"
+    head = (
+        "| case | change | side | status | reasons | score | Dice | surface mm | head mm | R mm | neck deg | shaft deg "
+    )
+    head += "| LT edge mm |"
     lines = [head, "| --- | --- | --- | --- | --- " + "| ---: " * 8 + "|"]
     for r in rows:
         numbers = [

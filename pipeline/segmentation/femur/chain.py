@@ -111,7 +111,8 @@ def find_femora(
     workers = max(1, threads) if threads is not None else min(4, os.cpu_count() or 1)
     hu, grid = resample_isotropic(volume, SEARCH_SPACING_MM, threads=workers)
     body = body_mask(hu, grid)
-    field = Field(hu, grid, bone_hu_scale(hu, body))
+    # Where shafts are in view they raise the scale above what the rest of the bone has.
+    field = Field(hu, grid, min(1.0, bone_hu_scale(hu, body)))
     region = hip_region(field, body, spine)
     heads = find_heads(field, region, threads=workers) if region.allowed.any() else []
     return _chosen(volume, field, region, heads, workers), field, region
@@ -165,7 +166,7 @@ def _segment_one(volume: Volume, field: Field, head: Head, findings: list[Findin
     kept = _cropped(outline.mask, outline.grid, landmarks)
     mask, part = on_grid(np.where(kept | ~outline.mask, outline.field, np.float32(-1)), outline.grid, volume.grid)
     found = [*findings, *quality.head_findings(head), *quality.joint_findings(outline, fine, volume)]
-    found += quality.mask_findings(outline, fine, head, landmarks)
+    found += quality.mask_findings(outline, fine, head)
     found += quality.side_cut_findings(quality.side_cut_share(mask, part, volume))
     found += quality.metal_findings(mask, part, volume)
     geometry, density, strength = quality.geometry_findings(

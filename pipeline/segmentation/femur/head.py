@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.segmentation.femur.landmarks import directions, least_squares_sphere
-from pipeline.segmentation.sampling import cropped_grid, index_box, interpolate, resample_array
+from pipeline.segmentation.sampling import bone_hu_scale, cropped_grid, index_box, interpolate, resample_array
 from pipeline.volume import Grid
 
 SIDES = ("left", "right")
@@ -54,6 +54,13 @@ class Field:
         box = index_box(self.grid, np.asarray(centre_lps_mm)[None, :], margin_mm=reach_mm)
         return Field(np.ascontiguousarray(self.hu[box]), cropped_grid(self.grid, box), self.bone_scale)
 
+    def scaled_to(self, centre_lps_mm: NDArray[np.float64]) -> Field:
+        """The field with a bone scale of its own for one hip: from the bone within 45 mm, without the shafts.
+
+        Times 0.8, because the rim of a head is thinner than the bones that set the scale.
+        """
+        return replace(self, bone_scale=0.8 * bone_hu_scale(self.around(centre_lps_mm, 45.0).hu))
+
     def steps(self, direction_lps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Index steps (N, 3) per mm along LPS directions (N, 3)."""
         return np.ascontiguousarray(self.grid.to_index(direction_lps) - self.grid.to_index(np.zeros(3)))
@@ -79,7 +86,7 @@ class Head:
         0..1, from four shares: of rays that meet a sign of the surface on the sphere (weight 0.35), of rays towards the
         roof of the socket that meet the surface with the socket behind it (0.35, full at one half), of rays into the neck
         along which bone goes on (0.1), and of rays downwards and inwards that end in soft tissue (0.2); times the share of
-        the sphere in the field of view, times how far the inside resembles trabecular bone.
+        the sphere in the field of view, how far the inside resembles trabecular bone, and how usual the radius is.
     in_view : float
         Share of the sphere for which there is data.
     agreement : float
@@ -116,7 +123,7 @@ def joint_direction(side: str) -> NDArray[np.float64]:
 
 
 def candidates(
-    field: Field, allowed: NDArray[np.bool_], *, keep: int = 8, threads: int = 1
+    field: Field, allowed: NDArray[np.bool_], *, keep: int = 10, threads: int = 1
 ) -> list[tuple[str, NDArray[np.float64], float]]:
     """Side, centre (LPS, mm) and score of the places that look most like a femoral head, best first.
 
@@ -137,6 +144,7 @@ def candidates(
         return []
     points = lattice.to_lps(bony.astype(float))
     rays = directions(120)
+    scale = 0.8 * field.bone_scale  # as in `Field.scaled_to`
     found: list[tuple[str, NDArray[np.float64], float]] = []
     index = np.ascontiguousarray(field.grid.to_index(points))
     parts = np.array_split(np.arange(len(index)), max(1, min(8, len(index) // 200)))
@@ -144,7 +152,7 @@ def candidates(
     def scores(side: str) -> NDArray[np.float64]:
         to_joint, to_neck = rays @ joint_direction(side), rays @ usual_neck_direction(side)
         work = [
-            pool.submit(_score_places, field.hu, index[part], field.steps(rays), to_joint, to_neck, field.bone_scale)
+            pool.submit(_score_places, field.hu, index[part], field.steps(rays), to_joint, to_neck, scale)
             for part in parts
         ]
         return np.concatenate([done.result() for done in work])
@@ -233,6 +241,7 @@ def fit_sphere(field: Field, side: str, start_lps_mm: NDArray[np.float64], *, sm
     that have a sign on it; the best is refined on a finer lattice and by reweighted least squares, each time with the
     rays cast again from its own centre.
     """
+    field = field.scaled_to(np.asarray(start_lps_mm, float))
     rays = directions(400)
     neck = (rays @ usual_neck_direction(side)) > 0.7
     centre, radius = np.asarray(start_lps_mm, float), float("nan")
@@ -420,7 +429,9 @@ def _scored(field: Field, side: str, centre: NDArray[np.float64], radius: float)
     if bone > 50 + 750 * field.bone_scale:
         like_bone = 0.0
     in_view = float(seen.mean())
-    return Head(side, centre, radius, surface * in_view * like_bone, in_view)
+    # Heads of adults measure 24 mm, sd 2 (both sexes together): between two spheres that fit equally, the usual one.
+    usual = float(np.exp(-0.5 * (max(abs(radius - 24.0) - 2.0, 0.0) / 4.0) ** 2))
+    return Head(side, centre, radius, surface * in_view * like_bone * usual, in_view)
 
 
 def fit_repeatedly(field: Field, head: Head) -> Head:

@@ -68,7 +68,7 @@ def joint_findings(outline: Outline, field: Field, volume: Volume) -> list[Findi
     return []
 
 
-def mask_findings(outline: Outline, field: Field, head: Head, landmarks: FemurLandmarks) -> list[Finding]:
+def mask_findings(outline: Outline, field: Field, head: Head) -> list[Finding]:
     """Leaks, holes, and cuts by the sides of the field of view."""
     mask, grid = outline.mask, outline.grid
     out: list[Finding] = []

@@ -16,7 +16,7 @@ from pipeline.segmentation.femur.head import SIDES, Field, Head, candidates, fit
 if TYPE_CHECKING:
     from pipeline.segmentation.spine import SpineResult
 
-ACCEPTED_SCORE = 0.46
+ACCEPTED_SCORE = 0.52
 """Below it a sphere is not taken for a femoral head; see docs/segmentation-femur.md for the scores of right and wrong ones."""
 
 _SPINE_CLEARANCE_MM = 45.0
