@@ -98,8 +98,9 @@ class BodyModel:
 
     @property
     def volume_mm3(self) -> float:
-        cell = float((self.left_mm[1] - self.left_mm[0]) * (self.posterior_mm[1] - self.posterior_mm[0]))
-        return float((self.upper_mm - self.lower_mm)[self.outline(0.5)].sum() * cell)
+        """Area of the outline at mid height times the mean height over it."""
+        area_mm2 = float((self.wall_mm[:, HEIGHTS // 2] ** 2).sum() * np.pi / ANGLES)
+        return area_mm2 * float((self.upper_mm - self.lower_mm)[self.outline(0.5)].mean())
 
     def outline(self, height: float, *, shrink: float = 1.0) -> NDArray[np.bool_]:
         """Which lattice points (U, V) lie inside the wall at a relative height (0 lower, 1 upper endplate)."""
