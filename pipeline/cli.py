@@ -256,7 +256,7 @@ def phantom(
     slice_mm: Annotated[float, typer.Option(help="Slice thickness and spacing in mm.")] = 1.25,
     pixel_mm: Annotated[float, typer.Option(help="Pixel size in mm.")] = 0.9,
     dose: Annotated[float, typer.Option(help="Dose relative to a usual scan: noise falls with its root.")] = 1.0,
-    kernel: Annotated[str, typer.Option(help="Reconstruction kernel: smooth, standard or sharp.")] = "standard",
+    kernel: Annotated[str, typer.Option(help="Reconstruction kernel: soft, standard or sharp.")] = "standard",
     file_format: Annotated[str, typer.Option("--format", help="dicom, enhanced (multi-frame) or nifti.")] = "dicom",
     option: Annotated[
         list[str] | None,
