@@ -20,7 +20,7 @@ RULE_REFERENCE = "Keaveny 2020, Osteoporos Int 31:1025"
 _WHO = "WHO classes on NHANES III white women 20-29, total hip and femoral neck"
 _CERTAIN_FRACTURE_GRADE = 2
 # A height read from thick slices, or from an outline that moves when the analysis is repeated, goes to a reader instead.
-_TOO_UNSURE_FOR_A_RULE = frozenset({"thick_slices_heights", "outline_unstable"})
+_TOO_UNSURE_FOR_A_RULE = frozenset({"thick_slices", "thick_slices_heights", "outline_unstable"})
 _OSTEOPOROSIS_MG_CM3 = 80.0
 _OSTEOPOROSIS_T = -2.5
 _FIRST_ADULT_YEAR = 18.0

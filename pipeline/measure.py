@@ -27,6 +27,8 @@ SPINE_TEST = "spine-compression"
 HIP_TEST = "hip-sideways-fall"
 _FRACTURED_GRADE = 2
 _POPULATION = "NHANES III, white women 20-29 years, for both sexes"
+# An endplate that was guessed, or a body that has collapsed, is no specimen for a compression test.
+_NO_MODEL = frozenset({"disc_not_visible", "collapsed_body"})
 _NO_STRENGTH = errors.Finding("strength_not_asked", errors.Severity.INFO, "Strength was not asked for.")
 
 
@@ -99,7 +101,9 @@ def measure(
             findings.append(why_no_calibration)
     facts = volume.acquisition
     on_stage("fracture")
-    shapes = grade_vertebrae(volume, segmentation, sex=facts.patient_sex)
+    guessed = {v.name for v in segmentation.vertebrae if _guessed_endplate(v) is not None}
+    graded = grade_vertebrae(volume, segmentation, sex=facts.patient_sex)
+    shapes = {name: shape for name, shape in graded.items() if name not in guessed}
     sheet = _Sheet(volume, segmentation, calibration, why_no_calibration, strength, profile, threads)
     on_stage("density")
     for vertebra in segmentation.vertebrae:
@@ -154,6 +158,10 @@ class _Sheet:
             return
         assert self.calibration is not None
         grade = shape.genant_grade if shape is not None else None
+        collapsed = next((f for f in vertebra.findings if f.code == "collapsed_body"), None)
+        if collapsed is not None:  # impacted bone reads denser than it was
+            self.reasons[vertebra.name, "trabecular_hu"] = collapsed
+            return
         try:
             self.densities[vertebra.name] = measure_vertebra(
                 self.volume, self.segmentation, vertebra, self.calibration, fracture_grade=grade
@@ -186,6 +194,10 @@ class _Sheet:
         if not self._ready(structure, "strength_n"):
             return
         assert self.calibration is not None
+        guessed = next((f for f in structure.findings if f.code in _NO_MODEL), None)
+        if guessed is not None:
+            self.reasons[key] = guessed
+            return
         if shape is not None and shape.flagged and (shape.genant_grade or 0) >= _FRACTURED_GRADE:
             text = f"Grade {shape.genant_grade} deformity: strength is computed for intact bodies only."
             self.reasons[key] = errors.Finding("fractured", errors.Severity.FAILURE, text)
@@ -232,7 +244,7 @@ class _Sheet:
             **self._strength_numbers(vertebra.name, SPINE_TEST),
         }
         no_density = self.reasons.get((vertebra.name, "trabecular_hu"))
-        no_shape = _first_failure(shape.findings if shape is not None else ())
+        no_shape = _guessed_endplate(vertebra) or _first_failure(shape.findings if shape is not None else ())
         reasons = {
             "trabecular_hu": no_density,
             "vbmd_mg_cm3": no_density,
@@ -243,7 +255,7 @@ class _Sheet:
         further: dict[str, Quantity] = {}
         if density is not None and density.ellipse_vbmd_mg_cm3 is not None:
             further["vbmd_elliptical_region"] = density.ellipse_vbmd_mg_cm3
-        if shape is not None and shape.wedge_deg is not None and not failed:
+        if shape is not None and shape.wedge_deg is not None and heights is not None:
             further["wedge_angle"] = shape.wedge_deg
         stages = (density, shape, self.strengths.get(vertebra.name))
         return record.Vertebra(
@@ -344,6 +356,11 @@ class _Sheet:
             "findings": _findings([*structure.findings, *warnings]),
             "not_measured": {key: _findings([f])[0] for key, f in missing.items()},
         }
+
+
+def _guessed_endplate(vertebra: Vertebra) -> errors.Finding | None:
+    """The finding that an endplate was placed where no disc was visible: such a body has no heights."""
+    return next((f for f in vertebra.findings if f.code == "disc_not_visible"), None)
 
 
 def _fracture(shape: VertebraShape) -> record.Fracture | None:
