@@ -18,14 +18,14 @@ from fea.stiffness import Level, Workers
 from fea.transfer import coarsen, prolong, restrict
 
 # Degrees of the smoother, finest grid first, the last for all that follow. Coarse work is cheap, an eighth per level.
-# Where much of the box is void inside (trabecular bone), averaged moduli tie together what is apart, the coarse
+# Where voids and walls are thin (trabecular bone, shells), averaged moduli tie together what is apart, the coarse
 # corrections are poor, and it pays to smooth far more on the coarser grids.
 DENSE_DEGREES = (2, 6)
 POROUS_DEGREES = (3, 12, 30, 60)
-_POROUS_BELOW = 0.5
+_POROUS_BELOW = 0.65
 _COARSEST_NODES = 80
-_LANCZOS_STEPS = 10
-_SAFETY = 1.05
+_LEAST_LANCZOS_STEPS = 6
+_SAFETY = 1.02
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
@@ -103,6 +103,16 @@ def _dense_inverse(level: Level, extents: tuple[int, int, int]) -> tuple[np.ndar
     return np.ascontiguousarray((root[:, None] * matrix * root).astype(np.float32)), free
 
 
+def coarse_fill(solid: np.ndarray) -> float:
+    """Solid fraction of the cells of 4 x 4 x 4 voxels that hold any material: near 1 for bulky bodies, small for thin ones."""
+    nz, ny, nx = solid.shape
+    filled = np.zeros((-(-nz // 4) * 4, -(-ny // 4) * 4, -(-nx // 4) * 4), dtype=bool)
+    filled[:nz, :ny, :nx] = solid
+    cells = filled.reshape(filled.shape[0] // 4, 4, filled.shape[1] // 4, 4, filled.shape[2] // 4, 4)
+    touched = cells.any(axis=5).any(axis=3).any(axis=1)
+    return float(np.count_nonzero(filled) / (64 * np.count_nonzero(touched)))
+
+
 class Multigrid:
     """A V-cycle on a hierarchy of grids below a given one.
 
@@ -122,8 +132,8 @@ class Multigrid:
     ) -> None:
         self.workers = workers
         self.grids: list[_Grid] = []
-        worked = int((finest.ranges[..., 1] - finest.ranges[..., 0]).sum())
-        self.degrees = POROUS_DEGREES if (finest.second > 0).sum() < _POROUS_BELOW * worked else DENSE_DEGREES
+        fill = coarse_fill(finest.second[:, : extents[1], : extents[2]] > 0)
+        self.degrees = POROUS_DEGREES if fill < _POROUS_BELOW else DENSE_DEGREES
         level = finest
         while True:
             factors = _coarsening(level, extents)
@@ -134,13 +144,16 @@ class Multigrid:
             if factors == (1, 1, 1):
                 break
             grid.bound = min(
-                cap, self._largest_eigenvalue(grid, max(_LANCZOS_STEPS, self._degree(len(self.grids) - 1)))
+                cap, self._largest_eigenvalue(grid, max(_LEAST_LANCZOS_STEPS, self._degree(len(self.grids) - 1) + 5))
             )
             level, extents = _coarser(level, extents, factors, workers)
         self.matrix, self.index = _dense_inverse(level, extents)
 
     def _largest_eigenvalue(self, grid: _Grid, steps: int) -> float:
-        """Largest eigenvalue of D^-1 K by Lanczos steps in the inner product of D, with a margin."""
+        """Upper estimate of the spectrum of D^-1 K.
+
+        Lanczos steps in the inner product of D; the largest Ritz value plus the norm of its residual, and a margin.
+        """
         level = grid.level
         free = level.inverse > 0
         x = grid.x
@@ -149,12 +162,12 @@ class Multigrid:
         weight = np.divide(np.float32(1), level.inverse, out=np.zeros_like(level.inverse), where=free)
         previous, diagonal, beside = level.zeros(), [], []
         length = float(np.sqrt(np.vdot(x, weight * x)))
+        if length == 0:  # nothing is free here
+            return grid.cap
         for step in range(steps):
             x /= np.float32(length)
             level.smooth(kernels.START, x, 0.0, -1.0, grid.right, grid.r, grid.d, x)
             diagonal.append(-float(np.vdot(x, grid.r)))
-            if step == steps - 1:
-                break
             # the new vector takes the place of the one before the last
             previous *= np.float32(-length if step else 0.0)
             previous += grid.d
@@ -164,9 +177,10 @@ class Multigrid:
                 break
             beside.append(length)
             x, previous = previous, x
+        values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside[: len(diagonal) - 1])
         for field in (grid.x, grid.r, grid.d):
             field[:] = 0
-        return _SAFETY * float(scipy.linalg.eigvalsh_tridiagonal(diagonal, beside[: len(diagonal) - 1])[-1])
+        return _SAFETY * float(values[-1] + length * abs(vectors[-1, -1]))
 
     def _degree(self, number: int) -> int:
         return self.degrees[min(number, len(self.degrees) - 1)]

@@ -130,8 +130,7 @@ class Solver:
             raise SolveError(Reason.BAD_CONDITION, "other components are prescribed than when the solver was built.")
         level = self.level
         load = force_field(self.layout, forces, self.touched, level.shape[2]) if forces else None
-        p, kp, r = (level.zeros(np.float64) for _ in range(3))
-        x = level.zeros(np.float64)
+        x, r = level.zeros(np.float64), level.zeros(np.float64)
         x.reshape(-1)[conditions.at] = conditions.values_mm
         reference, lift_force = self._residual(x, load, r)
         lift_energy = float(conditions.values_mm @ lift_force)
@@ -150,6 +149,7 @@ class Solver:
             else:
                 norm, held = self._residual(x, load, r)
             del guess
+        p, kp = level.zeros(np.float64), level.zeros(np.float64)
         iterations = 0
         target = rtol * reference
         while norm > target:
@@ -165,6 +165,7 @@ class Solver:
                     f"the relative residual stands at {norm / reference:.2g} after {iterations} iterations; "
                     f"{rtol:.2g} was asked for.",
                 )
+        del p, kp, r
         reactions = {}
         for name, (at, component) in conditions.sets.items():
             force = held[np.searchsorted(conditions.at, at)]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from fea import NodalForce, Prescribed, Solver, VoxelModel, face_nodes, load_model, nodes_of, save_model, solve
+from fea.multigrid import DENSE_DEGREES, POROUS_DEGREES
 from tests.fea.plain_elements import assembled, direct_solution
 
 
@@ -277,6 +278,20 @@ def test_new_values_on_the_same_supports():
     np.testing.assert_allclose(double.displacement_mm, 2 * single.displacement_mm, atol=1e-9)
 
 
+@pytest.mark.parametrize("free_nodes", [0, 1])
+def test_hardly_anything_is_free(free_nodes):
+    """Every node held, or all but one: the hierarchy has nothing to work on."""
+    model = VoxelModel(np.full((6, 7, 8), 10.0), (1.0, 1.0, 1.0))
+    nodes = nodes_of(model.solid)
+    nodes = nodes[(nodes != [3, 3, 3]).any(axis=1)] if free_nodes else nodes
+    push = NodalForce(np.array([[3, 3, 3]]), z=1.0)
+    result = solve(model, [Prescribed("all", nodes, z=0.01 * nodes[:, 0], y=0.0, x=0.0)], [push] if free_nodes else [])
+    if free_nodes:
+        assert result.displacement_mm[3, 3, 3, 0] > 0.03
+    else:
+        assert result.iterations == 0
+
+
 def test_loose_pieces_can_be_removed():
     modulus = np.zeros((5, 6, 20))
     modulus[:, :3, :3] = 10
@@ -362,3 +377,25 @@ def test_reference_reactions(model, drop, expected):
     assert result.reaction_n["top"][0] == pytest.approx(expected, rel=1e-8)
     tight = solve(model, platens(model, float(np.float32(drop))), rtol=1e-11)
     assert tight.reaction_n["top"][0] == pytest.approx(expected, rel=5e-10)
+
+
+def test_thin_walls_are_told_from_bulk():
+    """A shell gets the stronger coarse smoothing, a block does not; both give the same answer as the other degrees."""
+    y, x = np.mgrid[:24, :24] - 11.5
+    radius = np.hypot(y, x)
+    tube = VoxelModel(
+        np.broadcast_to(np.where((radius < 12) & (radius > 10), 1e3, 0), (30, 24, 24)).copy(), (1.0, 1.0, 1.0)
+    )
+    supports = [
+        Prescribed("bottom", face_nodes(tube, 0, False), 0.0, 0.0, 0.0),
+        Prescribed("top", face_nodes(tube, 0, True), x=1.0),
+    ]
+    solver = Solver(tube, supports)
+    assert solver.multigrid.degrees == POROUS_DEGREES
+    result = solver.solve(rtol=1e-9)
+    solver.multigrid.degrees = DENSE_DEGREES
+    other = solver.solve(rtol=1e-9)
+    assert result.iterations < other.iterations
+    np.testing.assert_allclose(result.reaction_n["top"], other.reaction_n["top"], rtol=1e-7, atol=1e-5)
+    block = VoxelModel(np.ones((20, 20, 20)), (1.0, 1.0, 1.0))
+    assert Solver(block, platens(block, 0.1)).multigrid.degrees == DENSE_DEGREES
