@@ -128,6 +128,8 @@ def _chosen(volume: Volume, field: Field, region: Region, heads: list[Head], wor
     paired = quality.pair_findings(worth) if region.midline_x_mm is not None else {}
     with ThreadPoolExecutor(workers) as pool:
         segmented = list(pool.map(lambda h: _segment_one(volume, field, h, paired.get(h.side, [])), worth))
+    if region.midline_x_mm is None:
+        segmented = [f for f in segmented if _is_a_hip(f.femur)]
     segmented.sort(key=lambda f: -_plausibility(f.femur))
     kept: list[FoundFemur] = []
     for candidate in segmented:
@@ -143,6 +145,18 @@ def _chosen(volume: Volume, field: Field, region: Region, heads: list[Head], wor
         if not clash:
             kept.append(candidate)
     return kept
+
+
+def _is_a_hip(femur: Femur) -> bool:
+    """Whether a sphere of unknown place in the body is a head beyond doubt and has a shaft or a joint space.
+
+    A vertebra has neither of the two.
+    """
+    codes = {f.code for f in femur.findings}
+    if "head_not_found" in codes:
+        return False
+    has_shaft = femur.landmarks is not None and femur.landmarks.shaft_axis_lps is not None
+    return has_shaft or "joint_not_visible" not in codes
 
 
 def _plausibility(femur: Femur) -> float:

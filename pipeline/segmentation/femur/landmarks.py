@@ -467,10 +467,12 @@ class _Shaft:
         # First against the last 10 mm, then against all of the shaft that turned out to lie below the bump.
         for _ in range(2):
             reference = outline_mm[along > end_mm - reference_mm]
-            if len(reference) < 3 or np.isnan(reference).mean() > 0.2:
+            if len(reference) < 3 or np.isnan(reference).mean() > 0.2 or np.isnan(reference).all(axis=0).any():
                 return None
             shaft_mm = np.nanmedian(reference, axis=0)
-            scale = np.nanmedian(outline_mm[:, opposite] / shaft_mm[opposite], axis=1)
+            relative = outline_mm[:, opposite] / shaft_mm[opposite]
+            relative[np.isnan(relative).all(axis=1)] = 1.0
+            scale = np.nanmedian(relative, axis=1)
             excess = outline_mm[:, window] - scale[:, None] * shaft_mm[window]
             excess = ndimage.gaussian_filter(np.nan_to_num(excess, nan=0.0), (1.5, 1.0), mode="nearest")
             height = excess.max(axis=1)

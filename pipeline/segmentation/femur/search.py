@@ -110,12 +110,13 @@ def _lung_share(hu: NDArray[np.float32], body: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _midline_of_body(body: NDArray[np.bool_], x_mm: NDArray[np.float64]) -> float | None:
-    """Centre of mass, if the field of view holds both flanks."""
+    """Centre of mass, if the field of view holds both flanks or is at least 300 mm wide, which no view of one hip is."""
     profile: NDArray[np.bool_] = np.asarray(body.any(axis=1))
     ends = np.concatenate([profile[:, :2], profile[:, -2:]], axis=1)
     rows = np.flatnonzero(profile.any(axis=1))
     cut = np.asarray(ends.any(axis=1))[rows]
-    if cut.size == 0 or cut.mean() > 0.3:
+    field_mm = abs(float(x_mm[-1] - x_mm[0]))
+    if cut.size == 0 or (cut.mean() > 0.3 and field_mm < 300.0):
         return None
     width = profile.sum(axis=1).astype(float) * abs(float(x_mm[1] - x_mm[0])) if len(x_mm) > 1 else np.zeros(1)
     # One leg, or a child's arm, is no trunk: its middle is not the midline.
