@@ -109,7 +109,7 @@ def coarse_fill(solid: np.ndarray) -> float:
     filled = np.zeros((-(-nz // 4) * 4, -(-ny // 4) * 4, -(-nx // 4) * 4), dtype=bool)
     filled[:nz, :ny, :nx] = solid
     cells = filled.reshape(filled.shape[0] // 4, 4, filled.shape[1] // 4, 4, filled.shape[2] // 4, 4)
-    touched = cells.any(axis=5).any(axis=3).any(axis=1)
+    touched = cells.any(axis=(1, 3, 5))
     return float(np.count_nonzero(filled) / (64 * np.count_nonzero(touched)))
 
 
