@@ -93,7 +93,7 @@ def _hips(volume: Volume, segmentation: Segmentation, measured: Measured) -> tup
             projection = SliceView(
                 image=density.image_g_cm2,
                 pixel_mm=(density.pixel_mm, density.pixel_mm),
-                title="Projection, g/cm²",
+                title="Projection",
                 outlines=tuple(
                     Outline(name, mask=density.region_labels == number, dashed=True)
                     for number, name in _REGION_NAMES.items()

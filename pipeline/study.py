@@ -388,7 +388,7 @@ def _calibration(work: _Work) -> record.Calibration | None:
         slope_mg_cm3_per_hu=made.slope_mg_cm3_per_hu,
         intercept_mg_cm3=made.intercept_mg_cm3,
         covariance=((a, b), (c, d)),
-        reference=f"{made.reference}. {made.reason}",
+        reference=made.reference,
         series_uid=work.series.series_uid,
         samples=tuple(
             record.CalibrationSample(
@@ -396,8 +396,12 @@ def _calibration(work: _Work) -> record.Calibration | None:
             )
             for s in made.samples
         ),
-        findings=_findings(made.findings),
+        findings=_findings([Finding("calibration_choice", Severity.INFO, _capitalised(made.reason)), *made.findings]),
     )
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:].rstrip(".") + "."
 
 
 def _rejected(study: Study, selection: Selection | None) -> tuple[record.RejectedSeries, ...]:

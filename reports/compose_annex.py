@@ -165,7 +165,9 @@ def _calibration_text(record: StudyRecord, words: Language, citations: Citations
     values = {
         "method": line.method.replace("_", " "),
         "slope": f"{line.slope_mg_cm3_per_hu:.3f}".replace(".", words.decimal_mark),
-        "intercept": f"{line.intercept_mg_cm3:.1f}".replace(".", words.decimal_mark).replace("-", "−"),
+        "intercept": f"{line.intercept_mg_cm3:+.1f}".replace(".", words.decimal_mark)
+        .replace("-", "− ")
+        .replace("+", "+ "),
         "mineral": line.mineral,
     }
     if line.residual_mg_cm3 is None:

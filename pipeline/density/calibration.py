@@ -302,7 +302,7 @@ def _from_tissues(volume: Volume, survey: TissueSurvey, contrast: bool) -> Calib
         systematic_relative=systematic,
         random_mg_cm3=float(np.sqrt(max(total**2 - known, 0.0))),
         method="internal_tissues",
-        reference="fit of effective energy, gain and offset to reference tissues (docs/methods.md); its error: "
+        reference="fit of effective energy, gain and offset to reference tissues (docs/methods.md); error from "
         + tables.constant("uncertainty.internal.unvalidated_total_mg_cm3").source,
         kvp=volume.acquisition.kvp,
         reason=f"no phantom in the scan; reference tissues found: {names}",

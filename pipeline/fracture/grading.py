@@ -256,7 +256,7 @@ def _shape(
             "side: a local depression (Schmorl's node) or a slip of the segmentation; not flagged."
         )
         findings = (*findings, Finding("deformity_not_corroborated", Severity.WARNING, text))
-    reference = f"{limits.source}; norm: {worst.norm.source}"
+    reference = limits.source
     return VertebraShape(
         name=vertebra.name,
         level=vertebra.level,
@@ -291,7 +291,7 @@ def _shape(
             value=worst.value,
             unit="1",
             uncertainty=worst.sd,
-            method=f"{kind}: 1 - ratio / norm, norm {worst.norm.value:.2f}",
+            method=f"{kind}: 1 - ratio / norm; norm {worst.norm.value:.2f}, {worst.norm.source}",
             reference=reference,
             components={
                 "heights": worst.ratio_sd / (worst.norm.value if kind != "crush" else 1.0),
