@@ -1,7 +1,7 @@
 """From a model in the user's axes to arrays the kernels like, and back.
 
 The box is cropped to the solid voxels, the axes are permuted so that rows of voxels are long and mostly solid, and rows
-are padded to whole vector registers. Component 0 belongs to the slowest internal axis, component 2 to the fastest.
+are padded to a multiple of 32 bytes. Component 0 belongs to the slowest internal axis, component 2 to the fastest.
 """
 
 from __future__ import annotations

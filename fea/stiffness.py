@@ -50,11 +50,6 @@ class Workers:
             held = self._scratch[part, dtype] = zeros_field((size,), dtype)
         return held
 
-    def close(self) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
-
 
 class Level:
     """One grid with its stiffness.

@@ -147,7 +147,7 @@ def held_pieces(model: VoxelModel, prescribed: Sequence[Prescribed], floating: s
         raise SolveError(Reason.BAD_CONDITION, f"floating = {floating!r}; it must be 'refuse' or 'remove'.")
     labels, count = ndimage.label(model.solid)
     rows, pieces = [], []
-    edge = np.asarray(model.spacing_mm)
+    edge, middle = np.asarray(model.spacing_mm), np.asarray(model.shape) / 2
     for condition in prescribed:
         given = [component for component, _ in condition.components()]
         if not given:
@@ -158,7 +158,8 @@ def held_pieces(model: VoxelModel, prescribed: Sequence[Prescribed], floating: s
             voxel = nodes - corner
             ok = ((voxel >= 0) & (voxel < np.asarray(model.shape))).all(axis=1)
             piece = labels[tuple(voxel[ok].T)]
-            point = nodes[ok][piece > 0] * edge
+            # turns are taken about the middle of the box: about a far origin they would look like shifts
+            point = (nodes[ok][piece > 0] - middle) * edge
             for component in given:
                 rows.append(_rigid_rows(point, component))
                 pieces.append(piece[piece > 0])
@@ -216,7 +217,6 @@ def _free_motions(rows: np.ndarray) -> list[str]:
     size = max(float(np.abs(used[:, 3:]).max()), 1e-300)
     scaled = used.copy()
     scaled[:, 3:] /= size
-    # turns are taken about the middle of the constraints, else a far origin makes shifts and turns look alike
     _, singular, vectors = np.linalg.svd(scaled.T @ scaled)
     null = vectors[singular < 1e-10 * singular[0]]
     if len(null) == 0:
