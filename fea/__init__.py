@@ -1,6 +1,7 @@
 """Voxel finite elements: linear and nonlinear solution on the grid of an image."""
 
 from fea.errors import Reason, SolveError
+from fea.loads import body_force
 from fea.model import NodalForce, Prescribed, VoxelModel, load_model, save_model
 from fea.nodes import face_nodes, nodes_of
 from fea.nonlinear import Curve, solve_curve
@@ -19,6 +20,7 @@ __all__ = [
     "Solver",
     "VoxelModel",
     "YieldMaterial",
+    "body_force",
     "element_fields",
     "face_nodes",
     "load_model",

@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from fea import NodalForce, Prescribed, Solver, VoxelModel, face_nodes, load_model, nodes_of, save_model, solve
+from fea import (
+    NodalForce,
+    Prescribed,
+    Solver,
+    VoxelModel,
+    body_force,
+    face_nodes,
+    load_model,
+    nodes_of,
+    save_model,
+    solve,
+)
 from fea.multigrid import DENSE_DEGREES, POROUS_DEGREES
 from tests.fea.plain_elements import assembled, direct_solution
 
@@ -399,3 +410,15 @@ def test_thin_walls_are_told_from_bulk():
     np.testing.assert_allclose(result.reaction_n["top"], other.reaction_n["top"], rtol=1e-7, atol=1e-5)
     block = VoxelModel(np.ones((20, 20, 20)), (1.0, 1.0, 1.0))
     assert Solver(block, platens(block, 0.1)).multigrid.degrees == DENSE_DEGREES
+
+
+def test_bar_under_its_own_weight():
+    """Poisson 0: u(z) = w (L z - z^2 / 2) / E at the nodes, and the support carries the weight."""
+    n, h, weight = 12, 0.5, 2e-3
+    model = VoxelModel(np.full((n, 3, 4), 10.0), (h, 0.8, 1.1), 0.0)
+    foot = Prescribed("foot", face_nodes(model, 0, False), z=0.0, y=0.0, x=0.0)
+    result = solve(model, [foot], [body_force(model, np.array([-weight, 0.0, 0.0]))], rtol=1e-11)
+    z = np.arange(n + 1) * h
+    expected = -weight * (n * h * z - z**2 / 2) / 10
+    np.testing.assert_allclose(result.displacement_mm[:, 1, 2, 0], expected, atol=1e-10)
+    assert result.reaction_n["foot"][0] == pytest.approx(weight * n * h * 3 * 0.8 * 4 * 1.1)
