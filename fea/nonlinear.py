@@ -115,7 +115,10 @@ class _Body:
         self.stresses(u, np.empty((1, 1, 1, 1)), commit=True)
 
     def correction(self, residual: np.ndarray, norm: float, tolerance: float) -> int:
-        """Solve K_t du = residual / norm by preconditioned conjugate gradients in float32; the number of steps."""
+        """Solve K_t du = residual / norm by preconditioned conjugate gradients in float32.
+
+        Returns the number of steps, 0 if the tangent has no stiffness in the first direction.
+        """
         level, workers, cycle = self.solver.level, self.solver.workers, self.solver.multigrid
         run, planes, nodes = workers.slabs, level.field_shape[0], level.nodes
         grid = cycle.grids[0]
@@ -138,8 +141,6 @@ class _Body:
             )  # fmt: skip
             curvature = float(self.sums.sum())
             if not (product > 0 and curvature > 0):
-                if iteration == 0:
-                    raise SolveError(Reason.INDEFINITE, "the tangent stiffness has no positive direction left.")
                 return iteration
             step = np.float32(product / curvature)
             run(planes, nodes, partial(advance, step, self.du, self.p, self.r, self.kp, self.sums))
@@ -280,7 +281,10 @@ def _equilibrium(
         relative = norm / size if size else 0.0
         if relative <= rtol or step == max_steps:
             break
-        inner += body.correction(force, norm, max(_INNER, 0.3 * rtol / relative))
+        steps = body.correction(force, norm, max(_INNER, 0.3 * rtol / relative))
+        if steps == 0:  # no stiffness is left in the direction of the residual: a smaller step may avoid that
+            return _State(factor, u, held, stored, lost, np.inf, step + 1, inner)
+        inner += steps
         length = norm
         for _ in range(4):
             trial = u + length * body.du

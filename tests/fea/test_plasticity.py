@@ -211,7 +211,7 @@ def test_a_load_beyond_the_limit_is_refused():
     assert curve.reaction_n["bottom"][1, 0] == pytest.approx(0.9 * limit, rel=1e-3)
     with pytest.raises(SolveError) as caught:
         solve_curve(model, supports, YieldMaterial(7.0), [0.9, 1.2], [NodalForce(top, z=-share)], max_newton_steps=8)
-    assert caught.value.reason in (Reason.STEP_TOO_SMALL, Reason.INDEFINITE)
+    assert caught.value.reason == Reason.STEP_TOO_SMALL
 
 
 @pytest.mark.parametrize(
