@@ -132,11 +132,11 @@ def outline_femur(field: Field, head: Head) -> Outline:
     part, joint = np.ascontiguousarray(part[box]), joint[box]
     closed = _morphology(part, 3.5, field.grid, sitk.BinaryMorphologicalClosing) & ~joint
     solid = ndimage.binary_fill_holes(closed)
+    # Where the field of view cuts the bone, its marrow lies open: a lid over the lowest plane closes it from below.
+    lid = _lid(closed[0], field.grid.spacing_mm[0])
     # Twice: what one orientation closes may be the wall that another one lacked.
-    filled = _filled_by_slices(_filled_by_slices(solid))
-    if len(filled) > 1:
-        # The lowest plane has no neighbour below that could close it.
-        filled[0] |= filled[1] & closed[0].any()
+    filled = _filled_by_slices(_filled_by_slices(np.concatenate([lid[None], solid])))[1:]
+    filled[0] |= lid & ~joint[0]
     filled &= ~joint
     opened = _morphology(filled, 1.5, field.grid, sitk.BinaryMorphologicalOpening)
     crop = Grid(opened.shape, _shifted(field.grid, box))
@@ -192,6 +192,17 @@ def head_surface(field: Field, head: Head, neck_lps: NDArray[np.float64], thresh
     short = (last_bone > radii[0]) & (last_bone < head.radius_mm + offset) & known.all(axis=-1)
     radius = np.where(short, last_bone + 0.25, head.radius_mm + offset)
     return HeadSurface(head.centre_lps_mm, _median_on_sphere(radius), dip)
+
+
+def _lid(plane: NDArray[np.bool_], edge_mm: float) -> NDArray[np.bool_]:
+    """One plane (Y, X) of cut bone made solid, across gaps of up to 16 mm in its cortex."""
+    if not plane.any():
+        return plane
+    reach = max(1, round(8.0 / edge_mm))
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    padded = np.pad(plane, reach + 1)
+    closed = ndimage.binary_closing(padded, x**2 + y**2 <= reach**2)[reach + 1 : -reach - 1, reach + 1 : -reach - 1]
+    return np.asarray(ndimage.binary_fill_holes(closed))
 
 
 def _filled_by_slices(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
