@@ -13,8 +13,9 @@ from scipy import ndimage
 
 from pipeline.errors import Finding, Severity, status_of
 from pipeline.segmentation.femur import quality
+from pipeline.segmentation.femur.geometry import section_through
 from pipeline.segmentation.femur.head import SIDES, Field, Head, fit_repeatedly
-from pipeline.segmentation.femur.landmarks import landmarks_about_head, section_through
+from pipeline.segmentation.femur.landmarks import landmarks_about_head
 from pipeline.segmentation.femur.outline import box_about, on_grid, outline_femur
 from pipeline.segmentation.femur.search import ACCEPTED_SCORE, METAL_HU, Region, find_heads, hip_region
 from pipeline.segmentation.model import LABEL_OF, Femur, FemurLandmarks

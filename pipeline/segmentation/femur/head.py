@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.segmentation.femur.landmarks import directions, least_squares_sphere
+from pipeline.segmentation.femur.geometry import directions, least_squares_sphere
 from pipeline.segmentation.sampling import bone_hu_scale, cropped_grid, index_box, interpolate, resample_array
 from pipeline.volume import Grid
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.segmentation import surface
+from pipeline.segmentation.femur.geometry import directions
 from pipeline.segmentation.femur.head import Field, Head, joint_direction, lateral_lps, usual_neck_direction
-from pipeline.segmentation.femur.landmarks import directions
 from pipeline.segmentation.sampling import IndexBox, index_box, interpolate
 from pipeline.volume import Grid
 
