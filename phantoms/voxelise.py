@@ -121,6 +121,7 @@ def render(
                     solid.texture_mm,
                     *solid.texture_axis,
                     solid.subcortical,
+                    materials.hu(solid.rind or solid.matrix),
                 ]
             )
             label_primitive = -1 if solid.label_primitive is None else solid.label_primitive

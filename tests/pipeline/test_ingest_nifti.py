@@ -165,7 +165,7 @@ def test_what_is_no_ct_is_refused_by_name(tmp_path: Path, image: nibabel.Nifti1I
     with pytest.raises(InputRefused) as refusal:
         read(tmp_path / "image.nii.gz")
     assert refusal.value.reason == reason
-    assert "image.nii.gz" in str(refusal.value)
+    assert "the volume" in str(refusal.value)  # never the name of the file, which may be that of the patient
 
 
 @pytest.mark.parametrize("forms", [(True, False), (False, True), (True, True)], ids=["sform", "qform", "both"])
