@@ -15,7 +15,8 @@ from pipeline.segmentation.sampling import IndexBox
 from pipeline.volume import Volume
 
 MISSING_WARNING, MISSING_FAILURE = 0.065, 0.095
-"""Read off the cases in docs/segmentation-femur.md: up to 0.054 in outlines that look right, from 0.056 in broken ones, so it catches some of them."""
+"""Read off the cases in docs/segmentation-femur.md: up to 0.054 in outlines that look right, 0.056 and more in broken ones,
+of which it therefore catches some."""
 DENSITY_SHAFT_MM = 10.0
 STRENGTH_SHAFT_MM = 20.0
 """Shaft below the lesser trochanter without which the hip cannot be measured, or tested."""
