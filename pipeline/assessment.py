@@ -8,6 +8,7 @@ vertebral fracture of grade 2 or more is a finding of its own that alone sets "h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Literal
@@ -21,6 +22,8 @@ _WHO = "WHO classes on NHANES III white women 20-29, total hip and femoral neck"
 _CERTAIN_FRACTURE_GRADE = 2
 # A height read from thick slices, or from an outline that moves when the analysis is repeated, goes to a reader instead.
 _TOO_UNSURE_FOR_A_RULE = frozenset({"thick_slices", "thick_slices_heights", "outline_unstable"})
+_PROBABILITY = re.compile(r"probability of at most [^:]*: (\d+) %")
+_FIRM_PERCENT = 80
 _OSTEOPOROSIS_MG_CM3 = 80.0
 _OSTEOPOROSIS_T = -2.5
 _FIRST_ADULT_YEAR = 18.0
@@ -159,12 +162,24 @@ def _statement(classification: str, rules: tuple[Rule, ...], age_years: float | 
         return f"Not classified: too little could be measured for the rules (missing: {missing})."
     if classification == "high":
         reasons = "; ".join(f"{rule.rule[0].lower()}{rule.rule[1:]} ({rule.basis})" for rule in rules if rule.holds)
-        return f"High fracture risk by the rules used: {reasons}."
+        return f"{_how_high(rules)} by the rules used: {reasons}."
     if classification == "increased":
         return (
             "Increased fracture risk by the rules used: low bone mass at a measured site, no rule for high risk holds."
         )
     return "Not increased by density and fractures at the measured sites; strength was not classified."
+
+
+def _how_high(rules: tuple[Rule, ...]) -> str:
+    """The word for high risk; weaker when every rule that holds rests on a number close to its limit."""
+    firm = [rule for rule in rules if rule.holds and not _borderline(rule)]
+    return "High fracture risk" if firm else "Borderline high fracture risk"
+
+
+def _borderline(rule: Rule) -> bool:
+    """Whether a rule holds with less than the probability that would make it firm; a fracture carries no probability."""
+    stated = [int(found) for found in _PROBABILITY.findall(rule.basis)]
+    return bool(stated) and max(stated) < _FIRM_PERCENT
 
 
 def _omissions(

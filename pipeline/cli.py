@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from pipeline.cohort import Outcome
     from pipeline.ingest import Inventory
 
+_FOUND_NOTHING = (
+    "Give folders, zips or files with an axial CT series; what was passed over is listed above, if anything."
+)
+_INTERRUPTED = "interrupted; finished studies are complete. Call the same command again to go on."
 ALL_DONE, SOME_REFUSED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
@@ -58,16 +64,32 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a Windows console may not know the sign ±
+    _find_place_for_compiled_code()
     try:
         app()
     except Refusal as refusal:
         talk.print(f"[bold red]error:[/] {_escaped(str(refusal))}", soft_wrap=True)
         sys.exit(WRONG_CALL)
     except KeyboardInterrupt:
-        talk.print("interrupted; finished studies are complete. Call the same command again to go on.")
+        talk.print(_INTERRUPTED)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.exit(ALL_DONE)
+    except OSError as error:
+        name = Path(error.filename).name if isinstance(error.filename, str) else "a file"
+        talk.print(
+            f"[bold red]error:[/] '{_escaped(name)}' cannot be read or written: {error.strerror}", soft_wrap=True
+        )
+        sys.exit(WRONG_CALL)
+
+
+def _find_place_for_compiled_code() -> None:
+    """Give numba a folder for compiled code where it would find none (an installation and a home that are read-only)."""
+    places = (Path(__file__).parent, Path.home() if os.environ.get("HOME") or os.name == "nt" else Path("/nonexistent"))
+    if "NUMBA_CACHE_DIR" in os.environ or any(os.access(place, os.W_OK) for place in places):
+        return
+    user = str(os.getuid()) if hasattr(os, "getuid") else "user"
+    os.environ["NUMBA_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"openbct-numba-{user}")
 
 
 @app.callback(invoke_without_command=True)
@@ -160,16 +182,20 @@ def run(
         )
     with _progress(quiet) as bar:
         task = bar.add_task("studies", total=len(inventory.studies))
-        outcomes = cohort.run(
-            inventory,
-            output,
-            settings,
-            workers=workers,
-            overwrite=overwrite or not resume,
-            scheduler=scheduler,
-            on_stage=lambda study, stage: bar.update(task, description=f"{study}: {stage}"),
-            on_outcome=lambda _outcome: bar.advance(task),
-        )
+        try:
+            outcomes = cohort.run(
+                inventory,
+                output,
+                settings,
+                workers=workers,
+                overwrite=overwrite or not resume,
+                scheduler=scheduler,
+                on_stage=lambda study, stage: bar.update(task, description=f"{study}: {stage}"),
+                on_outcome=lambda _outcome: bar.advance(task),
+            )
+        except KeyboardInterrupt:
+            talk.print(_INTERRUPTED)
+            raise typer.Exit(INTERRUPTED) from None
     if not quiet:
         _print_outcomes(outcomes, output)
         _print_skipped(inventory)
@@ -198,7 +224,8 @@ def inspect(
             for row in mine:
                 _print_series(row)
         _print_skipped(inventory, everything=True)
-    raise typer.Exit(ALL_DONE if inventory.studies else SOME_REFUSED)
+    if not inventory.studies:
+        raise Refusal("no_study", "holds no CT study.", subject="the input", remedy=_FOUND_NOTHING)
 
 
 @app.command()
@@ -231,6 +258,9 @@ def report(
     from pipeline.documents import render_documents
     from reports.record import RecordUnreadable, load_record
 
+    missing = [path for path in records if not path.exists()]
+    if missing:
+        raise Refusal("no_such_input", "does not exist.", subject=f"input '{missing[0].name}'")
     files = [f for path in records for f in (sorted(path.rglob("record.json")) if path.is_dir() else [path])]
     if not files:
         raise Refusal("no_record", "holds no record.json.", subject="the input")
@@ -238,7 +268,7 @@ def report(
     for file in files:
         try:
             written = render_documents(load_record(file), file.parent)
-        except (RecordUnreadable, OSError) as error:
+        except RecordUnreadable as error:
             talk.print(f"[red]{_escaped(str(error))}[/]", soft_wrap=True)
             status = SOME_REFUSED
         else:

@@ -36,6 +36,7 @@ from reports.record import Femur, RecordUnreadable, StudyRecord, Vertebra, load_
 LEDGER = "ledger.jsonl"
 SERIES_TABLE = "series.csv"
 RECORD = "record.json"
+_KEPT = " The earlier result of this study, made with other settings, was kept."
 
 
 @dataclass(frozen=True)
@@ -246,8 +247,12 @@ def analyse_one(
                 settings,
                 on_stage=(lambda stage: on_stage(key, stage)) if on_stage is not None else None,
             )
-            _replace_folder(partial, out / key)
             status, reason, text = _summary(record)
+            if status == "done" or not _is_done(out / key):
+                _replace_folder(partial, out / key)
+            else:
+                text += _KEPT
+                shutil.rmtree(partial, ignore_errors=True)
         except Refusal as refusal:
             status, reason, text = "refused", refusal.reason, _sentence(refusal)
             shutil.rmtree(partial, ignore_errors=True)
@@ -308,10 +313,14 @@ def _place(error: BaseException) -> str:
 
 def _keep_failure(partial: Path, final: Path, error: BaseException) -> None:
     try:
+        if _is_done(final):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial = final
         partial.mkdir(parents=True, exist_ok=True)
         places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
         (partial / "failure.txt").write_text(f"{type(error).__name__}\n{places}", encoding="utf-8")
-        _replace_folder(partial, final)
+        if partial != final:
+            _replace_folder(partial, final)
     except OSError:
         return  # the disk itself may be the fault; the ledger still names the study
 
@@ -319,6 +328,14 @@ def _keep_failure(partial: Path, final: Path, error: BaseException) -> None:
 def _crashed(study: Study, job: str, error: BaseException) -> Outcome:
     text = f"the worker process ended ({type(error).__name__}), probably for lack of memory. Try again with fewer --workers."
     return Outcome(study_key(study), "failed", "worker_died", text, 0.0, 0.0, job)
+
+
+def _is_done(folder: Path) -> bool:
+    """Whether a folder holds the result of a study in which something was measured."""
+    try:
+        return _summary(load_record(folder / RECORD))[0] == "done"
+    except (RecordUnreadable, OSError):
+        return False
 
 
 def _replace_folder(source: Path, target: Path) -> None:
@@ -349,7 +366,11 @@ def require_writable(out: Path) -> None:
 
 
 def _write_series_table(inventory: Inventory, out: Path) -> None:
-    rows: Sequence[dict[str, Any]] = describe(inventory)
+    rows: Sequence[dict[str, Any]] = [
+        # The description of a NIfTI volume is its file name, which may be that of the patient.
+        row | ({"description": ""} if row["modality"] == "NIfTI" else {})
+        for row in describe(inventory)
+    ]
     if rows:
         with (out / SERIES_TABLE).open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, fieldnames=list(rows[0]))

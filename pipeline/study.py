@@ -7,6 +7,7 @@ series.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import platform
 import sys
 import time
@@ -19,15 +20,19 @@ from typing import Any, Literal
 
 from pipeline import __version__, errors
 from pipeline.assessment import assess
+from pipeline.density import CHOICES
+from pipeline.density.calibration_file import read as read_calibration
 from pipeline.documents import write_dicom, write_label_map, write_record_and_documents
 from pipeline.errors import Finding, InputRefused, Severity
 from pipeline.ingest import Selection, Stack, Study, load_volume, read_source_headers, select, study_key
 from pipeline.measure import Measured, measure
 from pipeline.pictures import evidence_of
 from pipeline.segmentation.chain import segment
+from pipeline.segmentation.mask_names import CONVENTIONS
 from pipeline.segmentation.masks import read_masks
-from pipeline.segmentation.model import Segmentation
+from pipeline.segmentation.model import LEVELS, Segmentation
 from pipeline.segmentation.segmenter import total_segmentator
+from pipeline.strength import check_profiles
 from pipeline.volume import Acquisition, Volume
 from reports import record
 from reports.coverage import KnowledgeError, PlanDocument, load_knowledge, load_plan
@@ -64,7 +69,7 @@ class Settings:
     threads: int | None = None
 
     def check(self) -> None:
-        """Refuse at once what cannot work for any study.
+        """Refuse at once what cannot work for any study, before a finished result could be touched.
 
         Raises
         ------
@@ -72,14 +77,25 @@ class Settings:
         """
         if self.segmenter not in SEGMENTERS:
             known = ", ".join(SEGMENTERS)
-            raise InputRefused(
-                "unknown_segmenter", f"is not known; known are {known}.", subject=f"segmenter '{self.segmenter}'"
-            )
+            subject = f"segmenter '{self.segmenter}'"
+            raise InputRefused("unknown_segmenter", f"is not known; known are {known}.", subject=subject)
+        if self.masks_convention is not None and self.masks_convention not in CONVENTIONS:
+            known = ", ".join(CONVENTIONS)
+            subject = f"--masks-convention {self.masks_convention}"
+            raise InputRefused("unknown_convention", f"is not known; known are {known}.", subject=subject)
+        for level, _ in self.pinned_levels:
+            if level not in LEVELS:
+                raise InputRefused(
+                    "unknown_level", f"is not one of {LEVELS[0]} to {LEVELS[-1]}.", subject=f"level '{level}'"
+                )
         for path, option in ((self.masks, "--masks"), (self.plan, "--plan")):
             if path is not None and not Path(path).exists():
                 raise InputRefused("no_such_input", "does not exist.", subject=f"{option} '{Path(path).name}'")
-        if self.plan is not None:
-            self.plan_document()
+        if self.calibration is not None and self.calibration not in CHOICES:
+            read_calibration(Path(self.calibration))
+        if self.profile is not None:
+            check_profiles(self.profile)
+        self.plan_document()
 
     def plan_document(self) -> PlanDocument | None:
         """The user's plan document, read.
@@ -97,13 +113,29 @@ class Settings:
             raise InputRefused("plan_invalid", str(error), subject="--plan") from error
 
     def as_json(self) -> dict[str, Any]:
-        """The settings that decide a result: all but the number of threads; paths by their last name only."""
+        """The settings that decide a result: all but the number of threads; a file stands as the hash of its content.
+
+        The name of a file may be that of a patient, and its content may change under the same name.
+        """
         content = asdict(self)
         content.pop("threads")
-        for key in ("masks", "plan"):
-            if content[key] is not None:
-                content[key] = Path(content[key]).name
-        return content
+        for key in ("masks", "plan", "calibration", "profile"):
+            path = content[key]
+            if path is not None and Path(path).exists():
+                content[key] = f"sha256:{_fingerprint(Path(path))}"
+        return {key: value for key, value in content.items() if value not in (None, ())}
+
+
+def _fingerprint(path: Path) -> str:
+    """Hash of a file, or of all files below a folder with their names."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 @dataclass

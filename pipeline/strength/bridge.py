@@ -64,6 +64,9 @@ class DensitySource:
     findings: tuple[Finding, ...] = ()
 
 
+_PROFILE_REMEDY = "Profiles are described in docs/strength.md."
+
+
 def vertebra_strength(
     volume: Volume,
     segmentation: Segmentation,
@@ -152,6 +155,30 @@ def femur_strength(
     )
 
 
+def check_profiles(wanted: str) -> None:
+    """Refuse a profile that cannot be loaded.
+
+    Raises
+    ------
+    InputRefused
+        ``profile_unusable``.
+    """
+    _named_profiles(wanted)
+
+
+def profile_fits(wanted: str | None, test: str) -> str | None:
+    """`wanted` if it holds a profile meant for `test`, else None, which stands for the default of that test.
+
+    Raises
+    ------
+    InputRefused
+        ``profile_unusable``.
+    """
+    if wanted is None:
+        return None
+    return wanted if any(VirtualTest(test) in profile.tests for profile in _named_profiles(wanted)) else None
+
+
 def require_profile(wanted: str | None, test: VirtualTest) -> BoneProfile:
     """The profile for a test.
 
@@ -160,23 +187,28 @@ def require_profile(wanted: str | None, test: VirtualTest) -> BoneProfile:
     InputRefused
         ``profile_unusable``.
     """
-    remedy = "Profiles are described in docs/strength.md."
-    try:
-        if wanted is None:
-            return load_profile(DEFAULT_PROFILE[test])
-        profiles = [load_profile(name.strip()) for name in wanted.split(",") if name.strip()]
-    except ProfileError as error:
-        raise InputRefused("profile_unusable", str(error), subject="strength profile", remedy=remedy) from error
+    if wanted is None:
+        return load_profile(DEFAULT_PROFILE[test])
+    profiles = _named_profiles(wanted)
     for profile in profiles:
         if test in profile.tests:
             return profile
     names = ", ".join(profile.name for profile in profiles) or "(none)"
     raise InputRefused(
         "profile_unusable",
-        f"{names} is not meant for the test {test.value}.",
+        f"'{names}' is not meant for the test {test.value}.",
         subject="strength profile",
-        remedy=remedy,
+        remedy=_PROFILE_REMEDY,
     )
+
+
+def _named_profiles(wanted: str) -> list[BoneProfile]:
+    try:
+        return [load_profile(name.strip()) for name in wanted.split(",") if name.strip()]
+    except ProfileError as error:
+        raise InputRefused(
+            "profile_unusable", str(error), subject="strength profile", remedy=_PROFILE_REMEDY
+        ) from error
 
 
 def density_source(calibration: Calibration, profile: BoneProfile) -> DensitySource:

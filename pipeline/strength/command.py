@@ -163,17 +163,37 @@ def strength_from_image(
         source = _plain_density(law)
         density = np.asarray(cut, np.float32) * np.float32(source.factor)
     else:
+        _require_hounsfield(values)
         checks.require_no_metal(cut, mask[box], spacing, subject)
         volume = Volume(np.ascontiguousarray(values), grid)
         calibration = calibrate(volume, Segmentation(np.zeros(mask.shape, np.uint8), grid, method="mask from outside"))
         source = density_source(calibration, law)
+        text = (
+            f"HU were calibrated by {calibration.method.replace('_', ' ')}: {calibration.reason}; density = "
+            f"{calibration.slope_mg_cm3_per_hu:.3f} x HU {calibration.intercept_mg_cm3:+.1f} {calibration.unit}."
+        )
+        notes = (*notes, Finding("calibration_of_image", Severity.WARNING, text), *calibration.findings)
         density = (calibration.density_mg_cm3(cut) * source.factor).astype(np.float32)
     bone = BoneImage(density, mask[box], place, cut, not is_density)
     if kind is VirtualTest.SPINE_COMPRESSION:
         return compress_body(
             bone, None, law, source, subject, notes, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
         )
-    return load_femur(bone, None, kind, law, source, subject, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads)
+    return load_femur(
+        bone, None, kind, law, source, subject, notes, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
+    )
+
+
+def _require_hounsfield(values: NDArray) -> None:
+    """An image without fat or air is no CT in Hounsfield units; a density image must be announced as one."""
+    lowest = float(np.percentile(values, 0.1))
+    if lowest > -60.0:
+        raise InputRefused(
+            "not_hounsfield",
+            f"holds nothing below {lowest:.0f}: neither air nor fat, so these are not Hounsfield units.",
+            subject="the image",
+            remedy="If it holds mineral density in mg/cm3, say so with --density.",
+        )
 
 
 def _body_of(mask: NDArray[np.bool_], grid: Grid) -> tuple[NDArray[np.bool_], tuple[Finding, ...]]:

@@ -15,7 +15,9 @@ from pipeline import cohort
 from pipeline.errors import InputRefused
 from pipeline.ingest import Inventory, Study
 from pipeline.study import Settings
-from reports.record import Assessment, Finding, Quality, Severity, Software, StudyRecord, save_record
+from reports.quantity import Quantity
+from reports.record import Assessment, Finding, Quality, Severity, Software, StudyRecord, Vertebra, save_record
+from reports.record import Status as RecordStatus
 from reports.record import Study as StudyPart
 
 
@@ -158,3 +160,60 @@ def test_workers_analyse_in_processes_of_their_own(tmp_path: Path) -> None:
     assert all(o.status in ("refused", "failed") and o.reason for o in outcomes)
     lines = [json.loads(line) for line in (tmp_path / cohort.LEDGER).read_text(encoding="utf-8").splitlines()]
     assert {line["study"] for line in lines} == {"study-a", "study-b"}
+
+
+def measured_record(key: str) -> StudyRecord:
+    """A record in which something was measured, so that its study counts as done."""
+    hu = Quantity(value=120.0, unit="[hnsf'U]", uncertainty=3.0, method="test")
+    missing = Finding(code="not_asked", severity=Severity.INFO, text="Not asked.")
+    keys = ("vbmd_mg_cm3", "heights_mm", "fracture", "strength_n", "stiffness_n_mm")
+    body = Vertebra(
+        name="vertebra_L1",
+        level="L1",
+        status=RecordStatus.OK,
+        trabecular_hu=hu,
+        not_measured=dict.fromkeys(keys, missing),
+    )
+    return quick_record(key).model_copy(update={"vertebrae": (body,)})
+
+
+def test_a_refusal_under_other_settings_never_replaces_a_finished_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def quick(one: Study, folder: Path, settings: Settings, *, on_stage: Any = None) -> StudyRecord:
+        made = measured_record(one.key) if settings.strength else quick_record(one.key)
+        save_record(made, folder / "record.json")
+        return made
+
+    monkeypatch.setattr(cohort, "analyse_study", quick)
+    only = Inventory((study("study-a"),))
+    assert cohort.run(only, tmp_path, Settings())[0].status == "done"
+    second = cohort.run(only, tmp_path, Settings(strength=False))[0]
+    assert second.status == "refused" and "was kept" in second.text
+    assert json.loads((tmp_path / "study-a" / "record.json").read_text(encoding="utf-8"))["vertebrae"]
+
+
+def test_changed_content_under_the_same_name_is_another_job(tmp_path: Path) -> None:
+    masks = tmp_path / "Doe_Jane.nii.gz"
+    masks.write_bytes(b"one")
+    before = cohort.job_key(study("x"), Settings(masks=str(masks)))
+    masks.write_bytes(b"two")
+    assert cohort.job_key(study("x"), Settings(masks=str(masks))) != before
+    assert "Doe" not in json.dumps(Settings(masks=str(masks)).as_json())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(segmenter="magic"),
+        Settings(masks="nowhere"),
+        Settings(masks_convention="roman"),
+        Settings(calibration="nowhere.json"),
+        Settings(profile="nowhere.toml"),
+        Settings(plan="nowhere.toml"),
+        Settings(pinned_levels=(("L9", 0.0),)),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_any_work(settings: Settings) -> None:
+    with pytest.raises(InputRefused):
+        settings.check()
