@@ -195,11 +195,12 @@ def femur(
 ) -> tuple[Volume, Segmentation, float]:
     """A femur of one density: spherical head, conical neck, egg-shaped trochanter, cylindrical shaft.
 
-    `turned` is an LPS axis and an angle in degrees by which the patient lies askew. Returns volume, segmentation and the true volume of the bone in mm3 (by fine sampling of the solid).
+    `turned` is an LPS axis and an angle in degrees by which the patient lies askew. Returns volume,
+    segmentation and the true volume of the bone in mm3 (by fine sampling of the solid).
     """
     turn = rotation(*turned)
     mirror = 1.0 if side == "left" else -1.0
-    # In the bone's own frame: x lateral, y back, z up; the neck rises at 50 degrees to the shaft and points 15 degrees forwards.
+    # In the bone's own frame: x lateral, y back, z up; the neck rises at 50 degrees to the shaft, 15 degrees forwards.
     neck = np.array([-np.sin(np.radians(50)), -np.tan(np.radians(15)) * np.sin(np.radians(50)), np.cos(np.radians(50))])
     neck /= np.linalg.norm(neck)
     root = np.array([4.0, 0.0, 5.0])
