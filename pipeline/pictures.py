@@ -90,16 +90,19 @@ def _hips(volume: Volume, segmentation: Segmentation, measured: Measured) -> tup
         density = measured.hips.get(femur.name)
         projection = None
         if density is not None:
+            # Measured with medial to the left; the right hip is mirrored to be seen as in the CT beside it.
+            right = femur.side == "right"
+            seen = slice(None, None, -1) if right else slice(None)
+            image, regions = density.image_g_cm2[:, seen], density.region_labels[:, seen]
             projection = SliceView(
-                image=density.image_g_cm2,
+                image=image,
                 pixel_mm=(density.pixel_mm, density.pixel_mm),
                 title="Projection",
                 outlines=tuple(
-                    Outline(name, mask=density.region_labels == number, dashed=True)
-                    for number, name in _REGION_NAMES.items()
+                    Outline(name, mask=regions == number, dashed=True) for number, name in _REGION_NAMES.items()
                 ),
-                window=_window(density.image_g_cm2),
-                sides=("medial", "lateral", "H", "F"),
+                window=_window(image),
+                sides=("lateral", "medial", "H", "F") if right else ("medial", "lateral", "H", "F"),
             )
         coronal = femur_view(volume.hu, mask, volume.spacing_mm, name=femur.name)
         views.append(HipView(femur.side, projection, coronal))

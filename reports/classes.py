@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from reports.quantity import Quantity, resolution
+from reports.record import Vertebra
 
 DensityClass = Literal["normal", "low", "osteoporosis_range"]
 
@@ -18,6 +19,16 @@ T_NORMAL = -1.0
 FRACTURE_GRADE = 2
 """Genant grade from which a deformity is reported as a fracture; grade 1 by height alone is too unspecific (positive predictive
 value below one in five in outpatients) and goes to a reader as possible."""
+
+
+UNSURE_GRADE_CODES = frozenset({"thick_slices", "thick_slices_heights", "outline_unstable"})
+"""Findings of a body with which no grade is called a fracture: its heights come from thick slices, or from an outline that
+moves when the analysis is repeated. The pipeline's rule for a fracture leaves out the same bodies."""
+
+
+def grade_needs_reader(vertebra: Vertebra) -> bool:
+    """Whether a grade of this body is only a hint, for a reader to confirm."""
+    return any(finding.code in UNSURE_GRADE_CODES for finding in vertebra.findings)
 
 
 def t_score_class(score: Quantity) -> DensityClass:

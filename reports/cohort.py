@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reports.cohort_columns import DONE, CohortColumn, Kind, Value, cohort_columns, finding_codes
+from reports.cohort_columns import DONE, CohortColumn, Kind, Value, cohort_columns, finding_codes, study_end
 from reports.html import environment
 from reports.impression import level_name
 from reports.language import Language, load_language
@@ -49,7 +49,7 @@ _MEASUREMENTS = pa.schema([
 
 @dataclass(frozen=True)
 class NotDone:
-    """A study without a record: it stands in the table with its reason, so that it does not disappear.
+    """A study without a result: it stands in the table with its reason, so that it does not disappear.
 
     Attributes
     ----------
@@ -222,8 +222,13 @@ class _Cell:
 def render_overview(records: Sequence[StudyRecord], not_done: Sequence[NotDone] = (), *, language: str = "en") -> str:
     """One page over all studies: how they ended and why, and a table that can be sorted, with a link to each report."""
     words = load_language(language)
+    ended = [(record.study.key, study_end(record)) for record in records]
+    not_done = [
+        *not_done,
+        *(NotDone(key, end.status, end.reason, end.text) for key, end in ended if end.status != DONE),
+    ]
     classes = Counter(words(f"overview.{record.assessment.classification}") for record in records)
-    ends = Counter({words("overview.done"): len(records)})
+    ends = Counter(words("overview.done") for _, end in ended if end.status == DONE)
     ends.update(words(f"overview.{study.status}") for study in not_done)
     reasons = Counter(study.reason for study in not_done)
     codes = Counter(code for record in records for code in finding_codes(record))

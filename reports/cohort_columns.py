@@ -22,7 +22,8 @@ CPT_CODES = ("0691T", "0743T")
 MEASURED = "measured"
 NOT_FOUND = "not_found"
 DONE = "done"
-_ENDS = (DONE, "refused", "failed")
+REFUSED = "refused"
+_ENDS = (DONE, REFUSED, "failed")
 _STATES = ("ok", "warning", "failed", "absent", NOT_FOUND)
 _CLASSES = ("normal", "low", "osteoporosis_range")
 _GRADES = ("0", "1", "2", "3")
@@ -146,8 +147,10 @@ def _whole(name: str, kind: Kind, meaning: str, value: Callable[[StudyRecord], V
 def _study() -> Iterator[CohortColumn]:
     study = _Group(lambda r: r.study, "study")
     yield study.column("study_key", "text", "pseudonymous key of the study and name of its folder", "key")
-    yield _whole("study_status", "text", "how the analysis of the study ended", lambda r: DONE, "ledger", allowed=_ENDS)
-    yield _whole("study_reason", "text", "reason code of a study that was not done", lambda r: None, "ledger")
+    yield _whole("study_status", "text", "how the analysis of the study ended", lambda r: study_end(r).status, "ledger",
+                 allowed=_ENDS)  # fmt: skip
+    yield _whole("study_reason", "text", "reason code of a study that was not done",
+                 lambda r: study_end(r).reason or None, "ledger")  # fmt: skip
     yield study.column("study_uid", "text", "DICOM Study Instance UID")
     yield study.column("study_date", "date", "date of the CT")
     yield study.column("report_date", "date", "date of the analysis")
@@ -269,6 +272,30 @@ def _status_column(group: _Group, what: str) -> CohortColumn:
     """State of a structure; one that the record does not hold was not found."""
     found = group.column("status", "text", f"state of {what}", allowed=_STATES)
     return replace(found, value=lambda r: found.value(r) or NOT_FOUND)
+
+
+@dataclass(frozen=True)
+class StudyEnd:
+    """How the analysis of a study ended: ``done``, or ``refused`` with the code and the sentence of the reason."""
+
+    status: str
+    reason: str = ""
+    text: str = ""
+
+
+def study_end(record: StudyRecord) -> StudyEnd:
+    """`done` if any structure has a number; otherwise `refused`, for the first failure that the record names.
+
+    A study can have a record, with its findings, and yet nothing that was measured.
+    """
+    bodies = any(v.trabecular_hu is not None or v.strength_n is not None for v in record.vertebrae)
+    hips = any(f.abmd_g_cm2 is not None or f.strength_n is not None for f in record.femora)
+    if bodies or hips:
+        return StudyEnd(DONE)
+    failure = next((f for _, f in record.all_findings() if f.severity is Severity.FAILURE), None)
+    if failure is None:
+        return StudyEnd(REFUSED, "nothing_measured", "Nothing could be measured.")
+    return StudyEnd(REFUSED, failure.code, failure.text)
 
 
 def finding_codes(record: StudyRecord) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence, Sized
 from typing import Any
 
 from reports.citations import Citations
@@ -114,16 +115,21 @@ def methods_section(record: StudyRecord, words: Language, citations: Citations) 
 
 
 def _condensed(used: list[tuple[str, Quantity]]) -> list[tuple[str, str, list[str | None]]]:
-    """Measure, method and references, each method once; where methods differ in a number only, it is left out."""
+    """Measure, method and references, each method once; methods that differ in numbers only become one, with the ranges."""
     groups: dict[tuple[str, str], list[Quantity]] = {}
     for name, number in used:
         groups.setdefault((name, "…".join(_NUMBER.split(number.method)[::2])), []).append(number)
     condensed = []
     for (name, _), numbers in groups.items():
         columns = zip(*(_NUMBER.split(number.method) for number in numbers), strict=True)
-        text = "".join(column[0] if len(set(column)) == 1 else "…" for column in columns)
+        text = "".join(column[0] if len(set(column)) == 1 else _range(column) for column in columns)
         condensed.append((name, text, list(dict.fromkeys(number.reference for number in numbers))))
     return condensed
+
+
+def _range(numbers: Sequence[str]) -> str:
+    ordered = sorted(set(numbers), key=float)
+    return f"{ordered[0]}–{ordered[-1]}"
 
 
 def _methods_used(record: StudyRecord, words: Language) -> list[tuple[str, Quantity]]:
@@ -179,6 +185,11 @@ def _calibration_text(record: StudyRecord, words: Language, citations: Citations
     return f"{text} {citations.cite(line.reference)}".strip()
 
 
+def _is_set(value: object) -> bool:
+    """Whether a setting was given: not None, not an empty text or list."""
+    return value is not None and not (isinstance(value, Sized) and len(value) == 0)
+
+
 def provenance_section(record: StudyRecord, words: Language) -> Section:
     """Which images, which software, which settings, how long: enough to do it again."""
     items: list[tuple[str, str]] = []
@@ -208,7 +219,7 @@ def provenance_section(record: StudyRecord, words: Language) -> Section:
         ("tables", software.tables),
         ("settings", software.settings),
     ):
-        given = {name: value for name, value in sorted(table.items()) if value not in (None, "", [], {})}
+        given = {name: value for name, value in sorted(table.items()) if _is_set(value)}
         if given:
             parts.append(
                 f"{words(f'provenance.{key}')}: {', '.join(f'{name} {value}' for name, value in given.items())}"

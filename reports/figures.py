@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import find_contours
@@ -44,6 +45,11 @@ _SMALL_PT, _TEXT_PT = 6.5, 7.5
 _GAP_MM, _HEADING_MM = 3.0, 5.5
 _LETTER_MM = 1.15
 """Mean width of a small letter."""
+_LINE_MM = 3.0
+"""Height of a further line of a heading."""
+_PT_PER_INCH = 72.0
+_HINTING = 1.04
+"""Letters are drawn on whole pixels, somewhat wider than in the font."""
 _MOST_CROPS_IN_A_ROW = 10
 _LARGEST_SCALE = 0.75
 """Millimetres on paper for one of the patient: a small crop is not blown up."""
@@ -76,7 +82,7 @@ class Picture:
 def draw_spine(sagittal: SliceView | None, coronal: SliceView | None) -> Picture:
     """The spine with outlined, named bodies, seen from the side and from the front."""
     views = [view for view in (sagittal, coronal) if view is not None]
-    figure, axes = _panels(views, max_height_mm=84.0)
+    figure, axes = _panels(views, [view.title for view in views], max_height_mm=84.0)
     names: list[str] = []
     for view, axis in zip(views, axes, strict=True):
         _draw_view(axis, view)
@@ -123,11 +129,13 @@ def draw_vertebra_strip(crops: Sequence[VertebraCrop]) -> Picture:
 
 def draw_hips(hips: Sequence[HipView]) -> Picture:
     """For each hip the CT with the outline of the femur and the projection with the regions of the density measurement."""
+    hips = sorted(hips, key=lambda hip: hip.side != "right")  # as the patient is seen from the front
     views = [view for hip in hips for view in (hip.coronal, hip.projection) if view is not None]
     sides = [hip.side for hip in hips for view in (hip.coronal, hip.projection) if view is not None]
-    figure, axes = _panels(views, max_height_mm=56.0)
-    for view, axis, side in zip(views, axes, sides, strict=True):
-        _draw_view(axis, view, heading=f"{side.capitalize()} hip: {view.title}")
+    headings = [f"{side.capitalize()} hip: {view.title}" for view, side in zip(views, sides, strict=True)]
+    figure, axes = _panels(views, headings, max_height_mm=56.0)
+    for view, axis, heading in zip(views, axes, headings, strict=True):
+        _draw_view(axis, view, heading=heading)
     regions = sorted({o.name.replace("_", " ") for hip in hips if hip.projection for o in hip.projection.outlines})
     drawn = f" Regions drawn: {', '.join(regions)}." if regions else ""
     windows = " ".join(dict.fromkeys(_window_text(view) for view in views))
@@ -144,11 +152,12 @@ def draw_hips(hips: Sequence[HipView]) -> Picture:
 
 def draw_fields(fields: Sequence[FieldCut]) -> Picture:
     """Finite-element results on a cut through each model, beside the CT at the same place."""
-    figure, axes = _panel_rows([(cut.ct, cut.ct) for cut in fields], heights_mm=(30.0, 46.0), bottom_mm=12.5)
-    for cut, ct_axis, map_axis in zip(fields, axes[::2], axes[1::2], strict=True):
-        words = cut.name.replace("vertebra_", "").replace("_", " ")
-        _draw_view(ct_axis, cut.ct, heading=f"{words[:1].upper()}{words[1:]}: CT")
-        _draw_field(figure, map_axis, cut)
+    fields = sorted(fields, key=lambda cut: ("femur" in cut.name, cut.name != "femur_right"))
+    headings = [(f"{_model_name(cut.name)}: CT", _load_heading(cut)) for cut in fields]
+    figure, axes = _panel_rows([(cut.ct, cut.ct) for cut in fields], headings, heights_mm=(30.0, 46.0), bottom_mm=12.5)
+    for cut, (ct_heading, load), ct_axis, map_axis in zip(fields, headings, axes[::2], axes[1::2], strict=True):
+        _draw_view(ct_axis, cut.ct, heading=ct_heading)
+        _draw_field(figure, map_axis, cut, load)
     quantities = ", ".join(dict.fromkeys(cut.quantity for cut in fields))
     listed = "; ".join(f"{cut.name} ({cut.load})" if cut.load else cut.name for cut in fields)
     return as_picture(
@@ -160,12 +169,23 @@ def draw_fields(fields: Sequence[FieldCut]) -> Picture:
     )
 
 
-def _draw_field(figure: Figure, axis: Axes, cut: FieldCut) -> None:
+def _model_name(name: str) -> str:
+    """``L1`` for ``vertebra_L1``, ``R femur`` for ``femur_right``."""
+    side = {"femur_left": "L femur", "femur_right": "R femur"}
+    return side.get(name, name.removeprefix("vertebra_").replace("_", " "))
+
+
+def _load_heading(cut: FieldCut) -> str:
+    """What is pressed, without the place: that is what the arrow shows, and the caption for those who do not see it tells."""
+    return f"{_model_name(cut.name)}, load: {cut.load.partition(' of ')[0]}" if cut.load else cut.quantity
+
+
+def _draw_field(figure: Figure, axis: Axes, cut: FieldCut, heading: str) -> None:
     """The map over the paled CT, with the load and a colour bar below."""
     finite = cut.values[np.isfinite(cut.values)]
     top = float(np.percentile(finite, 99)) if finite.size else 1.0
     scale = Normalize(0.0, top if top > 0 else 1.0)
-    _draw_view(axis, cut.ct, heading=cut.load or cut.quantity, dimmed=True, bar=False)
+    _draw_view(axis, cut.ct, heading=heading, dimmed=True, bar=False)
     axis.imshow(cut.values, cmap="viridis", norm=scale, extent=_extent_mm(cut.ct), interpolation="nearest")
     if cut.load_direction is not None:
         _draw_load(axis, cut)
@@ -184,12 +204,12 @@ def _draw_field(figure: Figure, axis: Axes, cut: FieldCut) -> None:
 
 
 def new_figure(width_mm: float, height_mm: float) -> Figure:
-    figure = Figure(figsize=(width_mm / MM_PER_INCH, height_mm / MM_PER_INCH), facecolor="white")
+    figure = Figure(figsize=(width_mm / MM_PER_INCH, height_mm / MM_PER_INCH), facecolor="white", dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _panels(views: Sequence[SliceView], *, max_height_mm: float) -> tuple[Figure, list[Axes]]:
+def _panels(views: Sequence[SliceView], headings: Sequence[str], *, max_height_mm: float) -> tuple[Figure, list[Axes]]:
     """A figure with the views in a row, all at one scale (mm of the patient per mm of paper)."""
     if not views:
         raise ValueError("no view to draw")
@@ -197,23 +217,30 @@ def _panels(views: Sequence[SliceView], *, max_height_mm: float) -> tuple[Figure
     widths = [view.image.shape[1] * view.pixel_mm[1] for view in views]
     free = PAGE_WIDTH_MM - _GAP_MM * (len(views) - 1)
     scale = min(free / sum(widths), max_height_mm / max(heights), _LARGEST_SCALE)
-    return _laid_out([[(scale * w, scale * h) for w, h in zip(widths, heights, strict=True)]], bottom_mm=1.0)
+    sizes = [(scale * w, scale * h) for w, h in zip(widths, heights, strict=True)]
+    return _laid_out([sizes], [headings], bottom_mm=1.0)
 
 
 def _panel_rows(
-    groups: Sequence[Sequence[SliceView]], *, heights_mm: tuple[float, float], bottom_mm: float
+    groups: Sequence[Sequence[SliceView]],
+    headings: Sequence[Sequence[str]],
+    *,
+    heights_mm: tuple[float, float],
+    bottom_mm: float,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with groups of views in as few rows as possible, all views of a row of one height, within limits if possible."""
     if not groups:
         raise ValueError("no view to draw")
     lowest, highest = heights_mm
     sizes: list[list[tuple[float, float]]] = []
+    words: list[list[str]] = []
     for per_row in range(len(groups), 0, -1):
         rows = [groups[i : i + per_row] for i in range(0, len(groups), per_row)]
         sizes = [_equally_high([view for group in row for view in group], highest) for row in rows]
+        words = [[w for group in headings[i : i + per_row] for w in group] for i in range(0, len(groups), per_row)]
         if min(row[0][1] for row in sizes) >= lowest:
             break
-    return _laid_out(sizes, bottom_mm=bottom_mm)
+    return _laid_out(sizes, words, bottom_mm=bottom_mm)
 
 
 def _equally_high(views: Sequence[SliceView], highest_mm: float) -> list[tuple[float, float]]:
@@ -223,20 +250,46 @@ def _equally_high(views: Sequence[SliceView], highest_mm: float) -> list[tuple[f
     return [(aspect * height, height) for aspect in aspects]
 
 
-def _laid_out(rows: Sequence[Sequence[tuple[float, float]]], *, bottom_mm: float) -> tuple[Figure, list[Axes]]:
+def _laid_out(
+    rows: Sequence[Sequence[tuple[float, float]]], headings: Sequence[Sequence[str]], *, bottom_mm: float
+) -> tuple[Figure, list[Axes]]:
     """A figure just large enough for panels of the given (width, height) in mm, with room for a heading above each row."""
     width_mm = max(sum(w for w, _ in row) + _GAP_MM * (len(row) - 1) for row in rows)
-    height_mm = sum(max(h for _, h in row) + _HEADING_MM + bottom_mm for row in rows)
+    tops_mm = [
+        max(
+            _HEADING_MM + _LINE_MM * _wrapped(words, width).count("\n")
+            for words, (width, _) in zip(line, row, strict=True)
+        )
+        for line, row in zip(headings, rows, strict=True)
+    ]
+    height_mm = sum(max(h for _, h in row) + top + bottom_mm for row, top in zip(rows, tops_mm, strict=True))
     figure = new_figure(width_mm, height_mm)
     axes, base = [], height_mm
-    for row in rows:
-        base -= max(h for _, h in row) + _HEADING_MM + bottom_mm
+    for row, top in zip(rows, tops_mm, strict=True):
+        base -= max(h for _, h in row) + top + bottom_mm
         left = 0.0
         for width, height in row:
             place = (left / width_mm, (base + bottom_mm) / height_mm, width / width_mm, height / height_mm)
             axes.append(figure.add_axes(place))
             left += width + _GAP_MM
     return figure, axes
+
+
+def _wrapped(words: str, width_mm: float) -> str:
+    """A heading in as many lines as its panel is too narrow for."""
+    lines: list[str] = []
+    for word in words.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _text_width_mm(longer) <= width_mm:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def _text_width_mm(words: str) -> float:
+    width_pt = TextPath((0.0, 0.0), words, size=_TEXT_PT).get_extents().width
+    return _HINTING * float(width_pt) * MM_PER_INCH / _PT_PER_INCH
 
 
 def _extent_mm(view: SliceView) -> tuple[float, float, float, float]:
@@ -282,7 +335,9 @@ def _draw_view(
         _draw_scale_bar(axis, view)
     if titled:
         words = heading if heading is not None else view.title
-        axis.text(0.0, 1.01, words, transform=axis.transAxes, fontsize=_TEXT_PT, color=INK, va="bottom", ha="left")
+        words = _wrapped(words, axis.bbox.width / DPI * MM_PER_INCH)
+        axis.text(0.0, 1.01, words, transform=axis.transAxes, fontsize=_TEXT_PT, color=INK, va="bottom", ha="left",
+                  linespacing=1.05)  # fmt: skip
 
 
 def _draw_outlines(axis: Axes, view: SliceView) -> None:
@@ -328,6 +383,7 @@ def _draw_sides(axis: Axes, sides: tuple[str, str, str, str]) -> None:
     for letter, (x, y, ha, va) in zip(sides, places, strict=True):
         axis.text(
             x, y, letter, transform=axis.transAxes, color="white", fontsize=_SMALL_PT, ha=ha, va=va,
+            rotation=90 if len(letter) > 1 else 0,  # a word stays inside its panel and off the bone only along the edge
             path_effects=[patheffects.withStroke(linewidth=1.4, foreground="black")],
         )  # fmt: skip
 
@@ -373,7 +429,10 @@ def _draw_load(axis: Axes, cut: FieldCut) -> None:
     direction = direction / np.linalg.norm(direction)
     depth = inside @ direction
     tip = inside[depth <= np.percentile(depth, 2)].mean(axis=0)
-    tail = tip - direction * 0.16 * float(np.ptp(depth))
+    arrow = direction * 0.16 * float(np.ptp(depth))
+    left, right, bottom, top = _extent_mm(cut.ct)
+    tail = np.clip(tip - arrow, (top, left), (bottom, right))  # beyond the last panel it would be cut off
+    tip = tail + arrow
     axis.annotate(
         "", xy=(tip[1], tip[0]), xytext=(tail[1], tail[0]), annotation_clip=False,
         arrowprops={"arrowstyle": "-|>", "color": VERMILION, "linewidth": 1.6, "mutation_scale": 9},

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -133,15 +134,18 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Pictur
         shown = np.vstack([shown, _point_at(curve, _SHOWN_BEYOND * reached[-1])])
         axis.plot(shown[:, 0], shown[:, 1], color=colour, linestyle=line, linewidth=1.1, label=words)
         axis.plot(reached[-1], strength.value, "o", color=colour, markersize=3.2)
-    axis.legend(loc="lower right" if len(ordered) <= 5 else "upper right",
-                fontsize=5.6, frameon=False, handlelength=2.4, labelspacing=0.25, borderaxespad=0.1,
-                labelcolor=INK)  # fmt: skip
+    legend = axis.legend(
+        loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=5.4, frameon=False, handlelength=2.2, handletextpad=0.5,
+        labelspacing=0.25, borderaxespad=0.4, borderpad=0.0, labelcolor=INK,
+    )  # fmt: skip
     axis.set_xlabel("displacement (mm)", fontsize=_TEXT_PT, color=INK)
     axis.set_ylabel("force (N)", fontsize=_TEXT_PT, color=INK)
-    axis.set_xlim(0, (1.6 if len(ordered) <= 5 else 3.4) * max(reached))  # room for the legend
+    axis.set_xlim(0, 1.3 * max(reached))
+    axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.set_ylim(0, 1.25 * max(strength.value for _, strength in curves))
     listed = "; ".join(f"{name} {format_quantity(strength)}" for name, strength in curves)
     _fit(figure, axis)
+    _make_room(figure, axis, legend)
     return as_picture(
         figure,
         "curves",
@@ -191,10 +195,18 @@ def _chart() -> tuple[Figure, Axes]:
     return figure, axis
 
 
+def _make_room(figure: Figure, axis: Axes, legend: Legend) -> None:
+    """Narrow the axes so that a legend beside them stays inside the figure: over the curves it would hide some of them."""
+    figure.draw_without_rendering()
+    place = axis.get_position()
+    beside = legend.get_window_extent().x1 / figure.bbox.width
+    axis.set_position((place.x0, place.y0, place.width - max(0.0, beside - 0.995), place.height))
+
+
 def _fit(figure: Figure, axis: Axes) -> None:
     """Move the left edge of the axes so that tick labels of any length and the axis label stay inside."""
     figure.draw_without_rendering()
-    box = axis.get_tightbbox()
+    box = axis.get_tightbbox(bbox_extra_artists=[])
     if box is not None:
         place = axis.get_position()
         shift = 0.01 - box.x0 / figure.bbox.width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports.classes import FRACTURE_GRADE
+from reports.classes import FRACTURE_GRADE, grade_needs_reader
 from reports.language import Language
 from reports.reasons import why_missing, why_no_spine_density
 from reports.record import Fracture, StudyRecord, Vertebra
@@ -47,12 +47,18 @@ def _fractures(record: StudyRecord, words: Language) -> list[str]:
         no_vertebra = words("impression.no_vertebra")
         return [words("impression.fracture_unknown", reason=why_missing(record.vertebrae, "fracture", no_vertebra))]
     sentences = []
-    definite = [pair for pair in graded if pair[1].genant_grade >= FRACTURE_GRADE]
-    possible = [pair for pair in graded if 0 < pair[1].genant_grade < FRACTURE_GRADE]
+    deformed = [pair for pair in graded if pair[1].genant_grade > 0]
+    unsure = [vertebra for vertebra, _ in deformed if grade_needs_reader(vertebra)]
+    sure = [pair for pair in deformed if not grade_needs_reader(pair[0])]
+    definite = [pair for pair in sure if pair[1].genant_grade >= FRACTURE_GRADE]
+    possible = [pair for pair in sure if pair[1].genant_grade < FRACTURE_GRADE]
     for key, group in (("fracture_definite", definite), ("fracture_possible", possible)):
         if group:
             bodies = "; ".join(_body(vertebra, fracture, words) for vertebra, fracture in group)
             sentences.append(words(f"impression.{key}", bodies=bodies))
+    if unsure:
+        bodies = ", ".join(level_name(vertebra) for vertebra in unsure)
+        sentences.append(words("impression.fracture_unsure", bodies=bodies))
     if not sentences:
         levels = level_range([level_name(vertebra) for vertebra, _ in graded])
         sentences.append(words("impression.fracture_none", count=len(graded), levels=levels))

@@ -23,7 +23,8 @@ def why_no_spine_density(record: StudyRecord, words: Language) -> str:
     if not any(v.vbmd_mg_cm3 is not None for v in record.vertebrae):
         return why_missing(record.vertebrae, "vbmd_mg_cm3", words("text.spine_absent"))
     said = [f.text for f in record.quality.findings if f.code == _TOO_FEW_LEVELS]
-    return said[0] if said else words("text.too_few_levels")
+    # The place where it is printed already says what is missing: of "what: why" the second part is enough.
+    return (said[0].partition(": ")[2] or said[0]) if said else words("text.too_few_levels")
 
 
 def shared_reasons(structures: list[Structure], keys: Iterable[str]) -> dict[str, str]:

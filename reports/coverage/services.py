@@ -124,9 +124,7 @@ def _reasons(
         f"The data hold every element that software can supply for {cpt}; interpretation remains with a clinician."
     ]
     if all(supported.values()):
-        reasons.append(
-            "OVERLAP_REVIEW: both services count the fracture assessment; do not report both on one CT without review."
-        )
+        reasons.append("Both services count the fracture assessment; do not report both on one CT without review.")
     return tuple(reasons)
 
 

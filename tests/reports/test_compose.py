@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.assessment import assess
 from reports.citations import Citations
 from reports.compose import compose
 from reports.document import Bullets, Column, Document, Paragraph, Row, Table
@@ -56,6 +57,20 @@ def test_impression_carries_the_numbers() -> None:
     assert "No validated class exists" in text
 
 
+@pytest.mark.parametrize("code", ["thick_slices", "thick_slices_heights", "outline_unstable", "vertebral_deformity"])
+def test_impression_calls_a_fracture_only_what_the_assessment_counts(code: str) -> None:
+    l1 = next(v for v in example_record().vertebrae if v.level == "L1")
+    assert l1.fracture is not None
+    grade_2 = l1.fracture.model_copy(update={"genant_grade": 2})
+    cause = finding(code, "warning", "Something about the body.")
+    body = l1.model_copy(update={"fracture": grade_2, "findings": (cause,)})
+    counted = assess([body], [], None, age_years=71.0).rules[-1].holds
+    text = impression_text(example_record(vertebrae=(body,)), load_language("en"))
+    assert ("Vertebral fracture: L1 grade 2" in text) is counted
+    assert ("Possible deformity of L1, for a reader to confirm." in text) is not counted
+    assert "No vertebral deformity" not in text
+
+
 def test_impression_of_nothing_says_why() -> None:
     text = impression_text(example_record(vertebrae=(), femora=()), load_language("en"))
     assert "Vertebral fractures were not assessed: no vertebral body was found" in text
@@ -100,7 +115,8 @@ def test_spine_density_is_not_blamed_on_bodies_that_have_one() -> None:
         quality=Quality(findings=(finding("too_few_levels", "warning", why),)),
         assessment=example_record().assessment.model_copy(update={"spine_vbmd_mg_cm3": None, "spine_vbmd_levels": ()}),
     )
-    assert why in section_text(record, "spine")
+    assert "it needs two bodies of T11 to L4" in section_text(record, "spine")
+    assert section_text(record, "impression").count("Spine density") == 1
 
 
 def test_the_same_finding_of_many_structures_is_one_line() -> None:
@@ -150,7 +166,13 @@ def test_methods_that_differ_in_a_number_only_are_one_row() -> None:
         if v.trabecular_hu is not None
     )
     rows = [row.cells for row in table_of(compose(example_record(vertebrae=bodies)), "methods").rows]
-    assert [row[1] for row in rows if row[0] == "Trabecular CT number"] == ["mean of … voxels, 5 mm deep"]
+    assert [row[1] for row in rows if row[0] == "Trabecular CT number"] == ["mean of 301–306 voxels, 5 mm deep"]
+
+
+def test_settings_that_were_not_given_are_not_printed() -> None:
+    given = {"strength": False, "payer": "cigna", "pinned_levels": (), "plan": None, "segmenter": "", "masks": []}
+    software = example_record().software.model_copy(update={"settings": given})
+    assert "settings: payer cigna, strength False'" in section_text(example_record(software=software), "provenance")
 
 
 def test_a_table_with_a_missing_cell_cannot_be_made() -> None:

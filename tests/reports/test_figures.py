@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
+import reports.figures
+import reports.figures_charts
 from reports.evidence import (
     Evidence,
     FieldCut,
@@ -20,7 +25,7 @@ from reports.evidence import (
     femur_view,
     spine_views,
 )
-from reports.figures import MAX_PIXELS, draw_fields, draw_hips, draw_spine, draw_vertebra_strip
+from reports.figures import MAX_PIXELS, Picture, as_picture, draw_fields, draw_hips, draw_spine, draw_vertebra_strip
 from reports.figures_charts import (
     _first_reach,
     _spread,
@@ -135,6 +140,62 @@ def test_every_picture_says_in_words_what_it_shows() -> None:
     assert "HU" in {p.id: p.caption for p in pictures}["spine"]
     assert all(p.png.startswith(b"\x89PNG") and 20 < p.width_mm <= 180 for p in pictures)
     assert b"P0007" not in b"".join(p.png for p in pictures)
+
+
+def test_right_is_left_of_left_as_the_patient_is_seen() -> None:
+    view = SliceView(np.zeros((60, 40)), (1.0, 1.0), "CT")
+    assert draw_hips([HipView("left", coronal=view), HipView("right", coronal=view)]).alt.startswith("right and left")
+    cuts = [FieldCut(f"femur_{side}", view, np.ones((60, 40)), "stress", "MPa", "fall") for side in ("left", "right")]
+    assert draw_fields(cuts).alt.endswith("femur_right (fall); femur_left (fall).")
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, module: object, draw: Callable[[], object]) -> Figure:
+    """The figure that `draw` hands over to be saved."""
+    kept: list[Figure] = []
+
+    def keep(figure: Figure, name: str, *, caption: str, alt: str) -> Picture:
+        kept.append(figure)
+        return as_picture(figure, name, caption=caption, alt=alt)
+
+    monkeypatch.setattr(module, "as_picture", keep)
+    draw()
+    return kept[0]
+
+
+def test_headings_stay_within_their_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    body, hip = (SliceView(np.zeros(shape), (1.0, 1.0)) for shape in ((48, 55), (140, 85)))
+    load = "compression of the end plates"
+    cuts = [FieldCut("vertebra_L1", body, np.ones((48, 55)), "strain energy density", "kPa", load)]
+    cuts += [
+        FieldCut(f"femur_{side}", hip, np.ones((140, 85)), "strain energy density", "kPa", "fall to the side")
+        for side in ("left", "right")
+    ]
+    figure = drawn(monkeypatch, reports.figures, partial(draw_fields, cuts))
+    figure.draw_without_rendering()
+    headings = [(text, axis) for axis in figure.axes for text in axis.texts if "mm" not in text.get_text()]
+    words = [text.get_text().replace("\n", " ") for text, _ in headings if text.get_text()]
+    assert words[:4] == ["L1: CT", "L1, load: compression", "R femur: CT", "R femur, load: fall to the side"]
+    for text, axis in headings:
+        if text.get_text():
+            box = text.get_window_extent()
+            assert box.x1 <= axis.bbox.x1 + 1
+            assert box.y1 <= figure.bbox.y1
+
+
+def test_the_legend_hides_no_curve_and_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    strength = next(f.strength_n for f in example_record().femora if f.strength_n is not None)
+    for count in (2, 15):
+        tests = [("Right femur" if i == 0 else f"T{i}", strength) for i in range(count)]
+        figure = drawn(monkeypatch, reports.figures_charts, partial(draw_force_displacement, tests))
+        figure.draw_without_rendering()
+        axis = figure.axes[0]
+        legend = axis.get_legend()
+        assert legend is not None
+        box = legend.get_window_extent()
+        assert box.x0 >= axis.bbox.x1
+        assert box.x1 <= figure.bbox.x1
+        assert box.y0 >= 0
+        assert axis.bbox.width > 0.3 * figure.bbox.width
 
 
 def test_nothing_to_show_is_no_picture() -> None:

@@ -29,7 +29,7 @@ from reports.pdf import _with_codes, render_pdf
 from reports.pictures import with_pictures
 from reports.quantity import Quantity, format_quantity, format_value
 from reports.record import Quality, StudyRecord, load_record, save_record
-from tests.reports.example_records import example_record, finding, records
+from tests.reports.example_records import assessment_of, example_record, finding, records
 
 FEW = settings(
     max_examples=12,
@@ -299,6 +299,26 @@ def test_cohort_files_agree_with_one_another_and_with_their_dictionary(tmp_path:
     overview = _Page((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert ("a", {"href": "P0007/report.html"}) in overview.tags
     assert squeezed("Slices 88-89 are missing.") in overview.text
+
+
+def test_a_record_without_any_number_is_a_refused_study(tmp_path: Path) -> None:
+    done = example_record()
+    unmeasured = tuple(body for body in done.vertebrae if body.trabecular_hu is None)  # cut by the field of view
+    metal = tuple(femur for femur in done.femora if femur.side == "left")
+    parts = {"vertebrae": unmeasured, "femora": metal, "assessment": assessment_of(unmeasured, metal)}
+    no_failure = {"vertebrae": (), "femora": (), "assessment": assessment_of((), ()), "quality": Quality()}
+    rows = [cohort_row(record) for record in (done, example_record(**parts), example_record(**no_failure))]
+    assert [(row["study_status"], row["study_reason"]) for row in rows] == [
+        ("done", None),
+        ("refused", "cut_by_field_of_view"),
+        ("refused", "nothing_measured"),
+    ]
+    one_hip = example_record(vertebrae=unmeasured)
+    assert cohort_row(one_hip)["study_status"] == "done"
+    write_cohort([done, example_record(**parts)], tmp_path)
+    overview = _Page((tmp_path / "index.html").read_text(encoding="utf-8")).text
+    assert squeezed("done 1 refused 1") in overview
+    assert squeezed("T11: the upper 9 mm of the body lie outside the scanned volume.") in overview
 
 
 @FEW

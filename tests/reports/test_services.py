@@ -64,7 +64,7 @@ def test_both_on_one_ct_are_flagged_and_interpretation_stays_open_until_signed()
     record = record.model_copy(update={"assessment": assessment})
     answer = services(record)
     assert answer["0691T"].supported and answer["0743T"].supported
-    assert any("OVERLAP_REVIEW" in reason for reason in answer["0743T"].reasons)
+    assert any("do not report both" in reason for reason in answer["0743T"].reasons)
     assert any("not signed" in missing for missing in answer["0743T"].missing)
 
 
