@@ -13,6 +13,7 @@ from phantoms import make_phantom
 from pipeline.errors import InputRefused, Status
 from pipeline.segmentation.model import LABEL_OF
 from pipeline.segmentation.spine import SpineResult, segment_spine
+from pipeline.segmentation.spine.view import filled_slices
 from pipeline.volume import Grid, Volume, canonical_order
 
 
@@ -77,11 +78,69 @@ def test_endplates_lie_where_they_are(torso, found: SpineResult):
     assert abs(np.mean(errors)) < 0.8
 
 
-def test_the_sacrum_is_a_landmark_and_the_canal_runs_upwards(found: SpineResult):
-    assert found.sacrum_label == LABEL_OF["sacrum"]
-    assert (found.labels == LABEL_OF["sacrum"]).any()
+def test_the_sacrum_names_the_levels_and_is_not_exported_as_a_structure(torso, found: SpineResult):
+    """What the chain sees of the sacrum is its first body: an anchor, but no outline of the bone of that name."""
+    assert (torso[1] == LABEL_OF["sacrum"]).any(), "the sacrum is in view"
+    assert found.sacrum_label is None
+    assert not (found.labels == LABEL_OF["sacrum"]).any()
+    assert set(np.unique(found.labels)) == {0, *(v.label for v in found.vertebrae)}
+    assert [f.code for f in found.findings] == ["level_anchor"]
+    assert "the sacrum" in found.findings[0].text
+
+
+def test_the_canal_runs_upwards(found: SpineResult):
     assert np.all(np.diff(found.canal_lps_mm[:, 2]) > 0)
-    assert {f.code for f in found.findings} == {"level_anchor"}
+
+
+def test_a_body_cut_by_the_upper_edge_is_listed_by_its_name_and_fails(torso):
+    """The scan ends a little above the middle of L1, so that there is no disc above it to be found."""
+    volume, labels, truth = torso
+    rows = np.argwhere(labels == truth.vertebra("L1").label)[:, 0]
+    stop = int(np.percentile(rows, 75))
+    crop = np.ascontiguousarray(volume.hu[:stop])
+    result = segment_spine(Volume(crop, Grid(crop.shape, volume.grid.index_to_lps)), threads=2)
+    assert [v.level for v in result.vertebrae] == ["L1", "L2", "L3", "L4", "L5"]
+    first, *others = result.vertebrae
+    assert first.name == "vertebra_L1"
+    assert first.status is Status.FAILED
+    assert not first.complete
+    assert "cut_by_field_of_view" in {f.code for f in first.findings}
+    assert _dice(result.labels == first.label, labels[:stop] == truth.vertebra("L1").label) > 0.8
+    assert all(v.status is Status.OK for v in others)
+
+
+def test_a_body_with_a_filled_slice_keeps_its_name_and_says_why_it_fails(torso, found: SpineResult):
+    """One slice was missing and stands in the volume as the mean of its neighbours, marked as not valid."""
+    volume, labels, truth = torso
+    number = truth.vertebra("L3").label
+    k = int(np.median(np.argwhere(labels == number)[:, 0]))
+    hu, valid = volume.hu.copy(), np.ones(volume.shape, bool)
+    hu[k] = (hu[k - 1].astype(float) + hu[k + 1]) / 2
+    valid[k] = False
+    result = segment_spine(replace(volume, hu=hu, valid=valid), threads=2)
+    assert [v.name for v in result.vertebrae] == [v.name for v in found.vertebrae]
+    by_level = {v.level: v for v in result.vertebrae}
+    third = by_level["L3"]
+    assert third.status is Status.FAILED
+    assert third.complete
+    assert [f.code for f in third.findings] == ["interpolated_slice"]
+    assert third.level_confidence is not None
+    assert _dice(result.labels == number, labels == number) > 0.9
+    assert all(by_level[level].status is Status.OK for level in ("L1", "L2", "L4", "L5"))
+
+
+def test_a_slice_of_padding_inside_the_volume_is_not_taken_for_a_filled_one(torso):
+    volume, labels, truth = torso
+    k = int(np.median(np.argwhere(labels == truth.vertebra("L3").label)[:, 0]))
+    valid = np.ones(volume.shape, bool)
+    valid[[0, k, -1]] = False
+    assert filled_slices(replace(volume, valid=valid)) == ((0, k),)
+    hu = volume.hu.copy()
+    hu[k] = -1024
+    assert filled_slices(replace(volume, hu=hu, valid=valid)) == ()
+    valid[k, 3] = True
+    assert filled_slices(replace(volume, valid=valid)) == ()
+    assert filled_slices(volume) == ()
 
 
 def test_frames_are_right_handed_and_point_where_they_say(found: SpineResult):
@@ -161,6 +220,11 @@ def test_lumbar_bodies_of_a_real_scan_agree_with_its_reference(real_data):
     body, _ = _nifti(folder / "labels_body.nii.gz")
     result = segment_spine(Volume(hu, Grid(hu.shape, matrix)), threads=2)
     by_level = {v.level: v for v in result.vertebrae}
+    # The scan ends within T12: it is listed, and said to be cut.
+    assert [v.level for v in result.vertebrae] == ["T12", "L1", "L2", "L3", "L4", "L5"]
+    assert by_level["T12"].status is Status.FAILED
+    assert "cut_by_field_of_view" in {f.code for f in by_level["T12"].findings}
+    assert _dice(result.labels == by_level["T12"].label, (whole == 32) & (body == 1)) > 0.8
     dice = {}
     for level, number in {"L5": 27, "L4": 28, "L3": 29, "L2": 30, "L1": 31}.items():
         mask, reference = result.labels == by_level[level].label, (whole == number) & (body == 1)

@@ -16,7 +16,7 @@ from pipeline.segmentation.spine.body import ANGLES, HEIGHTS, BodyModel, rasteri
 from pipeline.segmentation.spine.canal import relative_hu
 from pipeline.segmentation.spine.cortex import SHELL_MM, blur_sd_mm, outer_face_mm
 from pipeline.segmentation.spine.discs import Disc
-from pipeline.segmentation.spine.levels import LevelSigns, name_from_pins, name_levels
+from pipeline.segmentation.spine.levels import LevelSigns, level_above, name_from_pins, name_levels
 from pipeline.segmentation.spine.quality import Repeat, judge_bodies
 from pipeline.volume import Grid, Volume
 
@@ -255,6 +255,23 @@ def test_no_level_is_counted_across_a_doubtful_body():
     naming = name_levels(_signs(_LEVELS, sacrum=True), plausible=plausible)
     assert naming.levels[7:] == ("L3", "L4", "L5", "S1")
     assert naming.levels[6] is None
+
+
+def test_a_cut_body_is_named_by_its_neighbour_but_not_counted_across():
+    plausible, cut = [True] * 11, [False] * 11
+    plausible[1], cut[1] = False, True
+    naming = name_levels(_signs(_LEVELS, sacrum=True), plausible=plausible, cut=cut)
+    assert naming.levels == (None, *_LEVELS[1:], "S1")
+
+
+def test_one_more_body_above_is_named_only_if_the_one_below_it_is():
+    named = level_above(name_levels(_signs(_LEVELS[-4:], sacrum=True), plausible=[True] * 5))
+    assert named.levels == ("L1", "L2", "L3", "L4", "L5", "S1")
+    assert named.confidence[0] == named.confidence[1]
+    assert {"T12", "L2"} <= set(named.alternatives[0])
+    assert named.sacrum_from == 5
+    unnamed = level_above(name_levels(_signs(_LEVELS[-5:], sacrum=False), plausible=[True] * 6))
+    assert set(unnamed.levels) == {None}
 
 
 def test_a_pin_is_counted_from_in_both_directions_and_conflicts_are_told():

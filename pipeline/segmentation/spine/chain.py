@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -21,18 +21,19 @@ from pipeline.segmentation.spine.levels import (
     LevelSigns,
     Naming,
     count_sacral_signs,
+    level_above,
     level_signs,
     name_from_pins,
     name_levels,
 )
 from pipeline.segmentation.spine.quality import Repeat, judge_bodies
 from pipeline.segmentation.spine.tube import Outlines, Tube, find_outlines, straighten
+from pipeline.segmentation.spine.view import fit_cut_body, scanned_part
 from pipeline.volume import Grid, Volume
 
 _COARSE_MM = 2.0
 _LEFT_RIGHT_MM, _FRONT_MM, _BACK_MM = 62.0, 70.0, 25.0
-_PADDING_HU = -1500
-_NOT_COUNTED = {"implausible_height", "cut_by_field_of_view"}
+_CUT, _DOUBTFUL = "cut_by_field_of_view", "implausible_height"
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,11 @@ class SpineResult:
     Attributes
     ----------
     labels : uint8 ndarray of shape (Z, Y, X)
-        Bodies and sacrum on the grid of the volume, numbers as in ``LABEL_OF``.
+        Bodies on the grid of the volume, numbers as in ``LABEL_OF``.
     vertebrae : tuple of Vertebra
         From cranial to caudal.
-    sacrum_label : int or None
-        Set when the sacrum was found. What carries the number is the first sacral body, a landmark and not a measured
-        structure.
+    sacrum_label : None
+        The sacrum is looked for as the anchor of the levels, but not outlined, so that no number stands for it.
     canal_lps_mm : float ndarray of shape (N, 3) or None
         Centre of the spinal canal, caudal to cranial.
     findings : tuple of Finding
@@ -56,7 +56,7 @@ class SpineResult:
 
     labels: NDArray[np.uint8]
     vertebrae: tuple[Vertebra, ...]
-    sacrum_label: int | None
+    sacrum_label: None
     canal_lps_mm: NDArray[np.float64] | None
     findings: tuple[Finding, ...] = ()
 
@@ -118,41 +118,53 @@ def segment_spine(
     if all(_rejected(findings) for findings, _ in judged):
         text = "No spine was found in this volume: nothing along what looks like a canal passes as a vertebral body."
         return SpineResult(labels, (), None, None, (Finding("no_spine", Severity.WARNING, text),))
-    plausible = [not {f.code for f in findings} & _NOT_COUNTED for findings, _ in judged]
+    codes = [{f.code for f in findings} for findings, _ in judged]
+    plausible = [not c & {_CUT, _DOUBTFUL} for c in codes]
+    cut = [_CUT in c and _DOUBTFUL not in c for c in codes]
     sacrum_from = len(trace.bodies) if trace.signs[-1].sacral_signs >= SACRAL_SIGNS else None
     if pins:
         naming = name_from_pins(len(trace.signs), pins, sacrum_from)
     else:
-        naming = name_levels(list(trace.signs), plausible=[*plausible, sacrum_from is not None])
+        naming = name_levels(list(trace.signs), plausible=[*plausible, sacrum_from is not None], cut=[*cut, False])
+    found = [(model, mask, *verdict) for model, mask, verdict in zip(trace.bodies, masks, judged, strict=True)]
+    first = fit_cut_body(volume, trace.fine_hu, trace.fine_grid, trace.tube, trace.outlines, trace.discs)
+    if first is not None and _CUT not in codes[0]:
+        text = "The field of view ends within this body: there is no disc above it."
+        found.insert(0, (first, rasterise(first, volume.grid), [Finding(_CUT, Severity.FAILURE, text)], 0.0))
+        naming = level_above(naming)
     vertebrae = []
-    for i, (model, (box, mask), (findings, score)) in enumerate(zip(trace.bodies, masks, judged, strict=True)):
-        level = naming.levels[i]
-        name = f"vertebra_{level}" if f"vertebra_{level}" in LABEL_OF else f"vertebra_u{i + 1}"
-        if level is None:
-            text = "no landmark to count from" if naming.reason else "a body on the way to the landmark is not certain"
-            code = naming.code or "level_uncertain"
-            findings.append(Finding(code, Severity.WARNING, f"The level is not named: {text}."))
-        vertebra = Vertebra(
-            name=name,
-            level=level if name != f"vertebra_u{i + 1}" else None,
-            label=LABEL_OF[name],
-            frame=model.frame,
-            surface=_surface(model),
-            width_mm=model.width_mm,
-            depth_mm=model.depth_mm,
-            score=score,
-            level_confidence=naming.confidence[i],
-            level_alternatives=naming.alternatives[i],
-            complete=not any(f.code == "cut_by_field_of_view" for f in findings),
-            findings=tuple(findings),
-        )
+    for i, (model, (box, mask), findings, score) in enumerate(found):
+        vertebra = _vertebra(model, i, naming, findings, score)
         part = labels[box]
         part[mask & (part == 0)] = vertebra.label
         vertebrae.append(vertebra)
-    sacrum_label = _draw_sacrum(volume, trace, labels) if sacrum_from is not None else None
     return SpineResult(
-        labels, tuple(vertebrae), sacrum_label, trace.canal.points_lps_mm, tuple(_level_findings(naming, trace))
+        labels, tuple(vertebrae), None, trace.canal.points_lps_mm, tuple(_level_findings(naming, trace))
     )  # fmt: skip
+
+
+def _vertebra(model: BodyModel, i: int, naming: Naming, findings: list[Finding], score: float) -> Vertebra:
+    """Body `i` from the top, with its name and all that is said of it."""
+    level = naming.levels[i]
+    name = f"vertebra_{level}" if f"vertebra_{level}" in LABEL_OF else f"vertebra_u{i + 1}"
+    if level is None:
+        text = "no landmark to count from" if naming.reason else "a body on the way to the landmark is not certain"
+        code = naming.code or "level_uncertain"
+        findings = [*findings, Finding(code, Severity.WARNING, f"The level is not named: {text}.")]
+    return Vertebra(
+        name=name,
+        level=level if name != f"vertebra_u{i + 1}" else None,
+        label=LABEL_OF[name],
+        frame=model.frame,
+        surface=_surface(model),
+        width_mm=model.width_mm,
+        depth_mm=model.depth_mm,
+        score=score,
+        level_confidence=naming.confidence[i],
+        level_alternatives=naming.alternatives[i],
+        complete=not any(f.code == _CUT for f in findings),
+        findings=tuple(findings),
+    )
 
 
 def _rejected(findings: list[Finding]) -> bool:
@@ -216,23 +228,6 @@ def _repeat(
             common = int((first & second).sum())
         repeats.append(Repeat(2.0 * common / max(int(mask.sum() + other_mask.sum()), 1)))
     return repeats
-
-
-def _draw_sacrum(volume: Volume, trace: Trace, labels: NDArray[np.uint8]) -> int | None:
-    """Label the first sacral body, between the last disc and a plane about one body height below it."""
-    top = trace.discs[-1]
-    s_mm = top.s_mm - 0.6 * top.width_mm
-    if s_mm < 2.0:
-        return None
-    centre, _ = trace.outlines.at(s_mm)
-    end = replace(top, s_mm=s_mm, centre_lps_mm=trace.tube.to_lps(np.array(s_mm), centre[0], centre[1]))
-    model = fit_body(
-        trace.fine_hu, trace.fine_grid, trace.tube, trace.outlines, end, top, source_spacing_mm=volume.spacing_mm
-    )  # fmt: skip
-    box, mask = rasterise(model, volume.grid)
-    part = labels[box]
-    part[mask & (part == 0)] = LABEL_OF["sacrum"]
-    return LABEL_OF["sacrum"]
 
 
 def trace_spine(volume: Volume, *, threads: int) -> Trace:
@@ -303,8 +298,7 @@ def _fine_array(
     corners = np.concatenate([canal.points_lps_mm - towards_front, canal.points_lps_mm + towards_back])
     box = index_box(volume.grid, corners, margin_mm=5.0)
     hu, grid = resample_isotropic(volume, spacing_mm, box=box, threads=threads)
-    part = volume.hu[box]
-    valid = volume.valid[box] if volume.valid is not None else part > _PADDING_HU
+    valid = scanned_part(volume, box)
     hu = relative_hu(hu, bone_scale)
     if not valid.all():
         index = [

@@ -205,7 +205,7 @@ def _sweep_outward(values, start, first, threshold):  # type: ignore[no-untyped-
     return last, lost
 
 
-def name_levels(signs: list[LevelSigns], *, plausible: list[bool]) -> Naming:
+def name_levels(signs: list[LevelSigns], *, plausible: list[bool], cut: list[bool] | None = None) -> Naming:
     """Name bodies from cranial to caudal by their signs.
 
     Parameters
@@ -214,6 +214,8 @@ def name_levels(signs: list[LevelSigns], *, plausible: list[bool]) -> Naming:
         From cranial to caudal.
     plausible : list of bool
         False for a body that may be two, or half of one, or is cut: no level is counted across it.
+    cut : list of bool, optional
+        True for a body whose only doubt is that the scan cuts it: it gets the name that its neighbour's gives it.
     """
     count = len(signs)
     shifts = [k for k in range(len(_SEQUENCE)) if k + count <= len(_SEQUENCE)]
@@ -258,7 +260,7 @@ def name_levels(signs: list[LevelSigns], *, plausible: list[bool]) -> Naming:
         return replace(
             nothing, alternatives=likely, anchor=" and ".join(anchors), reason=reason, code="level_uncertain"
         )
-    counted = _reached_from_anchor(plausible, first_sacral, rib_step)
+    counted = _reached_from_anchor(plausible, cut or [False] * count, first_sacral, rib_step)
     return Naming(
         tuple(level if ok else None for level, ok in zip(chosen, counted, strict=True)),
         tuple(round(confidence, 3) if ok else None for ok in counted),
@@ -293,14 +295,34 @@ def name_from_pins(count: int, pins: dict[int, str], sacrum_from: int | None) ->
     )  # fmt: skip
 
 
+def level_above(naming: Naming) -> Naming:
+    """The same naming with one more body at the upper end, which is named if the one below it is."""
+
+    def above(level: str) -> str | None:
+        place = _SEQUENCE.index(level) - 1
+        return _SEQUENCE[place] if place >= 0 else None
+
+    first = None if naming.levels[0] is None else above(naming.levels[0])
+    likely = {name: weight for level, weight in naming.alternatives[0].items() if (name := above(level)) is not None}
+    return replace(
+        naming,
+        levels=(first, *naming.levels),
+        confidence=(None if first is None else naming.confidence[0], *naming.confidence),
+        alternatives=(likely, *naming.alternatives),
+        sacrum_from=None if naming.sacrum_from is None else naming.sacrum_from + 1,
+    )
+
+
 def _other_levels(shifts: list[int], weight: NDArray[np.float64], i: int, best: int | None) -> dict[str, float]:
     """Levels of body `i` and their probabilities, without the chosen one, largest first."""
     pairs = [(_SEQUENCE[k + i], float(w)) for k, w in zip(shifts, weight, strict=True) if w >= 0.01 and k != best]
     return {level: round(w, 3) for level, w in sorted(pairs, key=lambda pair: -pair[1])}
 
 
-def _reached_from_anchor(plausible: list[bool], first_sacral: int | None, rib_step: int | None) -> list[bool]:
-    """Which bodies can be counted from an anchor without crossing an implausible one."""
+def _reached_from_anchor(
+    plausible: list[bool], cut: list[bool], first_sacral: int | None, rib_step: int | None
+) -> list[bool]:
+    """Which bodies can be counted from an anchor without crossing an implausible one; a cut one can be met, not crossed."""
     reached = [False] * len(plausible)
     starts = [] if rib_step is None else [rib_step]
     if first_sacral is not None:
@@ -312,6 +334,8 @@ def _reached_from_anchor(plausible: list[bool], first_sacral: int | None, rib_st
             while 0 <= i < len(plausible) and plausible[i]:
                 reached[i] = True
                 i += step
+            if 0 <= i < len(plausible) and cut[i]:
+                reached[i] = True
     return reached
 
 

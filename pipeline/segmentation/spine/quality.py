@@ -12,6 +12,7 @@ from pipeline.errors import Finding, Severity
 from pipeline.segmentation.sampling import index_box
 from pipeline.segmentation.spine.body import BodyModel
 from pipeline.segmentation.spine.discs import Disc
+from pipeline.segmentation.spine.view import filled_slices, holds_filled_slice
 from pipeline.volume import Volume
 
 _FAILURE, _WARNING = Severity.FAILURE, Severity.WARNING
@@ -80,6 +81,7 @@ def judge_bodies(
     content = np.array([b.volume_mm3 for b in bodies])
     pitch_trend, height_trend, volume_trend = _trend(pitch), _trend(height), _trend(content)
     off_trend = pitch / pitch_trend - 1.0
+    filled = filled_slices(volume)
     out = []
     for i, body in enumerate(bodies):
         above, below = discs[i], discs[i + 1]
@@ -94,6 +96,8 @@ def judge_bodies(
                 _FAILURE,
                 f"The field of view cuts {100 * body.unseen:.0f} % of the body's surface.",
             )
+        if holds_filled_slice(filled, *masks[i]):
+            add("interpolated_slice", _FAILURE, "A slice inside this body was missing and was interpolated.")
         hidden = {
             where: disc.response_hu
             for where, disc in (("above", above), ("below", below))
