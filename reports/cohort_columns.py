@@ -147,8 +147,8 @@ def _whole(name: str, kind: Kind, meaning: str, value: Callable[[StudyRecord], V
 def _study() -> Iterator[CohortColumn]:
     study = _Group(lambda r: r.study, "study")
     yield study.column("study_key", "text", "pseudonymous key of the study and name of its folder", "key")
-    yield _whole("study_status", "text", "how the analysis of the study ended", lambda r: study_end(r).status, "ledger",
-                 allowed=_ENDS)  # fmt: skip
+    yield _whole("study_status", "text", "how the study ended; refused also if nothing in it could be measured",
+                 lambda r: study_end(r).status, "ledger", allowed=_ENDS)  # fmt: skip
     yield _whole("study_reason", "text", "reason code of a study that was not done",
                  lambda r: study_end(r).reason or None, "ledger")  # fmt: skip
     yield study.column("study_uid", "text", "DICOM Study Instance UID")
