@@ -162,6 +162,9 @@ class _Sheet:
         if collapsed is not None:  # impacted bone reads denser than it was
             self.reasons[vertebra.name, "trabecular_hu"] = collapsed
             return
+        if (suspicion := _suspicion(shape)) is not None:
+            self.reasons[vertebra.name, "trabecular_hu"] = suspicion
+            return
         try:
             self.densities[vertebra.name] = measure_vertebra(
                 self.volume, self.segmentation, vertebra, self.calibration, fracture_grade=grade
@@ -201,6 +204,9 @@ class _Sheet:
         if shape is not None and shape.flagged and (shape.genant_grade or 0) >= _FRACTURED_GRADE:
             text = f"Grade {shape.genant_grade} deformity: strength is computed for intact bodies only."
             self.reasons[key] = errors.Finding("fractured", errors.Severity.FAILURE, text)
+            return
+        if (suspicion := _suspicion(shape)) is not None:
+            self.reasons[key] = suspicion
             return
         try:
             if isinstance(structure, Vertebra):
@@ -361,6 +367,17 @@ class _Sheet:
 def _guessed_endplate(vertebra: Vertebra) -> errors.Finding | None:
     """The finding that an endplate was placed where no disc was visible: such a body has no heights."""
     return next((f for f in vertebra.findings if f.code == "disc_not_visible"), None)
+
+
+def _suspicion(shape: VertebraShape | None) -> errors.Finding | None:
+    """Why a body that looks fractured in slices too thick for a grade gets neither density nor strength."""
+    if shape is None or not shape.flagged or shape.genant_grade is not None or shape.height_loss is None:
+        return None
+    text = (
+        f"It looks {100 * shape.height_loss.value:.0f} % lower than expected, in slices too thick to tell whether it is "
+        f"fractured; density and strength are for intact bodies only."
+    )
+    return errors.Finding("suspected_fracture", errors.Severity.FAILURE, text)
 
 
 def _fracture(shape: VertebraShape) -> record.Fracture | None:

@@ -13,6 +13,7 @@ from pipeline.density.internal import Line, effective_energy_line, tissue_constr
 from pipeline.density.rods import Plate, find_plate, line_from_plate
 from pipeline.density.tissues import TissueSample, TissueSurvey, survey_tissues
 from pipeline.errors import Finding, NotMeasurable, Severity
+from pipeline.ingest.kernels import KernelClass, kernel_class
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Volume
 
@@ -49,7 +50,8 @@ class Calibration:
     covariance : float ndarray of shape (2, 2)
         Of slope and intercept.
     systematic_relative : float
-        Relative standard uncertainty of densities that no fit can see (beam hardening, marrow fat, tissue composition).
+        Relative standard uncertainty of densities that no fit can see (beam hardening, marrow fat, tissue composition, an
+        edge-enhancing kernel).
     random_mg_cm3 : float
         Standard uncertainty of one scan's densities beside the covariance of the line.
     method : str
@@ -144,7 +146,8 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
     Returns
     -------
     Calibration
-        With all other methods that were possible as `alternatives`.
+        With all other methods that were possible as `alternatives`. On images of an edge-enhancing kernel its
+        `systematic_relative` is wider, and the finding ``sharp_kernel`` says so.
 
     Raises
     ------
@@ -192,9 +195,15 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
     ]
     if chosen.method == "kvp_constant" and choice is None and "internal" in refused:
         findings.append(Finding(refused["internal"].reason, Severity.WARNING, refused["internal"].detail))
+    # A kernel acts on all methods alike, so that it does not excuse their disagreement.
     findings += _disagreement(chosen, alternatives)
+    kernel, kernel_findings = _kernel(volume)
     return replace(
-        chosen, findings=tuple(dict.fromkeys(findings)), alternatives=alternatives, contrast_enhanced=contrast
+        chosen,
+        systematic_relative=float(np.hypot(chosen.systematic_relative, kernel)),
+        findings=tuple(dict.fromkeys([*findings, *kernel_findings])),
+        alternatives=alternatives,
+        contrast_enhanced=contrast,
     )
 
 
@@ -378,6 +387,19 @@ def _from_file(path: Path, volume: Volume) -> Calibration:
         reason=f"calibration file {path.name} was given",
         findings=findings,
     )
+
+
+def _kernel(volume: Volume) -> tuple[float, list[Finding]]:
+    """Relative standard uncertainty that the kernel adds to densities, and the finding that says so."""
+    facts = volume.acquisition
+    if kernel_class(facts.kernel, facts.manufacturer) is not KernelClass.SHARP:
+        return 0.0, []
+    share = tables.number("uncertainty.sharp_kernel.systematic")
+    text = (
+        f"The kernel '{facts.kernel}' enhances edges: {100 * share:.0f} % were added to the uncertainty of all densities, "
+        f"and so of strength."
+    )
+    return share, [Finding("sharp_kernel", Severity.WARNING, text)]
 
 
 def _contrast(volume: Volume, survey: TissueSurvey) -> tuple[bool, list[Finding]]:

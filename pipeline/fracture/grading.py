@@ -18,6 +18,8 @@ from reports.quantity import Quantity
 DEFORMITIES = ("none", "wedge", "biconcave", "crush")
 _METHOD = "six-point morphometry on a 5 mm mid-sagittal slab in the body's own frame"
 _THICK_SLICE_MM = 3.0
+# Along the axis of the body; above 3 mm because a tilted body in slices of 3 mm has a little more.
+_NO_GRADE_MM = 3.5
 _NEIGHBOURS = 3
 _ASYMMETRY = 0.15
 # A Schmorl node does not reach a quarter of the width to the side; of a biconcave fracture about half the depth is left there.
@@ -44,13 +46,15 @@ class VertebraShape:
     losses : dict of str to float
         Each of the three.
     deformity : str or None
-        One of `DEFORMITIES`; which height is reduced most, ``none`` below 20 % loss.
+        One of `DEFORMITIES`; which height is reduced most, ``none`` below 20 % loss. None without a grade.
     genant_grade : int or None
         0 to 3. Grade 1 means "possible, reader to confirm": 20 to 25 % loss, or more that only the midline shows.
+        None if heights could not be measured, or if the slices are too thick for a grade.
     flagged : bool
-        True from 25 % loss on (grade 2 and 3).
+        True from 25 % loss on (grade 2 and 3). In slices too thick for a grade it is a suspicion, for which density and
+        strength are withheld.
     grade_probabilities : dict of int to float
-        From the uncertainty of heights and norm.
+        From the uncertainty of heights and norm; empty without a grade.
     norms : dict of str to str
         Which norm each loss was compared with.
     points_lps_mm : float ndarray of shape (2, 3, 3) or None
@@ -103,7 +107,8 @@ def grade_vertebrae(volume: Volume, segmentation: Segmentation, *, sex: str | No
     Returns
     -------
     dict of str to VertebraShape
-        By structure name. A body that cannot be measured has `heights_mm` None and a finding of severity failure.
+        By structure name. A body that cannot be measured has `heights_mm` None and a finding of severity failure; one in
+        slices too thick for a grade has heights, no grade, and the failure ``thick_slices_no_grade``.
 
     Notes
     -----
@@ -248,8 +253,11 @@ def _shape(
     corroborated = _corroborated(body, kind, worst)
     if not corroborated:
         grade = min(grade, 1)
-    findings = _shape_findings(vertebra, body, losses, kind, grade, volume, sex)
-    if not corroborated and worst.value >= limits.flag_from:
+    no_grade = _no_grade(vertebra, volume)
+    findings = _shape_findings(vertebra, body, losses, kind, grade if no_grade is None else 0, volume, sex)
+    if no_grade is not None:
+        findings = (*findings, no_grade)
+    elif not corroborated and worst.value >= limits.flag_from:
         text = (
             f"{vertebra.name}: the {kind} loss of {100 * worst.value:.0f} % at the midline is not "
             f"seen a quarter of the width to either "
@@ -299,14 +307,23 @@ def _shape(
             },
         ),
         losses={name: loss.value for name, loss in losses.items()},
-        deformity=kind if grade > 0 else "none",
-        genant_grade=grade,
+        deformity=None if no_grade is not None else kind if grade > 0 else "none",
+        genant_grade=grade if no_grade is None else None,
         flagged=grade >= 2,
-        grade_probabilities=_grade_probabilities(worst.value, worst.sd),
+        grade_probabilities=_grade_probabilities(worst.value, worst.sd) if no_grade is None else {},
         norms={name: f"{loss.norm.value:.3g}: {loss.norm.source}" for name, loss in losses.items()},
         points_lps_mm=np.stack([slab.upper_lps_mm, slab.lower_lps_mm]),
         findings=findings,
     )
+
+
+def _no_grade(vertebra: Vertebra, volume: Volume) -> Finding | None:
+    """Why the voxels are too coarse along the axis of a body for its grade; None if they are not."""
+    along_axis = np.abs(volume.grid.axes_lps @ vertebra.frame.superior)
+    if float(along_axis @ np.array(volume.spacing_mm)) <= _NO_GRADE_MM:
+        return None
+    text = f"{vertebra.name}: slices are {volume.spacing_mm[0]:.1f} mm apart; a grade needs 3 mm or less."
+    return Finding("thick_slices_no_grade", Severity.FAILURE, text)
 
 
 def _corroborated(body: BodyHeights, kind: str, worst: _Loss) -> bool:

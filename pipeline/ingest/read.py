@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import Finding, InputRefused, Severity
 from pipeline.ingest.index import Frame
+from pipeline.ingest.kernels import KernelClass, kernel_class
 from pipeline.ingest.nifti import read_nifti_array
 from pipeline.ingest.pixels import AIR_HU, DecodedSlices, decode_slices, undeclared_padding
 from pipeline.ingest.plausibility import plausibility_findings
@@ -195,7 +196,7 @@ def _with_filled_slice(hu: NDArray, valid: NDArray[np.bool_] | None, after: int)
 
 
 def _finish(stack: Stack, assembly: _Assembly, source: Source) -> Volume:
-    findings = [*assembly.findings, *plausibility_findings(assembly.hu, assembly.valid)]
+    findings = [*assembly.findings, *_kernel_findings(stack), *plausibility_findings(assembly.hu, assembly.valid)]
     hu, matrix, way_back = canonical_order(assembly.hu, assembly.matrix)
     valid = assembly.valid
     if valid is not None:
@@ -221,6 +222,18 @@ def _finish(stack: Stack, assembly: _Assembly, source: Source) -> Volume:
         valid=valid,
         findings=tuple(findings),
     )
+
+
+def _kernel_findings(stack: Stack) -> list[Finding]:
+    """What a kernel that enhances edges does to the values."""
+    facts = stack.acquisition
+    if kernel_class(facts.kernel, facts.manufacturer) is not KernelClass.SHARP:
+        return []
+    text = (
+        f"It was reconstructed with the edge-enhancing kernel '{facts.kernel}': HU of thin structures overshoot; density "
+        f"and strength are less certain."
+    )
+    return [Finding("sharp_kernel", Severity.WARNING, text)]
 
 
 def _content_hash(hu: NDArray, matrix: NDArray[np.float64]) -> str:

@@ -266,6 +266,24 @@ def test_voltage_without_constants_is_refused_and_unknown_voltage_is_said(native
     assert "kvp_unknown" in codes(unknown) and unknown.systematic_relative > 0.14
 
 
+@pytest.mark.parametrize("choice", [None, "internal", "kvp"])
+def test_a_sharp_kernel_widens_every_density_and_is_said(native, choice):
+    volume, segmentation = native
+    soft, sharp = (
+        calibrate(replace(volume, acquisition=Acquisition(kvp=120.0, kernel=kernel)), segmentation, choice=choice)
+        for kernel in ("STANDARD", "LUNG")
+    )
+    assert "sharp_kernel" not in codes(soft)
+    (said,) = (f for f in sharp.findings if f.code == "sharp_kernel")
+    assert "'LUNG'" in said.text and "10 %" in said.text
+    # The line stays, its error at 100 mg/cm3 grows by 10 mg/cm3 in quadrature, and so do the draws that strength uses.
+    assert sharp.density_mg_cm3(150.0) == soft.density_mg_cm3(150.0)
+    grown = np.sqrt(sharp.uncertainty_mg_cm3(100.0) ** 2 - soft.uncertainty_mg_cm3(100.0) ** 2)
+    assert grown == pytest.approx(10.0, rel=1e-6)
+    spread = [np.std(c.draws(4000, 1) @ [400.0, 1.0]) for c in (soft, sharp)]
+    assert np.sqrt(spread[1] ** 2 - spread[0] ** 2) == pytest.approx(0.1 * soft.density_mg_cm3(400.0), rel=0.15)
+
+
 RECORD = {
     "slope_mg_cm3_per_hu": 0.72,
     "intercept_mg_cm3": -1.5,

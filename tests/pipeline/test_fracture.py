@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import Severity
 from pipeline.fracture import grade_vertebrae, norms
-from pipeline.segmentation.model import BodySurface
-from tests.pipeline.analytic_bones import rotation, spine
+from pipeline.fracture.heights import measure_heights
+from pipeline.measure import measure
+from pipeline.segmentation.model import BodySurface, Segmentation, Vertebra
+from tests.pipeline.analytic_bones import frame_at, grid_of, rotation, spine
 
 NORMAL = {"T12": (24.0, 25.0, 26.0), "L1": (25.0, 25.8, 26.5), "L2": (26.5, 26.5, 27.0), "L3": (27.5, 27.0, 27.0)}
 
@@ -187,6 +190,51 @@ def test_very_thick_slices_are_refused_and_thick_ones_marked():
     assert thick.heights_mm["middle"].uncertainty > shapes(NORMAL)["vertebra_L1"].heights_mm["middle"].uncertainty * 3
 
 
+def exact_surfaces(loss_heights, spacing_mm):
+    volume, segmentation = spine(loss_heights, spacing_mm=spacing_mm)
+    return volume, with_surfaces(segmentation, loss_heights)
+
+
+def test_in_slices_too_thick_for_a_grade_heights_stay_and_no_grade_is_given():
+    heights = NORMAL | {"L1": (15.0, 20.0, 26.5)}
+    graded = grade_vertebrae(*exact_surfaces(heights, (3.0, 1.0, 1.0)))["vertebra_L1"]
+    assert graded.genant_grade >= 2 and graded.deformity == "wedge"
+    for spacing_mm in (4.0, 5.0):
+        for name, shape in grade_vertebrae(*exact_surfaces(heights, (spacing_mm, 1.0, 1.0))).items():
+            assert shape.heights_mm is not None and shape.height_loss is not None
+            assert (shape.genant_grade, shape.deformity, shape.grade_probabilities) == (None, None, {})
+            (reason,) = (f for f in shape.findings if f.severity is Severity.FAILURE)
+            assert reason.code == "thick_slices_no_grade"
+            assert f"{spacing_mm:.1f} mm apart; a grade needs 3 mm or less" in reason.text
+            assert not {"vertebral_deformity", "possible_deformity"} & {f.code for f in shape.findings}
+            assert shape.flagged == (name == "vertebra_L1")
+
+
+def test_a_tilted_body_in_slices_of_three_millimetres_still_gets_a_grade():
+    assert all(s.genant_grade == 0 for s in shapes(NORMAL, spacing_mm=(3.0, 0.8, 0.8), turned=(0, 14.0)).values())
+
+
+@pytest.mark.parametrize("strength", [False, True])
+def test_a_record_without_grade_says_why_and_a_suspected_fracture_gets_no_density(strength):
+    heights = NORMAL | {"L1": (15.0, 20.0, 26.5)}
+    volume, segmentation = exact_surfaces(heights, (5.0, 1.0, 1.0))
+    collapsed = tuple(v for v in segmentation.vertebrae if v.level == "L1" or not strength)
+    shape = grade_vertebrae(volume, segmentation)["vertebra_L1"]
+    assert shape.flagged
+    result = measure(volume, replace(segmentation, vertebrae=collapsed), calibration_choice="kvp", strength=strength)
+    parts = {part.name: part for part in result.vertebrae}
+    for part in parts.values():
+        assert part.heights_mm is not None and "heights_mm" not in part.not_measured
+        assert part.fracture is None and part.not_measured["fracture"].code == "thick_slices_no_grade"
+        assert part.status == "warning"
+    suspected = parts["vertebra_L1"].not_measured
+    if strength:
+        assert {suspected[key].code for key in ("vbmd_mg_cm3", "strength_n")} == {"suspected_fracture"}
+    else:
+        assert suspected["vbmd_mg_cm3"].code == "suspected_fracture"
+        assert parts["vertebra_L2"].vbmd_mg_cm3 is not None
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     anterior=st.floats(14.0, 30.0),
@@ -222,6 +270,45 @@ def test_stated_uncertainty_of_heights_covers_the_truth():
                 quantity = shape.heights_mm[position]
                 errors.append((quantity.value - expected_height(true, place)) / quantity.uncertainty)
     assert 0.1 < np.sqrt(np.mean(np.square(errors))) < 1.3
+
+
+@pytest.mark.parametrize("tilt_deg", [0.0, 14.0])
+@pytest.mark.parametrize("shape", ["box", "cylinder"])
+def test_heights_of_masks_of_voxel_centres_are_unbiased_and_within_their_uncertainty(shape, tilt_deg):
+    """A solid of known height in ten positions spread evenly over one slice of an anisotropic grid."""
+    height_mm, spacing_mm, slices = 25.3, (2.5, 1.0, 1.0), 10
+    errors, stated = [], []
+    for step in range(slices):
+        grid = grid_of((45.0, 56.0, 60.0), spacing_mm)
+        centre = np.array([0.31, -0.17, ((step + 0.5) / slices - 0.5) * spacing_mm[0]])
+        frame = frame_at(centre, rotation(0, tilt_deg))
+        index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1).astype(float)
+        u, v, w = np.moveaxis(frame.to_frame(grid.to_lps(index)), -1, 0)
+        round_ = (u / 22) ** 2 + (v / 17) ** 2 <= 1 if shape == "cylinder" else (np.abs(u) <= 22) & (np.abs(v) <= 17)
+        labels = np.where(round_ & (np.abs(w) <= height_mm / 2), 20, 0).astype(np.uint8)
+        body = Vertebra("vertebra_L1", "L1", 20, frame, None, 44.0, 34.0, 1.0)
+        slab = measure_heights(Segmentation(labels, grid, (body,)), body).middle
+        errors.append(slab.heights_mm - height_mm)
+        stated.append(slab.uncertainty_mm)
+    assert np.abs(np.mean(errors, axis=0)).max() < 0.15 * spacing_mm[0]
+    assert np.sqrt(np.mean(np.square(errors))) < np.mean(stated)
+    # Half a voxel along the axis for each endplate.
+    along_axis = spacing_mm[0] * np.cos(np.radians(tilt_deg)) + spacing_mm[1] * np.sin(np.radians(tilt_deg))
+    assert np.min(stated) > 0.95 * np.sqrt(2) * 0.5 * along_axis
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.5, 0.8, 0.8), (3.0, 0.8, 0.8)])
+def test_stated_uncertainty_of_heights_covers_a_mask_drawn_a_fifth_of_a_voxel_too_large(spacing_mm):
+    margin_mm = 0.2 * spacing_mm[0]
+    larger = {level: tuple(h + 2 * margin_mm for h in heights) for level, heights in NORMAL.items()}
+    volume, segmentation = spine(larger, spacing_mm=spacing_mm, turned=(0, 8.0))
+    ratios = []
+    for name, shape in grade_vertebrae(volume, segmentation).items():
+        true = NORMAL[name.removeprefix("vertebra_")]
+        for position, place in (("anterior", -14.5), ("middle", 0.0), ("posterior", 14.5)):
+            quantity = shape.heights_mm[position]
+            ratios.append((quantity.value - expected_height(true, place)) / quantity.uncertainty)
+    assert np.sqrt(np.mean(np.square(ratios))) < 1.0
 
 
 def test_norms_are_the_published_ones():

@@ -31,7 +31,7 @@ from pydicom.uid import (
 )
 from scipy.spatial.transform import Rotation
 
-from pipeline.errors import InputRefused
+from pipeline.errors import InputRefused, Severity
 from pipeline.ingest import find_studies, load_volume, read_source_headers, select
 from pipeline.volume import Volume
 from tests.pipeline.dicom_factory import AXIAL, axial_series, body_hu, plane_series, slice_dataset, write
@@ -98,6 +98,20 @@ def test_absent_facts_stay_absent_and_age_may_come_from_the_dates(tmp_path: Path
     assert facts.patient_sex is facts.patient_weight_kg is None
     assert facts.patient_height_m is None, "162 m was typed in centimetres: not a known height"
     assert facts.patient_age_years == 68, "born on 31 December 1949, scanned on 2 July 2018"
+
+
+@pytest.mark.parametrize("kernel", ["LUNG", "BONE", "B60f", "Br64d", "FC52"])
+def test_a_kernel_that_enhances_edges_is_stated(tmp_path: Path, kernel: str) -> None:
+    write(axial_series(12, ConvolutionKernel=kernel), tmp_path)
+    (said,) = (finding for finding in read(tmp_path).findings if finding.code == "sharp_kernel")
+    assert f"'{kernel}'" in said.text
+    assert said.severity is Severity.WARNING
+
+
+@pytest.mark.parametrize("kernel", ["STANDARD", "B30f", "B50f", "some other", None])
+def test_of_other_kernels_nothing_is_said(tmp_path: Path, kernel: str | None) -> None:
+    write(axial_series(12, ConvolutionKernel=kernel), tmp_path)
+    assert "sharp_kernel" not in codes(read(tmp_path))
 
 
 signed_permutations = st.permutations([0, 1, 2]).flatmap(
