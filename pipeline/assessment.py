@@ -14,14 +14,13 @@ from statistics import NormalDist
 from typing import Literal
 
 from pipeline.density.spine import SpineDensity
+from reports.classes import grade_needs_reader
 from reports.quantity import Quantity, format_quantity
 from reports.record import Assessment, Femur, Omission, Rule, Vertebra
 
 RULE_REFERENCE = "Keaveny 2020, Osteoporos Int 31:1025"
 _WHO = "WHO classes on NHANES III white women 20-29, total hip and femoral neck"
 _CERTAIN_FRACTURE_GRADE = 2
-# A height read from thick slices, or from an outline that moves when the analysis is repeated, goes to a reader instead.
-_TOO_UNSURE_FOR_A_RULE = frozenset({"thick_slices", "thick_slices_heights", "outline_unstable"})
 _PROBABILITY = re.compile(r"probability of at most [^:]*: (\d+) %")
 _FIRM_PERCENT = 80
 _OSTEOPOROSIS_MG_CM3 = 80.0
@@ -108,7 +107,7 @@ def _counts(vertebra: Vertebra) -> bool:
     """Whether a deformity enters the rule: grade 2 or more, and an outline that a grade can rest on."""
     if vertebra.fracture is None or vertebra.fracture.genant_grade < _CERTAIN_FRACTURE_GRADE:
         return False
-    return not any(finding.code in _TOO_UNSURE_FOR_A_RULE for finding in vertebra.findings)
+    return not grade_needs_reader(vertebra)
 
 
 def _fracture_basis(certain: str, graded: Sequence[Vertebra], unsure: Sequence[Vertebra]) -> str:

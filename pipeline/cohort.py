@@ -30,7 +30,9 @@ from pipeline import __version__
 from pipeline.errors import InputRefused, Refusal
 from pipeline.ingest import Inventory, Study, describe, study_key
 from pipeline.study import Settings, analyse_study
+from reports.classes import grade_needs_reader
 from reports.cohort import NotDone, write_cohort
+from reports.cohort_columns import study_end
 from reports.record import Femur, RecordUnreadable, StudyRecord, Vertebra, load_record
 
 LEDGER = "ledger.jsonl"
@@ -269,16 +271,10 @@ def analyse_one(
 
 def _summary(record: StudyRecord) -> tuple[str, str, str]:
     """Status, reason and one line for the table; a study in which nothing could be measured counts as refused."""
+    end = study_end(record)
+    if end.status != "done":
+        return end.status, end.reason, end.text
     measured = [v for v in record.vertebrae if v.trabecular_hu is not None or v.strength_n is not None]
-    hips = [f for f in record.femora if f.abmd_g_cm2 is not None or f.strength_n is not None]
-    if not measured and not hips:
-        failures = [f for _, f in record.all_findings() if f.severity.value == "failure"]
-        reason = failures[0] if failures else None
-        return (
-            "refused",
-            reason.code if reason else "nothing_measured",
-            reason.text if reason else "Nothing could be measured.",
-        )
     parts = []
     spine = record.assessment.spine_vbmd_mg_cm3
     if spine is not None:
@@ -289,6 +285,7 @@ def _summary(record: StudyRecord) -> tuple[str, str, str]:
         hu = [v.trabecular_hu.value for v in measured if v.trabecular_hu is not None]
         parts.append(f"{len(measured)} vertebrae" + (f", {min(hu):.0f}-{max(hu):.0f} HU" if hu else ""))
     grades = [v for v in record.vertebrae if v.fracture is not None and v.fracture.genant_grade >= 2]
+    grades = [v for v in grades if not grade_needs_reader(v)]
     parts += [f"{v.level or v.name} fracture grade {v.fracture.genant_grade}" for v in grades if v.fracture is not None]
     scores = [f.t_score for f in record.femora if f.t_score is not None]
     if scores:

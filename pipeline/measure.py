@@ -18,7 +18,7 @@ from pipeline.density.vertebra import VertebraDensity, measure_vertebra
 from pipeline.errors import NotMeasurable
 from pipeline.fracture import VertebraShape, grade_vertebrae
 from pipeline.segmentation.model import Femur, Segmentation, Vertebra
-from pipeline.strength import Strength, femur_strength, vertebra_strength
+from pipeline.strength import Strength, femur_strength, profile_fits, vertebra_strength
 from pipeline.volume import Volume
 from reports import record
 from reports.quantity import Quantity
@@ -79,7 +79,7 @@ def measure(
     strength : bool
         False leaves out the finite-element tests.
     profile : str, optional
-        Strength profile by name or file; the default of each test if absent.
+        Strength profile by name or file; the default of each test if absent, or if it is not meant for that test.
     threads : int, optional
     on_stage : callable
         Told the name of each stage as it begins.
@@ -215,7 +215,7 @@ class _Sheet:
                     self.segmentation,
                     structure,
                     self.calibration,
-                    profile=self.profile,
+                    profile=profile_fits(self.profile, SPINE_TEST),
                     threads=self.threads,
                 )
             else:
@@ -225,7 +225,7 @@ class _Sheet:
                     structure,
                     self.calibration,
                     test=HIP_TEST,
-                    profile=self.profile,
+                    profile=profile_fits(self.profile, HIP_TEST),
                     threads=self.threads,
                 )
         except NotMeasurable as refusal:

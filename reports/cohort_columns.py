@@ -304,7 +304,9 @@ def finding_codes(record: StudyRecord) -> list[str]:
 
 
 def _seconds(record: StudyRecord) -> float | None:
-    return sum(record.timings_s.values()) if record.timings_s else None
+    stages = dict(record.timings_s)
+    total = stages.pop("total", None)
+    return total if total is not None else sum(stages.values()) if stages else None
 
 
 def _count(record: StudyRecord, severity: Severity) -> int:

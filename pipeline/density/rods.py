@@ -245,7 +245,7 @@ def line_from_plate(
             detail = (
                 f"the rods give {gain:.2f} HU per mg/cm3 and {offset:+.0f} HU at zero density; "
                 f"possible are {low:.2f} to {high:.2f} and "
-                f"+-{limit:.0f} HU."
+                f"±{limit:.0f} HU."
             )
             raise NotMeasurable("phantom_implausible", detail, subject="calibration phantom")
     if gain <= 0 or residual > 15.0:

@@ -363,7 +363,7 @@ def _shape_findings(
 ) -> tuple[Finding, ...]:
     findings = []
     worst = losses[kind]
-    loss = f"{vertebra.name}: {kind} height loss {100 * worst.value:.0f} % (+-{100 * worst.sd:.0f} %)"
+    loss = f"{vertebra.name}: {kind} height loss {100 * worst.value:.0f} % (±{100 * worst.sd:.0f} %)"
     if grade >= 2:
         text = f"{loss}: deformity of grade {grade}; a reader must tell fracture from other causes."
         findings.append(Finding("vertebral_deformity", Severity.WARNING, text))
