@@ -109,6 +109,19 @@ def test_a_body_cut_by_the_upper_edge_is_listed_by_its_name_and_fails(torso):
     assert all(v.status is Status.OK for v in others)
 
 
+@pytest.mark.parametrize("part_in_view", [0.1, 1.0], ids=["hardly any of it", "all of it and its disc"])
+def test_no_cut_body_is_made_up(torso, part_in_view: float):
+    """Too little of L1 to outline, or L1 whole with a disc above it that is found: no further body is listed."""
+    volume, labels, truth = torso
+    upper = np.argwhere(labels == truth.vertebra("L1").label)[:, 0]
+    rows = upper if part_in_view < 1.0 else np.argwhere(labels == truth.vertebra("T12").label)[:, 0]
+    stop = int(rows.min() + 0.1 * np.ptp(rows)) + 2
+    crop = np.ascontiguousarray(volume.hu[:stop])
+    result = segment_spine(Volume(crop, Grid(crop.shape, volume.grid.index_to_lps)), threads=2)
+    assert [v.level for v in result.vertebrae][-4:] == ["L2", "L3", "L4", "L5"]
+    assert len(result.vertebrae) == (4 if part_in_view < 1.0 else 5)
+
+
 def test_a_body_with_a_filled_slice_keeps_its_name_and_says_why_it_fails(torso, found: SpineResult):
     """One slice was missing and stands in the volume as the mean of its neighbours, marked as not valid."""
     volume, labels, truth = torso
