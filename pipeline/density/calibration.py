@@ -19,6 +19,8 @@ from pipeline.volume import Volume
 
 CHOICES = ("phantom", "internal", "kvp")
 _COMPARE_AT_HU = 130.0
+_SOFT_TISSUE_HU = (0.0, 135.0)
+_FEWEST_SOFT_VOXELS = 2000
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
     InputRefused
         If the chosen file is unreadable or does not fit the scan, or the choice is unknown.
     NotMeasurable
-        If the chosen method cannot be carried out on this scan.
+        If the chosen method cannot be carried out on this scan, or ``hu_scale_implausible`` when only constants are left
+        and soft tissue reads what it cannot.
     """
     survey = survey_tissues(volume, segmentation)
     contrast, contrast_findings = _contrast(volume, survey)
@@ -168,6 +171,8 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
             refused[name] = refusal
     if choice is None:
         chosen = candidates[next(name for name in CHOICES if name in candidates)]
+        if chosen.method == "kvp_constant":
+            require_plausible_scale(volume)
     elif str(choice) in CHOICES:
         if str(choice) not in candidates:
             raise refused[str(choice)]
@@ -205,6 +210,35 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
         alternatives=alternatives,
         contrast_enhanced=contrast,
     )
+
+
+def require_plausible_scale(volume: Volume) -> None:
+    """Refuse constants for the tube voltage when soft tissue reads what no soft tissue can.
+
+    Where neither a phantom nor the patient's own tissues could serve, nothing else would notice HU that are shifted: the
+    commonest value between -30 and 300 HU is that of muscle and organs, 25 to 115 HU on every real scan looked at, enhanced
+    ones included.
+
+    Raises
+    ------
+    NotMeasurable
+        ``hu_scale_implausible``.
+    """
+    low, high = _SOFT_TISSUE_HU
+    sample = volume.hu[::2, ::2, ::2]
+    if volume.valid is not None:
+        sample = sample[volume.valid[::2, ::2, ::2]]
+    counts, edges = np.histogram(sample, bins=np.arange(-30, 301, 10))
+    if counts.sum() < _FEWEST_SOFT_VOXELS:
+        return
+    peak = float(edges[int(np.argmax(np.convolve(counts, (0.25, 0.5, 0.25), "same")))]) + 5.0
+    if not low <= peak <= high:
+        raise NotMeasurable(
+            "hu_scale_implausible",
+            f"the commonest soft tissue reads {peak:.0f} HU, where {low:.0f} to {high:.0f} HU are possible.",
+            subject="the scan",
+            remedy="Check the rescale values of the export, or give a calibration file.",
+        )
 
 
 def calibrate_from_rods(

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from pipeline.density import Calibration, calibrate, calibrate_from_rods
 from pipeline.density.attenuation import k2hpo4_hu_per_mg_cm3, tissue_hu
+from pipeline.density.calibration import require_plausible_scale
 from pipeline.density.internal import tissue_constrained_line
 from pipeline.density.tables import constant, phantom_definitions
 from pipeline.density.tissues import TissueSample, TissueSurvey, half_sample_mode, survey_tissues
 from pipeline.errors import InputRefused, NotMeasurable
-from pipeline.volume import Acquisition, Volume
+from pipeline.volume import Acquisition, Grid, Volume
 from tests.pipeline.analytic_bones import trunk
 
 MINDWAYS = phantom_definitions()["mindways_model3_ct"]
@@ -405,3 +406,17 @@ def test_tissues_of_a_real_scan_lie_where_they_should(real_data):
     found = survey_tissues(volume, Segmentation(np.zeros(array.shape, np.uint8), volume.grid)).samples
     assert found["air"].hu == pytest.approx(-1000.0, abs=8.0)
     assert -115.0 < found["adipose"].hu < -90.0
+
+
+@pytest.mark.parametrize(("shift_hu", "refused"), [(0, False), (60, False), (120, True), (-80, True)])
+def test_constants_are_refused_when_soft_tissue_reads_what_it_cannot(shift_hu: int, refused: bool) -> None:
+    hu = np.random.default_rng(3).normal(50 + shift_hu, 15, (40, 60, 60)).astype(np.float32)
+    hu[:, :20] = -1000
+    matrix = np.array([[0, 0, 1.0, 0], [0, 1.0, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1.0]])
+    volume = Volume(hu, Grid(hu.shape, matrix))
+    if refused:
+        with pytest.raises(NotMeasurable) as caught:
+            require_plausible_scale(volume)
+        assert caught.value.reason == "hu_scale_implausible"
+    else:
+        require_plausible_scale(volume)
