@@ -14,8 +14,9 @@ from numba import njit
 
 from fea import kernels
 from fea.element import CORNERS, spectral_bound, stiffness_matrix
-from fea.stiffness import Level, Workers
+from fea.stiffness import Level
 from fea.transfer import coarsen, prolong, restrict
+from fea.workers import Workers
 
 # Degrees of the smoother, finest grid first, the last for all that follow. Coarse work is cheap, an eighth per level.
 # Where voids and walls are thin (trabecular bone, shells), averaged moduli tie together what is apart, the coarse

@@ -14,9 +14,10 @@ from fea.errors import Reason, SolveError
 from fea.grid import Layout, choose_layout, padded, zeros_field
 from fea.model import NodalForce, Prescribed, VoxelModel
 from fea.multigrid import Multigrid
-from fea.stiffness import Level, Workers, coefficients
+from fea.stiffness import Level, coefficients
 from fea.supports import Conditions, force_field, held_pieces, place, touched_nodes
 from fea.vectors import advance, begin_cycle, remainder, turn
+from fea.workers import Workers
 
 _PATIENCE = 60  # iterations without progress before the bounds, and then the solution, are given up
 

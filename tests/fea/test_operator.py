@@ -14,7 +14,8 @@ from numba import njit, types
 from fea import VoxelModel, kernels
 from fea.element import modal_numbers, spectral_bound, stiffness_matrix
 from fea.grid import choose_layout, row_ranges
-from fea.stiffness import Level, Workers, coefficients
+from fea.stiffness import Level, coefficients
+from fea.workers import Workers
 from tests.fea.plain_elements import assembled
 
 
