@@ -1,48 +1,150 @@
-"""Threads that share one pass over a grid, slab by slab of node planes."""
+"""Threads that share one pass over a grid, slab by slab of node planes.
+
+A pass takes from some ten microseconds to some milliseconds, and a solution makes thousands of them, so waking
+a thread must cost next to nothing. The calling thread therefore works itself; helpers sleep on a bare lock each, take
+slabs from a shared counter once they are awake, and find nothing left to do if they were late. Nobody waits for a
+helper that has not begun, so a core that other programs keep busy holds up one slab at most.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import weakref
+from _thread import LockType, allocate_lock
+from collections.abc import Callable
 
 import numpy as np
 
 from fea.grid import zeros_field
 
-_SERIAL_BELOW = 100_000  # nodes; smaller grids are not worth waking a thread for
+_SERIAL_BELOW = 16_000  # nodes; a pass over fewer takes less time than waking a thread
+_LEAST_PLANES = 4  # planes a thread must get: one more layer of elements is worked through at every border
+_SHARED_OUT = 0.75  # of the planes go out as one large slab for each thread, the rest as small ones for who is free
+
+
+class _Job:
+    """One pass: slabs to be taken, and who has finished."""
+
+    def __init__(self, task: Callable[..., None], edges: list[int], scratch: tuple[type, int] | None) -> None:
+        self.task, self.edges, self.scratch = task, edges, scratch
+        self.parts = len(edges) - 1
+        # `next` of a counter is atomic, an increment would not be
+        self.taken, self.finished = itertools.count(), itertools.count(1)
+        self.done = allocate_lock()
+        self.done.acquire()
+        self.error: BaseException | None = None
+
+    def work(self, mine: dict[type, np.ndarray]) -> None:
+        """Take slabs until none is left; after a failure the rest is only counted."""
+        while (part := next(self.taken)) < self.parts:
+            try:
+                if self.error is None:
+                    first, stop = self.edges[part], self.edges[part + 1]
+                    if self.scratch is None:
+                        self.task(first, stop)
+                    else:
+                        self.task(first, stop, _scratch_of(mine, *self.scratch))
+            except BaseException as error:
+                self.error = error
+            if next(self.finished) == self.parts:
+                self.done.release()
+
+
+def _scratch_of(mine: dict[type, np.ndarray], dtype: type, size: int) -> np.ndarray:
+    held = mine.get(dtype)
+    if held is None or held.size < size:
+        held = mine[dtype] = zeros_field((size,), dtype)
+    return held
+
+
+class _Team:
+    """The helper threads. They know nothing of the `Workers` that owns them, so that it can be collected."""
+
+    def __init__(self, helpers: int) -> None:
+        self.process = os.getpid()
+        self.job: _Job | None = None
+        self.ended = False
+        self.bells: list[LockType] = [allocate_lock() for _ in range(helpers)]
+        for number, bell in enumerate(self.bells):
+            bell.acquire()
+            threading.Thread(target=self._help, args=(bell,), name=f"fea-{number + 1}", daemon=True).start()
+
+    def _help(self, bell: LockType) -> None:
+        mine: dict[type, np.ndarray] = {}
+        while True:
+            bell.acquire()
+            if self.ended:
+                return
+            job = self.job
+            if job is not None:
+                job.work(mine)
+            del job  # it holds the arrays of the pass
+
+    def ring(self) -> None:
+        for bell in self.bells:
+            # unlocked means rung and not heard yet; that helper will find the job of now
+            if bell.locked():
+                bell.release()
+
+    def end(self) -> None:
+        self.ended = True
+        self.ring()
 
 
 class Workers:
-    """A fixed number of threads that work on slabs of planes."""
+    """A fixed number of threads that work on slabs of planes.
+
+    The threads start with the first pass that is worth it (so that a process may fork before), and end with the object.
+
+    Parameters
+    ----------
+    threads : int, optional
+        The calling thread included; default: as many as there are cores.
+    """
 
     def __init__(self, threads: int | None) -> None:
         self.count = max(1, threads if threads is not None else (os.cpu_count() or 1))
-        self._pool = ThreadPoolExecutor(self.count) if self.count > 1 else None
-        self._scratch: dict[tuple[int, type], np.ndarray] = {}
+        self._team: _Team | None = None
+        self._scratch: dict[type, np.ndarray] = {}
 
     def slabs(
         self, planes: int, nodes: int, task: Callable[..., None], *, scratch: tuple[type, int] | None = None
     ) -> None:
-        """Call `task(first, stop)` on slabs that together cover `planes` planes.
+        """Call `task(first, stop)` on slabs that together cover `planes` planes, and return when all are done.
 
-        With `scratch` = (dtype, size) the task gets a third argument, an array that no other slab uses.
+        With `scratch` = (dtype, size) the task gets a third argument, an array that no other slab uses meanwhile.
+        What `task` raises in any thread is raised here; other slabs may be left undone then.
         """
-        parts = 1
-        if self._pool is not None and nodes >= _SERIAL_BELOW and planes >= 4 * self.count:
-            parts = min(planes // 2, 3 * self.count)
-        edges = [planes * n // parts for n in range(parts + 1)]
-        arguments: list[Iterable[object]] = [edges[:-1], edges[1:]]
-        if scratch is not None:
-            arguments.append([self._scratch_of(part, *scratch) for part in range(parts)])
-        if self._pool is None or parts == 1:
-            task(*(next(iter(argument)) for argument in arguments))
+        threads = min(self.count, planes // _LEAST_PLANES) if nodes >= _SERIAL_BELOW else 1
+        if threads <= 1:
+            if scratch is None:
+                task(0, planes)
+            else:
+                task(0, planes, _scratch_of(self._scratch, *scratch))
             return
-        for _ in self._pool.map(task, *arguments):
-            pass
+        team = self._team
+        if team is None or team.process != os.getpid():
+            team = self._team = _Team(self.count - 1)
+            weakref.finalize(self, team.end)
+        job = team.job = _Job(task, slab_edges(planes, threads), scratch)
+        team.ring()
+        job.work(self._scratch)
+        job.done.acquire()
+        team.job = None
+        error, job.error = job.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, job  # or error, frame and pass would keep each other alive
 
-    def _scratch_of(self, part: int, dtype: type, size: int) -> np.ndarray:
-        held = self._scratch.get((part, dtype))
-        if held is None or held.size < size:
-            held = self._scratch[part, dtype] = zeros_field((size,), dtype)
-        return held
+
+def slab_edges(planes: int, threads: int) -> list[int]:
+    """Borders of the slabs: a large one for each thread first, then as many small ones that even out who is late."""
+    large = int(planes * _SHARED_OUT) // threads
+    if (planes - large * threads) // threads < _LEAST_PLANES:
+        return [planes * n // threads for n in range(threads + 1)]
+    rest = planes - large * threads
+    return [large * n for n in range(threads)] + [large * threads + rest * n // threads for n in range(threads + 1)]
