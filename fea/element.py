@@ -58,7 +58,7 @@ def stiffness_matrix(spacing_mm: Spacing, lam: float, mu: float) -> np.ndarray:
 
 
 def modal_numbers(spacing_mm: Spacing, lam: float, mu: float) -> np.ndarray:
-    """The constants that `kernels.apply_slab` wants.
+    """The constants that `kernels.slab` wants.
 
     Parameters
     ----------

@@ -1,32 +1,42 @@
 """The element operator on rows of voxels, and what is done with each finished row.
 
 Fields live in arrays of shape (nz+1, ny+1, 3, stride): node plane, node row, component (z, y, x), position in the row.
-Element coefficients (the two Lame moduli or multiples) live in arrays of shape (nz, ny, stride), zero where void or
-padding. See docs/solver.md for the derivation; the names of the modes here are the ones used there.
+Numbers per voxel live in arrays of shape (nz, ny+1, stride), zero where void or padding. See docs/solver.md for the
+derivation; the names of the modes here are the ones used there.
+
+There is one loop over rows, `slab`, for every material. **To add a material**: gather what it needs (flat arrays,
+numbers) in a NamedTuple; write a function with the signature of `elastic.isotropic_rows`, decorated with
+`rows_of(MyMaterial)`, that turns one row of displacements into nodal forces by `modes` and `share`; and in the same file an
+entry point like `elastic.apply_slab`, compiled with `cache=True`, that calls `slab(MyMaterial(...), ...)`. The type of the
+material chooses the function when the entry point is compiled, so the call costs nothing. `slab` is not cached by itself:
+its code is kept with each entry point. (The NamedTuple is made inside the entry point because numba takes 30 us to
+recognise one that comes from outside.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array, populate_array
 
 # Distance of the scratch rows, a compile-time constant so that the vectoriser needs no overlap tests between them.
 # 1136 entries are 71 (float32) or 142 (float64) cache lines, which spreads the rows over the sets of the cache.
 SCRATCH = 1136
+Rows = Callable[..., None]
 AHEAD = 2  # node rows between asking for memory and using it
 LONGEST_ROW = SCRATCH - 16
 
 
-def scratch_size(field_shape: tuple[int, ...]) -> int:
-    """Entries of scratch that `apply_slab` needs for fields of this shape."""
+def scratch_size(field_shape: tuple[int, ...], extra_rows: int = 0) -> int:
+    """Entries of scratch that `slab` needs for fields of this shape and a material with rows of its own."""
     _, rows, components, stride = field_shape
-    return 36 * SCRATCH + (rows + 1) * components * stride
+    return (36 + extra_rows) * SCRATCH + (rows + 1) * components * stride
 
 
 @intrinsic
@@ -76,7 +86,7 @@ def prefetch(typing_context: Any, array: Any, offset: Any) -> Any:
     return types.void(array, types.intp), generate
 
 
-RAW, MASKED_DOT, START, STEP, FINAL, LAST = 0, 1, 2, 3, 4, 5
+NOTHING, RAW, MASKED_DOT, START, STEP, FINAL, LAST = -1, 0, 1, 2, 3, 4, 5
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
@@ -200,57 +210,23 @@ def hourglass(
     return z_xy, z_yz, z_xz, z_xyz, y_xy, y_yz, y_xz, y_xyz, x_xy, x_yz, x_xz, x_xyz
 
 
-@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _elements(
-    u: np.ndarray,
-    lower: int,
-    upper: int,
-    stride: int,
-    a: int,
-    n: int,
-    first: np.ndarray,
-    second: np.ndarray,
-    element: int,
-    q: np.ndarray,
-    scratch_f: np.ndarray,
-    scratch_h: np.ndarray,
-    scratch_g: np.ndarray,
-) -> None:
-    """One row of elements.
+def element_rows(material: Any, *rest: Any) -> None:
+    """The function that `rows_of` registered for the type of `material`; exists in compiled code only."""
+    raise NotImplementedError
 
-    Reads the node row above (j+1) of both planes, combines it with the face of row j kept in `f` (which it replaces by
-    the face of row j+1), applies the 21 modal stiffnesses, adds what the previous element row left in `h` for node row
-    j, and leaves in `g` the nodal forces of row j split by plane and by side, in `h` the share of row j+1.
-    """
-    zl = row(u, lower + a, n + 1)
-    zu = row(u, upper + a, n + 1)
-    yl = row(u, lower + stride + a, n + 1)
-    yu = row(u, upper + stride + a, n + 1)
-    xl = row(u, lower + 2 * stride + a, n + 1)
-    xu = row(u, upper + 2 * stride + a, n + 1)
-    first = row(first, element + a, n)
-    second = row(second, element + a, n)
-    f = row(scratch_f, a, 11 * SCRATCH + n)
-    h = row(scratch_h, a, 11 * SCRATCH + n)
-    g = row(scratch_g, a, 11 * SCRATCH + n)
-    clam, cmu, rz, ry, rx = q[0], q[1], q[2], q[3], q[4]
-    edge = constants(q)
-    for i in range(n):
-        lam = clam * first[i]
-        mu = cmu * second[i]
-        z_y, z_x, z_xy, z_z, z_yz, z_xz, z_xyz = modes(zl, zu, f, 0, i)
-        y_y, y_x, y_xy, y_z, y_yz, y_xz, y_xyz = modes(yl, yu, f, 4 * SCRATCH, i)
-        x_y, x_x, x_xy, x_z, x_yz, x_xz, x_xyz = modes(xl, xu, f, 8 * SCRATCH, i)
-        ez, ey, ex = rz * z_z, ry * y_y, rx * x_x
-        trace = lam * (ex + ey + ez)
-        sz, sy, sx = trace + (mu + mu) * ez, trace + (mu + mu) * ey, trace + (mu + mu) * ex
-        syx, szx, szy = mu * (rx * y_x + ry * x_y), mu * (rx * z_x + rz * x_z), mu * (ry * z_y + rz * y_z)
-        z_xy, z_yz, z_xz, z_xyz, y_xy, y_yz, y_xz, y_xyz, x_xy, x_yz, x_xz, x_xyz = hourglass(
-            edge, lam, mu, z_xy, z_yz, z_xz, z_xyz, y_xy, y_yz, y_xz, y_xyz, x_xy, x_yz, x_xz, x_xyz
-        )
-        share(h, g, 0, i, ry * szy, rx * szx, z_xy, rz * sz, z_yz, z_xz, z_xyz)
-        share(h, g, 4 * SCRATCH, i, ry * sy, rx * syx, y_xy, rz * szy, y_yz, y_xz, y_xyz)
-        share(h, g, 8 * SCRATCH, i, ry * syx, rx * sx, x_xy, rz * szx, x_yz, x_xz, x_xyz)
+
+def rows_of(kind: type) -> Callable[[Rows], Rows]:
+    """Register a function (see `elastic.isotropic_rows`) as what `slab` does with a row of elements of material `kind`."""
+    options = {"fastmath": True, "error_model": "numpy", "nogil": True}
+
+    def register(function: Rows) -> Rows:
+        @overload(element_rows, jit_options=options, strict=False)  # type: ignore[untyped-decorator]
+        def choose(material: Any, *rest: Any) -> Rows | None:
+            return function if getattr(material, "instance_class", None) is kind else None
+
+        return function
+
+    return register
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
@@ -337,12 +313,11 @@ def _smooth(
     return total
 
 
-@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def apply_slab(
+@njit(fastmath=True, error_model="numpy", nogil=True)
+def slab(
+    material: tuple[Any, ...],
     mode: int,
     u: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
     ranges: np.ndarray,
     q: np.ndarray,
     inverse: np.ndarray,
@@ -353,13 +328,16 @@ def apply_slab(
     z1: int,
     scratch: np.ndarray,
 ) -> None:
-    """Apply the operator to `u` and finish node planes z0 .. z1-1 according to `mode`.
+    """Apply the operator of a material to `u` and finish node planes z0 .. z1-1 according to `mode`.
+
+    `material` is a NamedTuple for which `rows_of` registered what happens with one row of elements.
 
     Element layers z0-1 .. z1-1 are worked through, so a layer at the border of two slabs is done twice; in return no
     two slabs write the same plane, and the order of additions at a node does not depend on the slabs.
 
     With y = K u, and masked() setting fixed and void components (inverse diagonal 0) to zero, `smoothing` = None:
 
+    NOTHING     `out` is not touched: only what the material's function writes is wanted
     RAW         out = y
     MASKED_DOT  out = masked(y);           sums[plane] = u . out
 
@@ -370,7 +348,8 @@ def apply_slab(
     FINAL       out = masked(source - y);  x += u
     LAST        x += u + (c1 u + c2 inverse (source - y));  sums[plane] = x . out, `out` being only read
     """
-    nz, rows_per_plane, stride = first.shape
+    planes, rows_per_plane, _, stride = u.shape
+    nz = planes - 1
     length = 3 * stride
     lanes = 64 // u.itemsize
     f = row(scratch, 0, 12 * SCRATCH)
@@ -378,12 +357,12 @@ def apply_slab(
     g = row(scratch, 24 * SCRATCH, 12 * SCRATCH)
     y = row(scratch, 36 * SCRATCH, length)
     partial = row(scratch, 36 * SCRATCH + length, rows_per_plane * length)
+    used = 36 * SCRATCH + (rows_per_plane + 1) * length
+    extra = row(scratch, used, scratch.size - used)
     partial[:] = 0
     for m in range(12):
         h[m * SCRATCH : m * SCRATCH + stride] = 0
     u = u.reshape(-1)
-    first = first.reshape(-1)
-    second = second.reshape(-1)
     inverse = inverse.reshape(-1)
     out = out.reshape(-1)
     if smoothing is not None:
@@ -406,14 +385,14 @@ def apply_slab(
                     _face(u, here, here + plane, stride, a, n, f)
                     fresh = False
                 above = here + length if j + 1 < rows_per_plane else here
-                element = (k * rows_per_plane + j) * stride
+                at = (k * rows_per_plane + j) * stride
                 for m in range(1, 12, 2):
                     g[m * SCRATCH + a - 1] = 0
-                _elements(u, above, above + plane, stride, a, n, first, second, element, q, f, h, g)
+                element_rows(material, q, u, above, above + plane, stride, a, n, k, at, k >= z0, f, h, g, extra)
                 _gather(g, a, n, stride, y, partial, waiting)
             else:
                 y[:] = partial[waiting : waiting + length]
-            if k < z0:
+            if k < z0 or mode == NOTHING:
                 continue
             # ask for the memory that later rows will want: too many streams for the hardware to foresee all
             there = here + AHEAD * length

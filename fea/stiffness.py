@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from fea import kernels
+from fea import elastic, kernels
 from fea.element import lame, modal_numbers
 from fea.grid import padded, row_ranges, zeros_field
 from fea.workers import Workers
@@ -99,7 +99,7 @@ class Level:
             self.field_shape[0],
             self.nodes,
             partial(
-                kernels.apply_slab, mode, u, self.first, self.second, self.ranges, numbers, self.inverse, out,
+                elastic.apply_slab, mode, u, self.first, self.second, self.ranges, numbers, self.inverse, out,
                 smoothing, sums,
             ),
             scratch=(kind, kernels.scratch_size(self.field_shape)),
@@ -125,7 +125,7 @@ class Level:
         direction: np.ndarray,
         x: np.ndarray,
     ) -> float:
-        """One smoothing step, one of the modes of `kernels.apply_slab`."""
+        """One smoothing step, one of the modes of `kernels.slab`."""
         return self._run(mode, u, residual, (np.float32(c1), np.float32(c2), source, direction, x))
 
 

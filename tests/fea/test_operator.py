@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit, types
 
-from fea import VoxelModel, kernels
+from fea import VoxelModel, elastic, kernels
 from fea.element import modal_numbers, spectral_bound, stiffness_matrix
 from fea.grid import choose_layout, row_ranges
 from fea.stiffness import Level, coefficients
@@ -187,8 +187,9 @@ def test_element_loop_is_vectorised():
     """
     forces_of(random_model(1, (2, 2, 9), 1.0, False), np.zeros((3, 3, 10, 3)))
     vector, number = types.Array(types.float32, 1, "C"), types.int64
-    signature = (vector, number, number, number, number, number, vector, vector, number, *[vector] * 4)
-    compiled = njit(fastmath=True, error_model="numpy", nogil=True)(kernels._elements.py_func)
+    material = types.NamedTuple([vector, vector], elastic.Isotropic)
+    signature = (material, vector, vector, *[number] * 7, types.boolean, *[vector] * 4)
+    compiled = njit(fastmath=True, error_model="numpy", nogil=True)(elastic.isotropic_rows)
     compiled.compile(signature)
     code = compiled.inspect_asm(compiled.signatures[0])
     packed = re.findall(r"\bv?(?:add|sub|mul|fn?m(?:add|sub)\d*)ps\b.*", code)
