@@ -30,6 +30,10 @@ class PhantomImage:
     kvp, slice_mm, dose : float
         `slice_mm` is the slice thickness; the distance of slices is that of the lattice.
     kernel : str
+    mode : str
+        ``"fast"`` or ``"projections"``.
+    water_equivalent_diameter_mm : float or None
+        Of the middle slice, in mode ``"projections"``.
     """
 
     hu: NDArray[np.int16]
@@ -39,6 +43,8 @@ class PhantomImage:
     slice_mm: float
     dose: float
     kernel: str
+    mode: str = "fast"
+    water_equivalent_diameter_mm: float | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -108,9 +114,13 @@ def form_image(
             white = np.random.Generator(np.random.SFC64(streams[k])).standard_normal(shape, dtype=np.float32)
             spectrum += scipy.fft.rfft2(white) * (colour * np.float32(sigma_hu))
         plane = scipy.fft.irfft2(spectrum, s=shape)[pad : pad + rows, pad : pad + columns]
-        np.clip(np.rint(plane), -1024, 3071, out=plane)
-        out[k] = plane
+        out[k] = as_stored(plane)
     return out
+
+
+def as_stored(hu: NDArray[np.float32]) -> NDArray[np.int16]:
+    """CT numbers as a scanner stores them: whole and within twelve bits."""
+    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
 
 
 def thick_slices(fine: NDArray[np.float32], parts: int, every: int, count: int) -> NDArray[np.float32]:

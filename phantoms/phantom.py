@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phantoms.anatomy_sacrum import SACRUM_LABEL
-from phantoms.image import KERNELS, PhantomImage, form_image, noise_hu, thick_slices
-from phantoms.materials import Materials
+from phantoms.beam import Beam
+from phantoms.image import KERNELS, PhantomImage, as_stored, form_image, noise_hu, thick_slices
+from phantoms.materials import Materials, iodine_hu_per_mg_cm3
+from phantoms.scanner import scan
 from phantoms.solids import Solid
 from phantoms.truth import Truth
 from phantoms.voxelise import Lattice, render
@@ -61,15 +63,24 @@ class Phantom:
     patient: dict[str, Any] = field(default_factory=dict)
     contrast: str = "none"
 
-    def materials(self, kvp: float) -> Materials:
-        """Materials at a tube voltage, with what contrast agent does to them."""
-        plain = Materials.at(kvp)
-        iodine = (120.0 / kvp) ** 1.9  # iodine gains contrast at low voltage
-        changed = {
-            name: plain.hu(name) + (hu - Materials.at(120).hu(name)) * iodine
-            for name, hu in _CONTRAST_HU[self.contrast].items()
-        }
-        return replace(plain, overrides=tuple(sorted(changed.items())))
+    def materials(self, kvp: float, *, behind_water_mm: float | None = None) -> Materials:
+        """Materials at a tube voltage, with what contrast agent does to them.
+
+        Parameters
+        ----------
+        kvp : float
+        behind_water_mm : float, optional
+            Take the CT numbers that the spectrum of the tube gives in the middle of so much water, not those of the
+            effective energy.
+        """
+        quality = None if behind_water_mm is None else Beam.at(kvp).quality_behind_water(behind_water_mm)
+        return Materials.at(kvp, quality=quality, **self.iodine_mg_cm3)
+
+    @property
+    def iodine_mg_cm3(self) -> dict[str, float]:
+        """Iodine that contrast agent has brought into materials, by name."""
+        plain, gain = Materials.at(120), iodine_hu_per_mg_cm3(120.0)
+        return {name: (hu - plain.hu(name)) / gain for name, hu in _CONTRAST_HU[self.contrast].items()}
 
     def lattice(self, *, pixel_mm: float, spacing_mm: float) -> Lattice:
         """The voxels of an upright image of the scanned box."""
@@ -85,6 +96,7 @@ class Phantom:
         dose: float = 1.0,
         kernel: str = "standard",
         lattice: Lattice | None = None,
+        mode: str = "fast",
         threads: int = 2,
     ) -> PhantomImage:
         """A CT image.
@@ -103,7 +115,10 @@ class Phantom:
         kernel : str
             One of ``phantoms.image.KERNELS``.
         lattice : Lattice, optional
-            Any lattice instead (oblique, tilted, cropped); then `slice_mm` must equal its spacing.
+            Any lattice instead (oblique, tilted, cropped); `slice_mm` is a multiple of its spacing.
+        mode : str
+            ``"fast"``: the noise-free object at the effective energy, blurred, with noise of the right spectrum.
+            ``"projections"``: a scan of the object as physics (`phantoms.scanner`), some hundred times slower.
 
         Raises
         ------
@@ -112,13 +127,19 @@ class Phantom:
         """
         if kernel not in KERNELS:
             raise ValueError(f"kernel is {kernel!r}; it must be one of {', '.join(KERNELS)}")
+        if mode not in ("fast", "projections"):
+            raise ValueError(f"mode is {mode!r}; it must be fast or projections")
         step = slice_mm if spacing_mm is None else spacing_mm
+        if lattice is not None and spacing_mm is None:
+            step = lattice.spacing_mm[0]
         parts = round(slice_mm / step)
         if parts < 1 or abs(parts * step - slice_mm) > 1e-6:
             raise ValueError(
                 f"slices of {slice_mm} mm every {step} mm: the thickness must be a multiple of the spacing"
             )
         grid = self.lattice(pixel_mm=pixel_mm, spacing_mm=step) if lattice is None else lattice
+        if mode == "projections":
+            return self._scanned(kvp, grid, slice_mm=slice_mm, dose=dose, kernel=kernel, threads=threads)
         exact, labels = render(
             self.solids, grid, self.materials(kvp), background=self.background, seed=self.seed, threads=threads
         )
@@ -129,9 +150,44 @@ class Phantom:
         hu = form_image(exact, grid.spacing_mm, kernel=kernel, sigma_hu=sigma, seed=self.seed)
         return PhantomImage(hu, grid, labels, float(kvp), float(slice_mm), float(dose), kernel)
 
+    def _scanned(
+        self, kvp: float, grid: Lattice, *, slice_mm: float, dose: float, kernel: str, threads: int
+    ) -> PhantomImage:
+        if self.background != "air":
+            raise ValueError(
+                f"a {self.kind} fills all space with {self.background}; only an object in air can be scanned"
+            )
+        middle = (self.low_mm + self.high_mm) / 2
+        made = scan(
+            self.solids,
+            grid,
+            kvp=kvp,
+            slice_mm=slice_mm,
+            dose=dose,
+            psf_fwhm_mm=KERNELS[kernel][0],
+            isocentre_mm=(float(middle[0]), float(middle[1])),
+            iodine_mg_cm3=self.iodine_mg_cm3,
+            seed=self.seed,
+            threads=threads,
+        )
+        _, labels = render(
+            self.solids, grid, Materials.mineral_only(), background=None, seed=self.seed, threads=threads
+        )
+        return PhantomImage(
+            as_stored(made.hu),
+            grid,
+            labels,
+            float(kvp),
+            float(slice_mm),
+            float(dose),
+            kernel,
+            "projections",
+            made.water_equivalent_diameter_mm,
+        )
+
     def truth(self, image: PhantomImage) -> Truth:
         """What is true of the phantom on the lattice of `image`, from its analytic description."""
-        materials = self.materials(image.kvp)
+        materials = self.materials(image.kvp, behind_water_mm=image.water_equivalent_diameter_mm)
         present = frozenset(int(v) for v in np.unique(image.labels))
         known = self.describe(materials, image.lattice, present)
         named = (*known.get("vertebrae", ()), *known.get("femora", ()), *known.get("specimens", ()))
@@ -149,6 +205,7 @@ class Phantom:
             dose=image.dose,
             hu_per_mg_cm3=materials.hu_per_mg_cm3,
             hu_at_zero=0.0,
+            mode=image.mode,
             labels=labels,
             **known,
         )

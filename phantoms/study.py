@@ -25,6 +25,7 @@ def write_study(
     pixel_mm: float = 0.9,
     dose: float = 1.0,
     kernel: str = "standard",
+    mode: str = "fast",
     maker: str = "GE",
     file_format: str = "dicom",
     compression: str | None = None,
@@ -40,7 +41,7 @@ def write_study(
     ----------
     phantom : Phantom
     folder : path
-    kvp, slice_mm, spacing_mm, pixel_mm, dose, kernel
+    kvp, slice_mm, spacing_mm, pixel_mm, dose, kernel, mode
         As for ``Phantom.image``.
     maker : str
         One of ``phantoms.dicom.MAKERS``.
@@ -65,7 +66,9 @@ def write_study(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     tell("image", 0.0)
-    image = phantom.image(kvp, slice_mm=slice_mm, spacing_mm=spacing_mm, pixel_mm=pixel_mm, dose=dose, kernel=kernel)
+    image = phantom.image(
+        kvp, slice_mm=slice_mm, spacing_mm=spacing_mm, pixel_mm=pixel_mm, dose=dose, kernel=kernel, mode=mode
+    )
     tell("truth", 0.0)
     truth = phantom.truth(image)
     key = uid_of(
@@ -78,6 +81,7 @@ def write_study(
         pixel_mm,
         dose,
         kernel,
+        *(() if mode == "fast" else (mode,)),
     )
     fields: dict[str, Any] = {
         "key": str(key),

@@ -146,9 +146,12 @@ class Truth:
     Attributes
     ----------
     hu_per_mg_cm3, hu_at_zero : float
-        True calibration line of K2HPO4 in water at this tube voltage: ``HU = hu_at_zero + hu_per_mg_cm3 * density``.
+        True calibration line of K2HPO4 in water at this tube voltage: ``HU = hu_at_zero + hu_per_mg_cm3 * density``. In mode
+        ``"projections"`` that of the middle of the body: a water cylinder that attenuates as much as the middle slice.
     labels : dict of str to int
         Structure name to number in the label map.
+    mode : str
+        How the image was formed: ``"fast"`` or ``"projections"``.
     """
 
     kind: str
@@ -161,6 +164,7 @@ class Truth:
     hu_per_mg_cm3: float
     hu_at_zero: float
     labels: dict[str, int]
+    mode: str = "fast"
     vertebrae: tuple[VertebraTruth, ...] = ()
     femora: tuple[FemurTruth, ...] = ()
     rods: tuple[RodTruth, ...] = ()

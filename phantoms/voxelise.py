@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from phantoms.materials import Materials
+from phantoms.materials import BasisDensity, Materials
 from phantoms.paint import TEXTURE_CELLS, paint
 from phantoms.solids import Solid
 
@@ -76,7 +76,7 @@ def texture_table(seed: int) -> NDArray[np.float32]:
 def render(
     solids: Sequence[Solid],
     lattice: Lattice,
-    materials: Materials,
+    materials: Materials | BasisDensity,
     *,
     background: str | None = "air",
     seed: int = 0,
@@ -88,8 +88,9 @@ def render(
     ----------
     solids : sequence of Solid
     lattice : Lattice
-    materials : Materials
-        What each material reads at the chosen beam quality; `Materials.mineral_only()` renders mineral density instead.
+    materials : Materials or BasisDensity
+        What each material reads at the chosen beam quality; `Materials.mineral_only()` renders mineral density instead,
+        `BasisDensity` what attenuates.
     background : str or None
         Material around everything; None for zero.
 
@@ -117,7 +118,7 @@ def render(
                     materials.hu(solid.matrix),
                     materials.hu_per_mineral(solid.mineral),
                     solid.cortex_mg_cm3,
-                    solid.texture,
+                    solid.texture if solid.cortex_mg_cm3 else solid.texture * materials.texture_gain,
                     solid.texture_mm,
                     *solid.texture_axis,
                     solid.subcortical,

@@ -95,9 +95,10 @@ def test_thickness_must_be_a_multiple_of_spacing():
         make_phantom("cube").image(kernel="nothing")
 
 
-@pytest.mark.parametrize("kvp", [80, 120, 140])
-def test_contrast_agent_enhances_vessels_more_at_low_voltage(kvp):
+@pytest.mark.parametrize(("kvp", "ratio"), [(80, 41 / 25), (100, 31 / 25), (120, 1.0), (140, 21 / 25)])
+def test_contrast_agent_enhances_vessels_more_at_low_voltage(kvp, ratio):
+    """Ratios of the CT numbers that iodine series show per mg/ml: about 41, 31, 25 and 21 HU."""
     plain, enhanced = make_phantom("spine"), make_phantom("spine", contrast="venous")
     gain = enhanced.materials(kvp).hu("blood") - plain.materials(kvp).hu("blood")
-    assert gain == pytest.approx((150 - plain.materials(120).hu("blood")) * (120 / kvp) ** 1.9)
+    assert gain == pytest.approx((150 - plain.materials(120).hu("blood")) * ratio, rel=0.06)
     assert enhanced.materials(kvp).hu("muscle") == plain.materials(kvp).hu("muscle")
