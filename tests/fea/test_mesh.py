@@ -1,0 +1,151 @@
+"""Models that are mostly void: the list of elements, its operator, and coarsening by connected pieces."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fea import kernels, mesh_kernels
+from fea.element import CORNERS, lame, stiffness_matrix
+from fea.mesh import Mesh, coarser_mesh, mesh_of
+from fea.mesh_level import MeshLevel
+from fea.workers import Workers
+
+
+def _random_solid(seed: int, shape: tuple[int, int, int], fraction: float) -> np.ndarray:
+    solid = np.random.default_rng(seed).random(shape) < fraction
+    solid[0, 0, 0] = True
+    return solid
+
+
+def _positions(mesh: Mesh) -> np.ndarray:
+    """Grid position of each node, from its elements."""
+    position = np.full((mesh.nodes, 3), -1)
+    for corner, offset in enumerate(CORNERS):
+        position[mesh.corners[corner]] = mesh.cells + offset
+    return position
+
+
+def _level(solid: np.ndarray, spacing: tuple[float, float, float], seed: int, threads: int = 1) -> MeshLevel:
+    mesh, _ = mesh_of(solid)
+    draw = np.random.default_rng(seed)
+    young, nu = draw.uniform(1, 10, len(mesh.cells)), draw.uniform(0, 0.4, len(mesh.cells))
+    lam, mu = lame(nu)
+    level = MeshLevel(
+        mesh, (lam * young).astype(np.float32), (mu * young).astype(np.float32), (1.0, 1.0), spacing, Workers(threads)
+    )
+    level.fix(np.arange(3))
+    return level
+
+
+def _assembled(level: MeshLevel) -> np.ndarray:
+    """The dense stiffness, element by element."""
+    matrix = np.zeros((3 * level.nodes, 3 * level.nodes))
+    for e, nodes in enumerate(level.mesh.corners.T):
+        at = (3 * nodes[:, None] + np.arange(3)).ravel()
+        matrix[np.ix_(at, at)] += stiffness_matrix(level.spacing_mm, float(level.first[e]), float(level.second[e]))
+    return matrix
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)),
+    fraction=st.floats(0.1, 1.0),
+)
+def test_operator_equals_the_assembled_matrix(seed, shape, fraction):
+    level = _level(_random_solid(seed, shape, fraction), (1.0, 0.7, 1.3), seed)
+    u, out = level.zeros(np.float64), level.zeros(np.float64)
+    u.reshape(-1)[: 3 * level.nodes] = np.random.default_rng(seed).standard_normal(3 * level.nodes)
+    level.apply(u, out)
+    matrix = _assembled(level)
+    expected = matrix @ u.reshape(-1)[: 3 * level.nodes]
+    assert np.allclose(out.reshape(-1)[: 3 * level.nodes], expected, atol=1e-13 * np.abs(matrix).max() * 50)
+    assert np.allclose(level.diagonal().reshape(-1)[: 3 * level.nodes], np.diag(matrix), rtol=1e-12)
+    free = level.inverse.reshape(-1) > 0
+    dense, index = level.dense()
+    assert np.array_equal(index, np.flatnonzero(free))
+    assert np.allclose(dense, matrix[np.ix_(index, index)], atol=1e-12 * np.abs(matrix).max())
+
+
+def test_slabs_do_not_change_a_single_bit():
+    level = _level(_random_solid(3, (9, 8, 7), 0.3), (1.0, 1.0, 1.0), 3)
+    u, whole, parts = level.zeros(), level.zeros(), level.zeros()
+    u[:] = np.random.default_rng(0).random(u.shape, dtype=np.float32)
+    mesh = level.mesh
+    sums = np.zeros(level.planes)
+    scratch = np.zeros(mesh_kernels.scratch_size(mesh.nodes), np.float32)
+
+    def run(out, first, stop):
+        mesh_kernels.apply_slab(
+            kernels.RAW, u, mesh.corners, mesh.layer_start, mesh.plane_start, level.first, level.second,
+            level.numbers32, level.inverse, out, None, sums, first, stop, scratch,
+        )  # fmt: skip
+
+    run(whole, 0, level.planes)
+    for first, stop in ((6, level.planes), (0, 1), (1, 6)):
+        run(parts, first, stop)
+    assert np.array_equal(whole, parts)
+
+
+def test_nodes_are_those_of_the_grid_in_its_order():
+    solid = _random_solid(5, (4, 3, 6), 0.3)
+    mesh, grid_index = mesh_of(solid)
+    position = _positions(mesh)
+    assert np.array_equal(np.ravel_multi_index(position.T, (5, 4, 7)), grid_index)
+    assert np.array_equal(mesh.cells, np.argwhere(solid))
+    assert np.array_equal(np.diff(mesh.plane_start), np.bincount(position[:, 0], minlength=5))
+
+
+def test_sheets_apart_stay_apart_on_every_mesh():
+    """Two sheets, a void thinner than a coarse voxel between them: no coarse node moves both."""
+    solid = np.zeros((8, 8, 4), bool)
+    solid[:, :, 0] = solid[:, :, 3] = True
+    mesh, _ = mesh_of(solid)
+    sheet = mesh.cells[:, 2] == 0
+    for _ in range(2):
+        mesh, _, piece = coarser_mesh(mesh, (2, 2, 2))
+        left = np.unique(mesh.corners[:, np.unique(piece[sheet])])
+        right = np.unique(mesh.corners[:, np.unique(piece[~sheet])])
+        assert not set(left) & set(right)
+        sheet = np.isin(np.arange(len(mesh.cells)), piece[sheet])
+    assert mesh.extents == (2, 2, 1) and len(mesh.cells) == 8  # every coarse voxel is there twice
+    # joined by a bridge at one end they are one body: shared nodes at the bridge, nodes of their own away from it
+    solid[:2, :, :] = True
+    joined, _, _ = coarser_mesh(coarser_mesh(mesh_of(solid)[0], (2, 2, 2))[0], (2, 2, 2))
+    assert len(joined.cells) == 6 and np.array_equal(joined.plane_start, [0, 6, 12, 24])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
+    fraction=st.floats(0.05, 1.0),
+    factors=st.sampled_from([(2, 2, 2), (1, 2, 2), (2, 1, 1)]),
+)
+def test_interpolation_reproduces_linear_fields(seed, shape, fraction, factors):
+    """On any body, twice in a row; the transpose is the transpose; coefficients are conserved."""
+    level = _level(_random_solid(seed, shape, fraction), (1.0, 1.0, 1.0), seed)
+    for _ in range(2):
+        coarse, transfer = level.coarser(factors)
+        field = level.zeros()
+        at = _positions(coarse.mesh) * factors
+        values = at @ [1.0, -2.0, 0.5] + 3
+        source = coarse.zeros()
+        source.reshape(-1)[: 3 * coarse.nodes] = np.repeat(values, 3)
+        level.inverse[:] = 1
+        level.prolong(transfer, source, field)
+        expected = np.repeat(_positions(level.mesh) @ [1.0, -2.0, 0.5] + 3, 3)
+        assert np.allclose(field.reshape(-1)[: 3 * level.nodes], expected, atol=1e-4)
+        coarse.inverse[:] = 1
+        given_, back = level.zeros(), coarse.zeros()
+        given_.reshape(-1)[: 3 * level.nodes] = np.random.default_rng(1).random(3 * level.nodes)
+        level.restrict(transfer, given_, coarse, back)
+        assert np.vdot(given_, field) == pytest.approx(float(np.vdot(back, source)), rel=1e-4)
+        assert coarse.second.sum() * np.prod(factors) == pytest.approx(float(level.second.sum()), rel=1e-5)
+        assert np.array_equal(np.sort(coarse.mesh.cells[:, 0]), coarse.mesh.cells[:, 0])
+        planes = np.searchsorted(coarse.mesh.plane_start, coarse.mesh.corners, side="right") - 1
+        assert np.array_equal(planes, coarse.mesh.cells[:, 0] + CORNERS[:, :1])
+        level = coarse
