@@ -2,6 +2,7 @@
 
 from fea.errors import Reason, SolveError
 from fea.loads import body_force
+from fea.materials import Orthotropy
 from fea.model import NodalForce, Prescribed, VoxelModel, load_model, save_model
 from fea.nodes import face_nodes, nodes_of
 from fea.nonlinear import Curve, solve_curve
@@ -13,6 +14,7 @@ __all__ = [
     "Curve",
     "ElementFields",
     "NodalForce",
+    "Orthotropy",
     "Prescribed",
     "Reason",
     "Solution",

@@ -47,9 +47,13 @@ def strain_matrix(spacing_mm: Spacing, point: tuple[float, float, float]) -> np.
 
 
 def stiffness_matrix(spacing_mm: Spacing, lam: float, mu: float) -> np.ndarray:
-    """Fully integrated (24, 24) stiffness of one voxel, order as in `strain_matrix`."""
+    """Fully integrated (24, 24) stiffness of one isotropic voxel, order as in `strain_matrix`."""
+    return stiffness_of(spacing_mm, elasticity(lam, mu))
+
+
+def stiffness_of(spacing_mm: Spacing, law: np.ndarray) -> np.ndarray:
+    """Fully integrated (24, 24) stiffness of one voxel with any law (6, 6), order as in `strain_matrix`."""
     total = np.zeros((24, 24))
-    law = elasticity(lam, mu)
     ends = 0.5 + np.array([-0.5, 0.5]) / np.sqrt(3.0)
     for point in np.stack(np.meshgrid(ends, ends, ends, indexing="ij"), axis=-1).reshape(-1, 3):
         matrix = strain_matrix(spacing_mm, tuple(point))
@@ -76,6 +80,22 @@ def modal_numbers(spacing_mm: Spacing, lam: float, mu: float) -> np.ndarray:
     )
 
 
+def orthotropic_numbers(spacing_mm: Spacing, laws: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The constants that `elastic.orthotropic_rows` wants: nine for each law, times V/16, the inverse edges, 1/3.
+
+    Parameters
+    ----------
+    spacing_mm : tuple of 3 floats
+        Edges along the internal axes, slowest first.
+    laws : tuple of 2 ndarrays of shape (6, 6)
+        What the first and the second coefficient array are to be multiplied by; in internal axes.
+    """
+    rows, columns = [0, 1, 2, 0, 0, 1, 3, 4, 5], [0, 1, 2, 1, 2, 2, 3, 4, 5]
+    portion = np.prod(spacing_mm) / 16
+    inverse_edges = 1 / np.asarray(spacing_mm)
+    return np.concatenate([*(law[rows, columns] * portion for law in laws), inverse_edges, [1 / 3]])
+
+
 def spectral_bound(spacing_mm: Spacing, lowest_poisson: float, highest_poisson: float) -> float:
     """An upper bound of the spectrum of (diagonal of K)^-1 K for any field of moduli on this grid.
 
@@ -87,13 +107,22 @@ def spectral_bound(spacing_mm: Spacing, lowest_poisson: float, highest_poisson: 
     return _spectral_bound((z, y, x), lowest_poisson, highest_poisson)
 
 
+def bound_of(spacing_mm: Spacing, laws: tuple[np.ndarray, ...]) -> float:
+    """The same for voxels whose law is any sum of multiples >= 0 of `laws` (6, 6), each positive definite or zero."""
+    return max(_largest_ratio(stiffness_of(spacing_mm, law)) for law in laws if law.any())
+
+
+def _largest_ratio(matrix: np.ndarray) -> float:
+    """The largest eigenvalue of (diagonal)^-1 matrix."""
+    root = 1 / np.sqrt(np.diag(matrix))
+    return float(np.linalg.eigvalsh(root[:, None] * matrix * root)[-1])
+
+
 @lru_cache(maxsize=64)
 def _spectral_bound(spacing_mm: Spacing, lowest: float, highest: float) -> float:
     parts = stiffness_matrix(spacing_mm, 1.0, 0.0), stiffness_matrix(spacing_mm, 0.0, 1.0)
     largest = 0.0
     for nu in {lowest, (lowest + highest) / 2, highest}:
         lam, mu = lame(nu)
-        matrix = lam * parts[0] + mu * parts[1]
-        root = 1 / np.sqrt(np.diag(matrix))
-        largest = max(largest, float(np.linalg.eigvalsh(root[:, None] * matrix * root)[-1]))
+        largest = max(largest, _largest_ratio(lam * parts[0] + mu * parts[1]))
     return largest

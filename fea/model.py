@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from fea.errors import Reason, SolveError
+from fea.materials import Orthotropy
 
 FloatOrArray = float | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelModel:
-    """Isotropic linear elastic voxels, each one trilinear 8-node hexahedron.
+    """Linear elastic voxels, each one trilinear 8-node hexahedron.
 
     Node (k, j, i) is the voxel corner at (k, j, i) * `spacing_mm`; a model of shape (Z, Y, X) has (Z+1, Y+1, X+1) nodes.
 
@@ -26,17 +27,22 @@ class VoxelModel:
     spacing_mm : sequence of 3 floats
         Voxel edges along (z, y, x).
     poisson : float or ndarray of shape (Z, Y, X)
-        Poisson's ratio, one for all voxels or one per voxel, in (-1, 0.5). Values in void voxels are ignored.
+        Poisson's ratio, one for all voxels or one per voxel, in (-1, 0.5). Values in void voxels are ignored, and so are
+        those in orthotropic ones.
+    orthotropy : Orthotropy, optional
+        One orthotropic law for all voxels but those that it leaves isotropic; `modulus_mpa` scales it. The isotropic ones
+        must then have one Poisson's ratio.
 
     Raises
     ------
     SolveError
-        ``bad_shape``, ``bad_modulus``, ``bad_poisson``, ``bad_spacing`` or ``no_material``.
+        ``bad_shape``, ``bad_modulus``, ``bad_poisson``, ``bad_material_law``, ``bad_spacing`` or ``no_material``.
     """
 
     modulus_mpa: np.ndarray
     spacing_mm: tuple[float, float, float]
     poisson: FloatOrArray = 0.3
+    orthotropy: Orthotropy | None = None
     solid: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +79,11 @@ class VoxelModel:
         ratio = np.asarray(self.poisson, dtype=np.float64)
         if ratio.ndim and ratio.shape != modulus.shape:
             raise SolveError(Reason.BAD_POISSON, f"the Poisson array has shape {ratio.shape}, not {modulus.shape}.")
-        used = ratio[solid] if ratio.ndim else ratio.reshape(1)
+        law = _placed_law(self.orthotropy, solid)
+        isotropic = solid if law is None else np.zeros_like(solid) if law.isotropic is None else solid & law.isotropic
+        used = ratio[isotropic] if ratio.ndim else ratio.reshape(1)
+        if used.size == 0:
+            used = np.zeros(1)
         if not ((used > -1) & (used < 0.5)).all():
             raise SolveError(
                 Reason.BAD_POISSON,
@@ -81,12 +91,24 @@ class VoxelModel:
             )
         if ratio.ndim and used.max() > used.min():
             poisson = np.ascontiguousarray(ratio)
+            if law is not None:
+                raise SolveError(
+                    Reason.BAD_POISSON,
+                    f"the isotropic voxels of an orthotropic model have ratios from {used.min()} to {used.max()}; "
+                    "they must have one.",
+                )
         else:
             poisson = float(used.flat[0])
         object.__setattr__(self, "modulus_mpa", modulus)
         object.__setattr__(self, "spacing_mm", spacing)
         object.__setattr__(self, "poisson", poisson)
+        object.__setattr__(self, "orthotropy", law)
         object.__setattr__(self, "solid", solid)
+
+    @property
+    def several_laws(self) -> bool:
+        """Whether voxels differ by more than their modulus, which costs a second coefficient per voxel."""
+        return np.ndim(self.poisson) > 0 or (self.orthotropy is not None and self.orthotropy.isotropic is not None)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -99,6 +121,20 @@ class VoxelModel:
         """Number of nodes along (z, y, x)."""
         nz, ny, nx = self.shape
         return nz + 1, ny + 1, nx + 1
+
+
+def _placed_law(law: Orthotropy | None, solid: np.ndarray) -> Orthotropy | None:
+    """The law without what does not matter: None if every voxel is isotropic, no mask if none is."""
+    if law is None or law.isotropic is None:
+        return law
+    if law.isotropic.shape != solid.shape:
+        raise SolveError(
+            Reason.BAD_MATERIAL_LAW,
+            f"the mask of isotropic voxels has shape {law.isotropic.shape}, the model {solid.shape}.",
+        )
+    if law.isotropic[solid].all():
+        return None
+    return law if law.isotropic[solid].any() else Orthotropy(law.matrix)
 
 
 def _checked_nodes(name: str, nodes: np.ndarray) -> np.ndarray:
@@ -195,7 +231,9 @@ def save_model(
 
     Keys: ``modulus_mpa`` (nz, ny, nx) float32, ``spacing_mm`` (3,), ``poisson`` (scalar or (nz, ny, nx)),
     ``prescribed_index`` (n, 4) int32 (k, j, i, component with 0 = z, 1 = y, 2 = x), ``prescribed_mm`` (n,),
-    ``prescribed_set`` (n,) int32 into ``prescribed_names``, and, where there are forces, ``force_index``, ``force_n``.
+    ``prescribed_set`` (n,) int32 into ``prescribed_names``; where there are forces, ``force_index``, ``force_n``; for an
+    orthotropic model ``orthotropy`` (6, 6), stresses (zz, yy, xx, yx, zx, zy) from strains for unit modulus, and, where some
+    voxels are not, their mask ``isotropic`` (nz, ny, nx).
     """
     index, value, member = [], [], []
     for number, condition in enumerate(prescribed):
@@ -212,6 +250,10 @@ def save_model(
         "prescribed_set": np.concatenate(member or [np.empty(0)]).astype(np.int32),
         "prescribed_names": np.array([condition.name for condition in prescribed], dtype=np.str_),
     }
+    if model.orthotropy is not None:
+        arrays["orthotropy"] = model.orthotropy.matrix
+        if model.orthotropy.isotropic is not None:
+            arrays["isotropic"] = model.orthotropy.isotropic
     if forces:
         rows, sizes = [], []
         for force in forces:
@@ -240,7 +282,11 @@ def load_model(path: str | Path) -> tuple[VoxelModel, list[Prescribed], list[Nod
         if missing:
             raise SolveError(Reason.BAD_SHAPE, f"the model file lacks {', '.join(sorted(missing))}.")
         poisson = data["poisson"]
-        model = VoxelModel(data["modulus_mpa"], data["spacing_mm"], poisson if poisson.ndim else float(poisson))
+        law = None
+        if "orthotropy" in data.files:
+            law = Orthotropy(data["orthotropy"], data["isotropic"] if "isotropic" in data.files else None)
+        ratio = poisson if poisson.ndim else float(poisson)
+        model = VoxelModel(data["modulus_mpa"], data["spacing_mm"], ratio, law)
         index, value = data["prescribed_index"].reshape(-1, 4), data["prescribed_mm"].ravel()
         if len(index) != len(value):
             raise SolveError(Reason.BAD_SHAPE, f"{len(index)} prescribed indices but {len(value)} values.")

@@ -13,7 +13,7 @@ import scipy.linalg
 from numba import njit
 
 from fea import kernels
-from fea.element import CORNERS, spectral_bound, stiffness_matrix
+from fea.element import CORNERS, stiffness_of
 from fea.stiffness import Level
 from fea.transfer import coarsen, prolong, restrict
 from fea.workers import Workers
@@ -66,7 +66,7 @@ def _dense_inverse(level: Level, extents: tuple[int, int, int]) -> tuple[np.ndar
     Detached pieces leave rigid motions; a shift of 1e-6 of the scaled diagonal keeps the factor finite there.
     """
     nz, ny, nx = extents
-    parts = [stiffness_matrix(level.spacing_mm, 1.0, 0.0), stiffness_matrix(level.spacing_mm, 0.0, 1.0)]
+    parts = [stiffness_of(level.spacing_mm, law) for law in level.elasticity.laws]
     k, j, i = (axis.ravel() for axis in np.meshgrid(range(nz), range(ny), range(nx), indexing="ij"))
     _, rows, _, stride = level.field_shape
     where = np.stack(
@@ -81,10 +81,9 @@ def _dense_inverse(level: Level, extents: tuple[int, int, int]) -> tuple[np.ndar
     number = np.full(level.inverse.size, -1)
     number[free] = np.arange(len(free))
     local = number[where]
-    lam = level.factors[0] * level.first[k, j, i].astype(np.float64)
-    mu = level.factors[1] * level.second[k, j, i].astype(np.float64)
-    entry = lam[:, None, None] * parts[0] + mu[:, None, None] * parts[1]
-    both = (local[:, :, None] >= 0) & (local[:, None, :] >= 0) & (mu > 0)[:, None, None]
+    first, second = (array[k, j, i].astype(np.float64)[:, None, None] for array in (level.first, level.second))
+    entry = first * parts[0] + second * parts[1]
+    both = (local[:, :, None] >= 0) & (local[:, None, :] >= 0) & level.solid[k, j, i][:, None, None]
     place = (local[:, :, None] * len(free) + local[:, None, :])[both]
     if len(free) == 0:
         return np.empty((0, 0), np.float32), free
@@ -123,22 +122,18 @@ class Multigrid:
         With its diagonal set.
     extents : tuple of 3 ints
         Voxels along the internal axes.
-    poisson : tuple of 2 floats
-        The smallest and the largest Poisson's ratio in use.
     workers : Workers
     """
 
-    def __init__(
-        self, finest: Level, extents: tuple[int, int, int], poisson: tuple[float, float], workers: Workers
-    ) -> None:
+    def __init__(self, finest: Level, extents: tuple[int, int, int], workers: Workers) -> None:
         self.workers = workers
         self.grids: list[_Grid] = []
-        fill = coarse_fill(finest.second[:, : extents[1], : extents[2]] > 0)
+        fill = coarse_fill(finest.solid[:, : extents[1], : extents[2]])
         self.degrees = POROUS_DEGREES if fill < _POROUS_BELOW else DENSE_DEGREES
         level = finest
         while True:
             factors = _coarsening(level, extents)
-            cap = spectral_bound(level.spacing_mm, *poisson)
+            cap = level.elasticity.bound(level.spacing_mm)
             fields = [level.zeros() for _ in range(5)]
             grid = _Grid(level, extents, factors, cap, cap, *fields)
             self.grids.append(grid)
@@ -262,7 +257,7 @@ def _coarser(
     first = coarsen(level.first, extents, factors)
     second = first if level.second is level.first else coarsen(level.second, extents, factors)
     spacing = tuple(h * f for h, f in zip(level.spacing_mm, factors, strict=True))
-    coarse = Level(first, second, level.factors, (spacing[0], spacing[1], spacing[2]), workers)
+    coarse = Level(first, second, level.elasticity, (spacing[0], spacing[1], spacing[2]), workers)
     k, j, i = (np.minimum(np.arange(c + 1) * f, n) for c, f, n in zip((nz, ny, nx), factors, extents, strict=True))
     fixed = np.zeros(coarse.field_shape, dtype=bool)
     fixed[:, :, :, : nx + 1] = level.fixed[k][:, j][..., i]

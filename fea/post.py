@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fea.element import CORNERS, lame, stiffness_matrix, strain_matrix
+from fea.element import CORNERS, stiffness_of, strain_matrix
+from fea.materials import laws_of
 from fea.model import VoxelModel
 
 _PLANES = 16  # voxel layers worked on at a time, to bound the memory of gathered corner values
@@ -48,21 +49,16 @@ def element_fields(model: VoxelModel, displacement_mm: np.ndarray) -> ElementFie
     stress = np.zeros((nz, ny, nx, 6))
     energy = np.zeros((nz, ny, nx))
     centre = strain_matrix(model.spacing_mm, (0.5, 0.5, 0.5)).T
-    parts = stiffness_matrix(model.spacing_mm, 1.0, 0.0), stiffness_matrix(model.spacing_mm, 0.0, 1.0)
     volume = float(np.prod(model.spacing_mm))
     for k in range(0, nz, _PLANES):
         stop = min(nz, k + _PLANES)
         corners = [displacement_mm[k + a : stop + a, b : b + ny, c : c + nx] for a, b, c in CORNERS]
         local = np.stack(corners, axis=3).reshape(stop - k, ny, nx, 24)
-        modulus = model.modulus_mpa[k:stop].astype(np.float64)
-        poisson = model.poisson if np.ndim(model.poisson) == 0 else np.asarray(model.poisson)[k:stop]
-        lam, mu = lame(np.where(modulus > 0, poisson, 0.0))
-        lam, mu = lam * modulus, mu * modulus
-        here = (local @ centre) * (modulus > 0)[..., None]
+        here = (local @ centre) * model.solid[k:stop, ..., None]
         strain[k:stop] = here
-        stress[k:stop, ..., :3] = (lam * here[..., :3].sum(axis=-1))[..., None] + 2 * mu[..., None] * here[..., :3]
-        stress[k:stop, ..., 3:] = mu[..., None] * here[..., 3:]
-        for factor, matrix in ((lam, parts[0]), (mu, parts[1])):
+        for factor, law in laws_of(model, slice(k, stop)):
+            stress[k:stop] += factor[..., None] * (here @ law)
+            matrix = stiffness_of(model.spacing_mm, law)
             energy[k:stop] += factor * np.einsum("...i,...i->...", local @ matrix, local) / (2 * volume)
     return ElementFields(strain, stress, von_mises(stress), energy)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,7 @@ from fea.errors import Reason, SolveError
 from fea.grid import Layout, choose_layout, padded, zeros_field
 from fea.model import NodalForce, Prescribed, VoxelModel
 from fea.multigrid import Multigrid
-from fea.stiffness import Level, coefficients
+from fea.stiffness import Level, stiffness_arrays
 from fea.supports import Conditions, force_field, held_pieces, place, touched_nodes
 from fea.vectors import advance, begin_cycle, remainder, turn
 from fea.workers import Workers
@@ -82,25 +82,20 @@ class Solver:
         began = time.perf_counter()
         kept = held_pieces(model, prescribed, floating)
         if kept is not model.solid:
-            model = VoxelModel(np.where(kept, model.modulus_mpa, 0), model.spacing_mm, model.poisson)
+            model = replace(model, modulus_mpa=np.where(kept, model.modulus_mpa, 0))
         self.model = model
         self.layout = choose_layout(model.solid)
-        self.peak_bytes = estimated_bytes(self.layout, np.ndim(model.poisson) > 0)
+        self.peak_bytes = estimated_bytes(self.layout, model.several_laws)
         require_memory(self.peak_bytes)
         self.touched = touched_nodes(model.solid)
         self.workers = Workers(threads)
         order = self.layout.order
-        poisson = np.asarray(model.poisson)
-        ratios = poisson[model.solid] if poisson.ndim else poisson
-        first, second, factors = coefficients(
-            self.layout.voxels_in(model.modulus_mpa), self.layout.voxels_in(poisson) if poisson.ndim else float(poisson)
-        )
+        first, second, elasticity = stiffness_arrays(model, self.layout)
         spacing = (model.spacing_mm[order[0]], model.spacing_mm[order[1]], model.spacing_mm[order[2]])
-        self.level = Level(first, second, factors, spacing, self.workers)
+        self.level = Level(first, second, elasticity, spacing, self.workers)
         self.conditions = self._place(prescribed)
         self.level.fix(self.conditions.at)
-        span = (float(ratios.min()), float(ratios.max()))
-        self.multigrid = Multigrid(self.level, self.layout.internal_shape, span, self.workers)
+        self.multigrid = Multigrid(self.level, self.layout.internal_shape, self.workers)
         self.dof = 3 * int(self.touched.sum())
         self._sums = np.zeros(self.level.field_shape[0])
         self.setup_s = time.perf_counter() - began

@@ -14,17 +14,15 @@ from numba import njit, types
 from fea import VoxelModel, elastic, kernels
 from fea.element import modal_numbers, spectral_bound, stiffness_matrix
 from fea.grid import choose_layout, row_ranges
-from fea.stiffness import Level, coefficients
+from fea.stiffness import Level, stiffness_arrays
 from fea.workers import Workers
 from tests.fea.plain_elements import assembled
 
 
 def level_of(model: VoxelModel, threads: int = 1) -> tuple[Level, object]:
     layout = choose_layout(model.solid)
-    poisson = model.poisson if np.ndim(model.poisson) == 0 else layout.voxels_in(np.asarray(model.poisson))
-    first, second, factors = coefficients(layout.voxels_in(model.modulus_mpa), poisson)
     spacing = tuple(model.spacing_mm[axis] for axis in layout.order)
-    return Level(first, second, factors, spacing, Workers(threads)), layout
+    return Level(*stiffness_arrays(model, layout), spacing, Workers(threads)), layout
 
 
 def forces_of(model: VoxelModel, displacement: np.ndarray, dtype: type = np.float64, threads: int = 1) -> np.ndarray:
@@ -180,16 +178,19 @@ def test_row_ranges_cover_every_node_of_the_neighbouring_rows():
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="looks for x86 instructions")
-def test_element_loop_is_vectorised():
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [(elastic.Isotropic, elastic.isotropic_rows), (elastic.Orthotropic, elastic.orthotropic_rows)],
+)
+def test_element_loop_is_vectorised(kind, rows):
     """A lost vectorisation costs a factor of five and changes no result, so the machine code is looked at.
 
     Compiled afresh, since code from the cache keeps no listing.
     """
-    forces_of(random_model(1, (2, 2, 9), 1.0, False), np.zeros((3, 3, 10, 3)))
     vector, number = types.Array(types.float32, 1, "C"), types.int64
-    material = types.NamedTuple([vector, vector], elastic.Isotropic)
+    material = types.NamedTuple([vector, vector], kind)
     signature = (material, vector, vector, *[number] * 7, types.boolean, *[vector] * 4)
-    compiled = njit(fastmath=True, error_model="numpy", nogil=True)(elastic.isotropic_rows)
+    compiled = njit(fastmath=True, error_model="numpy", nogil=True)(rows)
     compiled.compile(signature)
     code = compiled.inspect_asm(compiled.signatures[0])
     packed = re.findall(r"\bv?(?:add|sub|mul|fn?m(?:add|sub)\d*)ps\b.*", code)
