@@ -1,146 +1,66 @@
-"""Speed, memory and correctness of the linear solver on model files, beside parosol-py where that is installed.
+"""The solver beside other programs, and what it costs: time, memory, accuracy, threads, first use.
 
-    python -m benchmarks.solver MODEL.npz... [--rtol 1e-6] [--threads N] [--save-displacement DIR] [--json FILE]
-                                             [--peer-python PATH] [--no-peer] [--repeat N] [--start]
+    python -m benchmarks.solver                          every table, six standard models
+    python -m benchmarks.solver A10 B64 file.npz         these models only
+    python -m benchmarks.solver --peer-python PYTHON     also parosol-py, with an interpreter that has it
+    python -m benchmarks.solver --gamg-python PYTHON     also PETSc CG+GAMG, with an interpreter that has petsc4py
 
-Every model is solved in a process of its own, after a small solve that loads the compiled kernels (JIT warm). CPU time
-is that of the process and all its threads; the best of `--repeat` runs is given. Peak memory is resident memory sampled
-every 2 ms, less what the interpreter and the kernels held before the model was read. The residual and the reaction in
-the table are recomputed with a separate, plain operator (dense element matrices by quadrature) from the displacement.
+Every figure comes from a process of its own, after a small solution that loads the compiled kernels. CPU time is that of
+the process with all its threads, set-up included; the best of `--repeat` runs. Memory is the peak of another run, above
+what interpreter and kernels held before the model was read. Residual and reaction are recomputed from the displacement
+with dense element matrices (`benchmarks.plain_check`); the reaction's error is against a solution to 1e-11.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-_PEER = """
-import json, resource, sys, tempfile, time
-import numpy as np, parosol_py
-d = np.load(sys.argv[1])
-i = d["prescribed_index"]
-c = np.column_stack([i[:, 2], i[:, 1], i[:, 0], 2 - i[:, 3]]).astype(np.uint16)
-bc = parosol_py.BoundaryConditionSet(fixed_coordinates=c, fixed_values=d["prescribed_mm"].astype(np.float32))
-t = time.perf_counter()
-with tempfile.TemporaryDirectory() as work:
-    s = parosol_py.solve(material=d["modulus_mpa"], spacing=tuple(d["spacing_mm"][::-1]), boundary_conditions=bc,
-        poisson_ratio=float(d["poisson"]), tolerance=float(sys.argv[2]), outputs=("disp",), work_dir=work)
-u = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps(dict(version=parosol_py.__version__, wall_s=time.perf_counter() - t, cpu_s=u.ru_utime + u.ru_stime,
-    peak_bytes=u.ru_maxrss * 1024, iterations=s.summary.run.iterations,
-    relative_residual=s.summary.run.relative_residual)))
-"""
+import fea
+from benchmarks import solver_threads
+from benchmarks.measuring import OtherWork, PeakMemory, in_own_process, write_json
+from benchmarks.plain_check import independent_check
+from benchmarks.solver_models import STANDARD, platens
 
-_START = """
-import time
-t = time.perf_counter()
-import numpy as np, fea
-m = fea.VoxelModel(np.full((12, 12, 12), 1000.0), (1.0, 1.0, 1.0))
-s = [fea.Prescribed("bottom", fea.face_nodes(m, 0, False), z=0.0, y=0.0, x=0.0),
-     fea.Prescribed("top", fea.face_nodes(m, 0, True), z=-0.1)]
-fea.solve(m, s)
-print(time.perf_counter() - t)
-"""
+# z reactions on the top plane (N) of solutions to 1e-11 with other programs on the same files (assembled matrix and
+# direct or multigrid solver; C128 has eight digits), made when the models were drawn up
+REFERENCE_REACTION_N = {
+    "A10": -4389.7094033725,
+    "A05": -4280.4882938,
+    "B64": -751.83609867,
+    "C64": -49.34387926,
+    "C128": -160.88287,
+}
+PEERS = {"parosol": "peer_parosol.py", "gamg": "peer_gamg.py"}
+GAMG_BELOW_DOF = 1_000_000  # the assembled matrix takes some 3 kB per node, and as much again to make
 
 
-class _PeakMemory:
-    """Largest resident memory while the block runs, less that at its start; sampled, hence portable."""
-
-    def __enter__(self) -> _PeakMemory:
-        import psutil
-
-        self._process = psutil.Process()
-        self._start = self._process.memory_info().rss
-        self.peak_bytes = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.002):
-            self.peak_bytes = max(self.peak_bytes, self._process.memory_info().rss - self._start)
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+def warm_up(threads: int) -> None:
+    """A small solution, so that compiled kernels are loaded."""
+    model = fea.VoxelModel(np.full((8, 8, 8), 1.0), (1.0, 1.0, 1.0))
+    fea.solve(model, platens(model), threads=threads)
 
 
-def plain_forces(model: Any, displacement_mm: np.ndarray) -> np.ndarray:
-    """K u with one dense matrix product per voxel layer: slow, simple, and nothing shared with the solver's kernels."""
-    from fea.element import CORNERS, lame, stiffness_matrix
-
-    nz, ny, nx = model.shape
-    parts = stiffness_matrix(model.spacing_mm, 1.0, 0.0), stiffness_matrix(model.spacing_mm, 0.0, 1.0)
-    force = np.zeros_like(displacement_mm)
-    for k in range(nz):
-        local = np.stack([displacement_mm[k + a, b : b + ny, c : c + nx] for a, b, c in CORNERS], axis=2)
-        local = local.reshape(ny, nx, 24)
-        modulus = model.modulus_mpa[k].astype(np.float64)
-        poisson = model.poisson if np.ndim(model.poisson) == 0 else model.poisson[k]
-        lam, mu = lame(np.where(modulus > 0, poisson, 0.0))
-        forces = (lam * modulus)[..., None] * (local @ parts[0]) + (mu * modulus)[..., None] * (local @ parts[1])
-        forces = forces.reshape(ny, nx, 8, 3)
-        for n, (a, b, c) in enumerate(CORNERS):
-            force[k + a, b : b + ny, c : c + nx] += forces[:, :, n]
-    return force
-
-
-def independent_check(model: Any, prescribed: Any, forces: Any, displacement_mm: np.ndarray) -> tuple[float, float]:
-    """Relative residual over the free components, and the z reaction on the highest prescribed node plane."""
-    from fea.supports import touched_nodes
-
-    free = np.repeat(touched_nodes(model.solid)[..., None], 3, axis=3)
-    lift = np.zeros_like(displacement_mm)
-    load = np.zeros_like(displacement_mm)
-    for condition in prescribed:
-        for component, values in condition.components():
-            free[(*condition.nodes.T, component)] = False
-            lift[(*condition.nodes.T, component)] = values
-    for force in forces:
-        np.add.at(load, tuple(force.nodes.T), np.column_stack([force.z, force.y, force.x]))
-    lift *= np.repeat(touched_nodes(model.solid)[..., None], 3, axis=3)
-    internal = plain_forces(model, displacement_mm)
-    reference = np.linalg.norm((load - plain_forces(model, lift))[free])
-    residual = float(np.linalg.norm((load - internal)[free]) / reference) if reference else 0.0
-    held = [condition.nodes for condition in prescribed if condition.z is not None]
-    if not held:
-        return residual, float("nan")
-    nodes = np.unique(np.concatenate(held), axis=0)
-    nodes = nodes[nodes[:, 0] == nodes[:, 0].max()]
-    return residual, float((internal - load)[(*nodes.T, 0)].sum())
-
-
-def measure(path: str, rtol: float, threads: int, repeat: int, save: str | None) -> dict[str, Any]:
-    """Solve one model in this process and describe how it went."""
-    import fea
-
-    warm = fea.VoxelModel(np.full((8, 8, 8), 1.0), (1.0, 1.0, 1.0))
-    ends = [
-        fea.Prescribed("bottom", fea.face_nodes(warm, 0, False), z=0.0, y=0.0, x=0.0),
-        fea.Prescribed("top", fea.face_nodes(warm, 0, True), z=-0.1),
-    ]
-    fea.solve(warm, ends, threads=threads)
+def measure_time(path: str, rtol: float, threads: int, repeat: int, save: str | None = None) -> dict[str, Any]:
+    """Solve one model a few times, describe the best run, and check its displacement."""
+    warm_up(threads)
+    model, prescribed, forces = fea.load_model(path)
     best: dict[str, Any] = {}
-    with _PeakMemory() as memory:
-        model, prescribed, forces = fea.load_model(path)
-        for run in range(repeat):
+    with OtherWork() as others:
+        for _ in range(repeat):
             wall, cpu = time.perf_counter(), time.process_time()
             solver = fea.Solver(model, prescribed, threads=threads)
             setup = time.process_time() - cpu
             solution = solver.solve(forces=forces, rtol=rtol)
             total, wall = time.process_time() - cpu, time.perf_counter() - wall
-            peak = memory.peak_bytes if run == 0 else best["peak_bytes"]
             if not best or total < best["setup_cpu_s"] + best["solve_cpu_s"]:
                 best = {
                     "setup_cpu_s": setup,
@@ -149,7 +69,6 @@ def measure(path: str, rtol: float, threads: int, repeat: int, save: str | None)
                     "setup_wall_s": solution.setup_s,
                     "solve_wall_s": solution.solve_s,
                 }
-            best["peak_bytes"] = peak
             del solver
     residual, reaction = independent_check(solution.model, prescribed, forces, solution.displacement_mm)
     name = Path(path).stem
@@ -158,100 +77,121 @@ def measure(path: str, rtol: float, threads: int, repeat: int, save: str | None)
         np.save(Path(save) / f"{name}.npy", solution.displacement_mm)
     return {
         "model": name,
+        "box_dof": 3 * int(np.prod(model.node_shape)),
         "dof": solution.dof,
         "iterations": solution.iterations,
         **best,
         "estimated_bytes": solution.peak_bytes,
-        "bytes_per_dof": best["peak_bytes"] / solution.dof,
         "reaction_n": reaction,
         "relative_residual": residual,
         "threads": threads,
         "rtol": rtol,
+        "other_cores_busy": others.cores,
     }
 
 
-def _in_own_process(arguments: list[str]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.solver", "--here", *arguments], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"the solve failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def measure_memory(path: str, rtol: float, threads: int) -> dict[str, Any]:
+    """Peak memory of reading and solving one model, above what was in use before."""
+    warm_up(threads)
+    with PeakMemory() as memory:
+        model, prescribed, forces = fea.load_model(path)
+        fea.solve(model, prescribed, forces, threads=threads, rtol=rtol)
+    return {"peak_bytes": memory.bytes}
 
 
-def _peer(python: str, path: str, rtol: float) -> dict[str, Any] | None:
-    done = subprocess.run([python, "-c", _PEER, path, str(rtol)], capture_output=True, text=True, check=False)
+def measure(path: str, rtol: float, threads: int, repeat: int, save: str | None = None) -> dict[str, Any]:
+    """Time, accuracy and memory of one model; time and memory from a process each."""
+    record = in_own_process(measure_time, threads=threads, path=path, rtol=rtol, repeat=repeat, save=save)
+    record |= in_own_process(measure_memory, threads=threads, path=path, rtol=rtol)
+    record["bytes_per_dof"] = record["peak_bytes"] / record["dof"]
+    record["bytes_per_box_dof"] = record["peak_bytes"] / record["box_dof"]
+    reference = REFERENCE_REACTION_N.get(record["model"])
+    if reference is not None:
+        record["reaction_error"] = record["reaction_n"] / reference - 1
+    return record
+
+
+def peer(program: str, python: str, path: str, rtol: float) -> dict[str, Any] | None:
+    """What another program needs for the same file; None if it is not installed there or fails."""
+    script = Path(__file__).with_name(PEERS[program])
+    with OtherWork() as others:
+        done = subprocess.run([python, str(script), path, str(rtol)], capture_output=True, text=True, check=False)
     if done.returncode:
         return None
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return result | {"other_cores_busy_and_itself": others.cores}
 
 
-def _starts() -> dict[str, float]:
-    """Seconds from the start of the interpreter's work to a first small solution, with an empty and with a full cache."""
-    with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
-        seconds = [
-            float(
-                subprocess.run(
-                    [sys.executable, "-c", _START], capture_output=True, text=True, check=True, env=environment
-                ).stdout
-            )
-            for _ in range(2)
-        ]
-    return {"cold_start_s": seconds[0], "warm_start_s": seconds[1]}
+def _costs(records: list[dict[str, Any]], peers: list[str]) -> None:
+    """Print the table of costs."""
+    heads = "".join(f" {name + ' CPU':>11} {'ratio':>6}" for name in peers)
+    print(
+        f"\n{'model':>8} {'DOF':>9} {'it':>4} {'set-up':>8} {'solve':>8} {'CPU':>8} {'wall':>8} {'peak':>8} {'stated':>8} "
+        f"{'B/DOF':>6} {'B/box':>6} {'others':>6}{heads}"
+    )
+    print(f"{'':>8} {'':>9} {'':>4} {'CPU s':>8} {'CPU s':>8} {'s':>8} {'s':>8} {'MB':>8} {'MB':>8} {'':>6} {'DOF':>6} "
+          f"{'cores':>6}" + f" {'s':>11} {'':>6}" * len(peers))  # fmt: skip
+    for record in records:
+        cpu = record["setup_cpu_s"] + record["solve_cpu_s"]
+        beside = ""
+        for name in peers:
+            other = record.get(name)
+            beside += f" {other['cpu_s']:11.2f} {other['cpu_s'] / cpu:6.1f}" if other else f" {'-':>11} {'-':>6}"
+        print(
+            f"{record['model']:>8} {record['dof']:9d} {record['iterations']:4d} {record['setup_cpu_s']:8.3f} "
+            f"{record['solve_cpu_s']:8.3f} {cpu:8.3f} {record['wall_s']:8.3f} {record['peak_bytes'] / 1e6:8.1f} "
+            f"{record['estimated_bytes'] / 1e6:8.1f} {record['bytes_per_dof']:6.1f} {record['bytes_per_box_dof']:6.1f} "
+            f"{record['other_cores_busy']:6.1f}{beside}"
+        )
+
+
+def _accuracy(records: list[dict[str, Any]]) -> None:
+    """Print the table of accuracy."""
+    print(f"\n{'model':>8} {'reaction z, N':>18} {'error':>9} {'residual':>9}")
+    for record in records:
+        error = f"{record['reaction_error']:9.1e}" if "reaction_error" in record else f"{'-':>9}"
+        print(f"{record['model']:>8} {record['reaction_n']:18.9f} {error} {record['relative_residual']:9.2e}")
 
 
 def main() -> None:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.solver", description=__doc__.split("\n\n")[0])
-    parser.add_argument("models", nargs="*", metavar="MODEL.npz")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.solver", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help="a standard model or a file; default: all standard ones"
+    )
     parser.add_argument("--rtol", type=float, default=1e-6)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3, help="the best of so many runs is given")
     parser.add_argument("--save-displacement", metavar="DIR")
     parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--peer-python", default=sys.executable, help="an interpreter that has parosol-py")
-    parser.add_argument("--no-peer", action="store_true")
-    parser.add_argument("--start", action="store_true", help="also time the first solve with an empty and a full cache")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.here:
-        record = measure(options.models[0], options.rtol, options.threads, options.repeat, options.save_displacement)
-        print(json.dumps(record))
-        return
-    records = []
-    print(
-        f"{'model':>10} {'DOF':>9} {'it':>4} {'set-up':>8} {'solve':>8} {'wall':>8} {'peak':>8} {'B/DOF':>6} "
-        f"{'reaction z':>17} {'residual':>9} {'peer CPU':>9} {'ratio':>6}"
+    parser.add_argument("--peer-python", metavar="PYTHON", help="an interpreter that has parosol-py")
+    parser.add_argument("--gamg-python", metavar="PYTHON", help="an interpreter that has petsc4py")
+    parser.add_argument(
+        "--gamg-below", type=int, default=GAMG_BELOW_DOF, metavar="DOF", help="larger models without GAMG"
     )
-    print(f"{'':>10} {'':>9} {'':>4} {'CPU s':>8} {'CPU s':>8} {'s':>8} {'MB':>8} {'':>6} {'N':>17} {'':>9} {'s':>9}")
-    for path in options.models:
-        arguments = [path, "--rtol", str(options.rtol), "--threads", str(options.threads)]
-        arguments += ["--repeat", str(options.repeat)]
-        if options.save_displacement:
-            arguments += ["--save-displacement", options.save_displacement]
-        record = _in_own_process(arguments)
-        peer = None if options.no_peer else _peer(options.peer_python, path, options.rtol)
-        cpu = record["setup_cpu_s"] + record["solve_cpu_s"]
-        if peer is not None:
-            record["peer"] = peer
-            record["peer_ratio"] = peer["cpu_s"] / cpu
-        beside = f"{peer['cpu_s']:9.2f} {record['peer_ratio']:6.1f}" if peer else f"{'-':>9} {'-':>6}"
-        print(
-            f"{record['model']:>10} {record['dof']:9d} {record['iterations']:4d} {record['setup_cpu_s']:8.3f} "
-            f"{record['solve_cpu_s']:8.3f} {record['wall_s']:8.3f} {record['peak_bytes'] / 1e6:8.1f} "
-            f"{record['bytes_per_dof']:6.1f} {record['reaction_n']:17.9f} {record['relative_residual']:9.2e} {beside}",
-            flush=True,
-        )
-        records.append(record)
-    if options.start:
-        starts = _starts()
-        print(f"first solve of a process: {starts['cold_start_s']:.1f} s cold, {starts['warm_start_s']:.1f} s warm")
-        records.append({"model": None, **starts})
-    if options.json:
-        Path(options.json).write_text(json.dumps(records, indent=2))
+    parser.add_argument("--models-only", action="store_true", help="neither operator, threads nor first use")
+    options = parser.parse_args()
+    peers = {"parosol": options.peer_python, "gamg": options.gamg_python}
+    peers = {name: python for name, python in peers.items() if python}
+    records = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.models or STANDARD:
+            path = name
+            if name in STANDARD:
+                path = str(Path(folder) / f"{name}.npz")
+                model = STANDARD[name]()
+                fea.save_model(path, model, platens(model))
+            record = measure(path, options.rtol, options.threads, options.repeat, options.save_displacement)
+            for program, python in peers.items():
+                if program != "gamg" or record["dof"] < options.gamg_below:
+                    record[program] = peer(program, python, path, options.rtol)
+            records.append(record)
+            print(f"{record['model']}: {record['wall_s']:.3f} s", file=sys.stderr, flush=True)
+    _costs(records, list(peers))
+    _accuracy(records)
+    if not options.models_only:
+        records += solver_threads.report()
+    write_json(options.json, records)
 
 
 if __name__ == "__main__":
