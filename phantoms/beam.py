@@ -117,9 +117,9 @@ class Beam:
         signal /= signal.sum()
         return Quality(tuple(float(e) for e in self.energy_kev), tuple(float(s) for s in signal))
 
-    def half_value_layer_mm(self, *, muen_cm2_g: NDArray[np.float64] | None = None) -> float:
-        """Aluminium that halves the energy fluence weighed by `muen_cm2_g` of air (kerma), or by itself if not given."""
-        weight = self.photons_per_cm2_mas * self.energy_kev * (1.0 if muen_cm2_g is None else muen_cm2_g)
+    def half_value_layer_mm(self, muen_air_cm2_g: NDArray[np.float64]) -> float:
+        """Aluminium that halves the air kerma; `muen_air_cm2_g` is the mass energy absorption of air at each energy."""
+        weight = self.photons_per_cm2_mas * self.energy_kev * muen_air_cm2_g
         layers = np.linspace(0.0, 20.0, 2001)
         left = np.exp(-np.outer(layers / 10.0, _aluminium_per_cm(self.energy_kev))) @ weight
         return float(np.interp(-0.5 * weight.sum(), -left, layers))

@@ -180,7 +180,8 @@ class _Bench:
         mas = REFERENCE_MAS * (dose if dose > 0 else 1.0) / VIEWS
         counted = beam.counted(offsets, mas, RAY_STEP_MM * step_mm / steps)
         agent = tuple(sorted(iodine.items()))
-        substances = range(len(BASIS) if agent else len(BASIS) - 1)
+        used = {name for solid in solids for name in (solid.matrix, solid.rind or solid.matrix)}
+        substances = [n for n in range(len(BASIS)) if n < 2 or any(BasisDensity(n, agent).hu(name) for name in used)]
         return _Bench(
             solids,
             lattice,
