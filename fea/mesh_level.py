@@ -41,6 +41,9 @@ class MeshLevel:
         workers: Workers,
     ) -> None:
         self.mesh, self.first, self.second, self.factors = mesh, first, second, factors
+        self._stations, station, self._layer_start = mesh_kernels.strips(mesh.corners, mesh.layer_start)
+        self._first = self._along_strips(first, station)
+        self._second = self._first if second is first else self._along_strips(second, station)
         self.spacing_mm, self.workers = spacing_mm, workers
         self.numbers = modal_numbers(spacing_mm, *factors)
         self.numbers32 = self.numbers.astype(np.float32)
@@ -50,6 +53,11 @@ class MeshLevel:
         self._scratch = mesh_kernels.scratch_size(int(np.diff(mesh.plane_start).max()))
         self.inverse = np.empty(0, np.float32)
         self.fixed = np.empty(0, bool)
+
+    def _along_strips(self, coefficient: np.ndarray, station: np.ndarray) -> np.ndarray:
+        values = np.zeros(self._stations.shape[1], np.float32)
+        values[station] = coefficient
+        return values
 
     def zeros(self, dtype: type = np.float32) -> np.ndarray:
         """A field of zeros on this mesh."""
@@ -91,14 +99,13 @@ class MeshLevel:
     ) -> float:
         kind = u.dtype.type
         sums = np.zeros(self.planes)
-        mesh = self.mesh
         numbers = self.numbers32 if kind is np.float32 else self.numbers
         self.workers.slabs(
             self.planes,
             self.nodes,
             partial(
-                mesh_kernels.apply_slab, mode, u, mesh.corners, mesh.layer_start, mesh.plane_start, self.first,
-                self.second, numbers, self.inverse, out, smoothing, sums,
+                mesh_kernels.apply_slab, mode, u, self._stations, self._layer_start, self.mesh.plane_start, self._first,
+                self._second, numbers, self.inverse, out, smoothing, sums,
             ),
             scratch=(kind, self._scratch),
         )  # fmt: skip

@@ -74,20 +74,22 @@ def test_slabs_do_not_change_a_single_bit():
     level = _level(_random_solid(3, (9, 8, 7), 0.3), (1.0, 1.0, 1.0), 3)
     u, whole, parts = level.zeros(), level.zeros(), level.zeros()
     u[:] = np.random.default_rng(0).random(u.shape, dtype=np.float32)
-    mesh = level.mesh
-    sums = np.zeros(level.planes)
-    scratch = np.zeros(mesh_kernels.scratch_size(mesh.nodes), np.float32)
+    scratch = np.zeros(mesh_kernels.scratch_size(level.nodes), np.float32)
 
-    def run(out, first, stop):
-        mesh_kernels.apply_slab(
-            kernels.RAW, u, mesh.corners, mesh.layer_start, mesh.plane_start, level.first, level.second,
-            level.numbers32, level.inverse, out, None, sums, first, stop, scratch,
-        )  # fmt: skip
+    class InSlabs(Workers):
+        def slabs(self, planes, nodes, task, *, scratch=scratch):
+            for first, stop in borders:
+                task(first, stop, self.array)
 
-    run(whole, 0, level.planes)
-    for first, stop in ((6, level.planes), (0, 1), (1, 6)):
-        run(parts, first, stop)
+    workers = InSlabs(1)
+    workers.array = scratch
+    level.workers = workers
+    borders = [(0, level.planes)]
+    level.apply(u, whole)
+    borders = [(6, level.planes), (0, 1), (1, 6)]
+    level.apply(u, parts)
     assert np.array_equal(whole, parts)
+    assert whole.any()
 
 
 def test_nodes_are_those_of_the_grid_in_its_order():
