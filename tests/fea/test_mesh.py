@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fea import kernels, mesh_kernels
+from fea import mesh_kernels
 from fea.element import CORNERS, lame, stiffness_matrix
 from fea.mesh import Mesh, coarser_mesh, mesh_of
 from fea.mesh_level import MeshLevel
