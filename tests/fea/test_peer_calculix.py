@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fea import NodalForce, Prescribed, VoxelModel, element_fields, face_nodes, nodes_of, solve
+from fea import NodalForce, Orthotropy, Prescribed, VoxelModel, element_fields, face_nodes, nodes_of, solve
 from fea.element import lame, stiffness_matrix
 
 PROGRAM = shutil.which(os.environ.get("OPENBCT_CCX", "ccx"))
@@ -29,6 +29,31 @@ pytestmark = [
 
 # corners (z, y, x) in the order of a C3D8 element: around the lower face, then around the upper one
 AROUND = [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0), (1, 0, 0), (1, 0, 1), (1, 1, 1), (1, 1, 0)]
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Engineering constants of an orthotropic law for unit modulus, by CalculiX's axes 1, 2, 3 = x, y, z."""
+
+    moduli: tuple[float, float, float]
+    nu_12: float
+    nu_13: float
+    nu_23: float
+    shears_12_13_23: tuple[float, float, float]
+
+    def ours(self, isotropic: np.ndarray | None = None) -> Orthotropy:
+        """The same law by our axes; our ratios belong to a pull along the first of z, y, x, hence nu_ji = nu_ij E_j / E_i."""
+        e1, e2, e3 = self.moduli
+        poisson = (self.nu_23 * e3 / e2, self.nu_13 * e3 / e1, self.nu_12 * e2 / e1)
+        g12, g13, g23 = self.shears_12_13_23
+        return Orthotropy.from_constants((e3, e2, e1), poisson, (g23, g13, g12), isotropic)
+
+    def lines(self, modulus: float) -> list[str]:
+        """The law as CalculiX reads it, for a voxel of this modulus."""
+        e1, e2, e3 = (modulus * e for e in self.moduli)
+        g12, g13, g23 = (modulus * g for g in self.shears_12_13_23)
+        row = ", ".join(f"{v:.12e}" for v in (e1, e2, e3, self.nu_12, self.nu_13, self.nu_23, g12, g13))
+        return ["*ELASTIC, TYPE=ENGINEERING CONSTANTS", row + ",", f"{g23:.12e}"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +72,16 @@ def number_of(node_shape: tuple[int, ...], nodes: np.ndarray) -> np.ndarray:
     return np.ravel_multi_index(tuple(np.asarray(nodes).T), node_shape) + 1
 
 
-def written(model: VoxelModel, prescribed: Sequence[Prescribed], forces: Sequence[NodalForce]) -> str:
+def written(
+    model: VoxelModel,
+    prescribed: Sequence[Prescribed],
+    forces: Sequence[NodalForce],
+    law: Constants | None = None,
+) -> str:
     """The model as a CalculiX input deck; no number may be longer than 20 characters."""
+    turned = np.zeros(model.shape, bool)  # which voxels are orthotropic
+    if model.orthotropy is not None:
+        turned = np.ones(model.shape, bool) if model.orthotropy.isotropic is None else ~model.orthotropy.isotropic
     nodes = nodes_of(model.solid)
     lines = ["*NODE, NSET=NALL"]
     for number, node in zip(number_of(model.node_shape, nodes), nodes, strict=True):
@@ -62,8 +95,13 @@ def written(model: VoxelModel, prescribed: Sequence[Prescribed], forces: Sequenc
     ratio = np.broadcast_to(model.poisson, model.shape)
     for element, voxel in enumerate(voxels, start=1):
         where = tuple(voxel)
-        lines += [f"*ELSET, ELSET=E{element}", str(element), f"*MATERIAL, NAME=M{element}", "*ELASTIC"]
-        lines.append(f"{float(model.modulus_mpa[where]):.12e}, {ratio[where]:.12e}")
+        modulus = float(model.modulus_mpa[where])
+        lines += [f"*ELSET, ELSET=E{element}", str(element), f"*MATERIAL, NAME=M{element}"]
+        if turned[where]:
+            assert law is not None
+            lines += law.lines(modulus)
+        else:
+            lines += ["*ELASTIC", f"{modulus:.12e}, {ratio[where]:.12e}"]
         lines.append(f"*SOLID SECTION, ELSET=E{element}, MATERIAL=M{element}")
     lines += ["*STEP", "*STATIC, SOLVER=SPOOLES", "*BOUNDARY"]
     for condition in prescribed:
@@ -80,10 +118,14 @@ def written(model: VoxelModel, prescribed: Sequence[Prescribed], forces: Sequenc
 
 
 def calculix(
-    folder: Path, model: VoxelModel, prescribed: Sequence[Prescribed], forces: Sequence[NodalForce] = ()
+    folder: Path,
+    model: VoxelModel,
+    prescribed: Sequence[Prescribed],
+    forces: Sequence[NodalForce] = (),
+    law: Constants | None = None,
 ) -> Printed:
     """Run CalculiX on the model and read the numbers it prints."""
-    (folder / "voxels.inp").write_text(written(model, prescribed, forces))
+    (folder / "voxels.inp").write_text(written(model, prescribed, forces, law))
     run = subprocess.run(
         [str(PROGRAM), "voxels"],
         cwd=folder,
@@ -208,6 +250,31 @@ def test_two_ratios_of_poisson(tmp_path):
     assert_printed(ours.displacement_mm[there], theirs.displacement_mm[there], spare=1.5e-7)
     total = theirs.force_n[tuple(supports[1].nodes.T)].sum(axis=0)
     np.testing.assert_allclose(ours.reaction_n["top"][[0, 2]], total[[0, 2]], rtol=0, atol=3e-7 * np.abs(total).max())
+
+
+@pytest.mark.parametrize("cement", [False, True])
+def test_orthotropic_voxels(tmp_path, cement):
+    """Nine unequal constants, none of which can stand for another; alone, and with isotropic voxels among them."""
+    law = Constants((1.0, 0.6, 1.7), 0.31, 0.12, 0.22, (0.35, 0.5, 0.27))
+    plain = random_model(11, (5, 6, 7), 0.35)
+    mask = np.random.default_rng(4).random(plain.shape) < 0.4 if cement else None
+    model = VoxelModel(plain.modulus_mpa, plain.spacing_mm, 0.35, law.ours(mask))
+    top = face_nodes(model, 0, True)
+    supports = [
+        Prescribed("bottom", face_nodes(model, 0, False), z=0.0, y=0.0, x=0.0),
+        Prescribed("top", top, z=-0.02, x=0.01),
+    ]
+    push = NodalForce(top, y=np.linspace(-1, 2, len(top)))
+    theirs, ours = calculix(tmp_path, model, supports, [push], law), solve(model, supports, [push], rtol=1e-12)
+    there = tuple(nodes_of(model.solid).T)
+    assert_printed(ours.displacement_mm[there], theirs.displacement_mm[there], spare=2e-9)
+    total = theirs.force_n[tuple(top.T)].sum(axis=0)
+    np.testing.assert_allclose(ours.reaction_n["top"][[0, 2]], total[[0, 2]], rtol=0, atol=2e-7 * np.abs(total).max())
+    fields = element_fields(model, ours.displacement_mm)
+    difference = np.abs(fields.stress_mpa - theirs.stress_mpa)[model.solid]
+    assert difference.max() < 5e-7 * np.abs(theirs.stress_mpa[model.solid]).max()
+    energy = fields.energy_density_mpa * np.prod(model.spacing_mm)
+    assert_printed(energy[model.solid], theirs.energy_n_mm[model.solid], spare=1e-8)
 
 
 @pytest.mark.slow
