@@ -1,4 +1,4 @@
-"""The passes over whole fields that conjugate gradients need, fused so that each field is read once.
+"""The passes over whole fields that conjugate gradients and Lanczos steps need, fused so that each field is read once.
 
 Sums are taken per node plane and added in the order of the planes: the result does not depend on the threads.
 """
@@ -75,4 +75,66 @@ def remainder(
             value = -rs[i] if scales[i] > 0 else 0.0
             rs[i] = value
             total += value * value
+        sums[k] = total
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def inner(a: np.ndarray, b: np.ndarray, sums: np.ndarray, z0: int, z1: int) -> None:
+    """sums[plane] = a . b, added in float64."""
+    size = a.size // a.shape[0]
+    flat_a, flat_b = a.reshape(-1), b.reshape(-1)
+    for k in range(z0, z1):
+        total = 0.0
+        left, right = row(flat_a, k * size, size), row(flat_b, k * size, size)
+        for i in range(size):
+            total += left[i] * right[i]
+        sums[k] = total
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def scatter(inverse: np.ndarray, x: np.ndarray, sums: np.ndarray, z0: int, z1: int) -> None:
+    """x = noise between -1 and 1 on the free components, 0 elsewhere;  sums[plane] = x . D x.
+
+    The noise is a hash of the position, the same whoever computes it.
+    """
+    size = x.size // x.shape[0]
+    flat_i, flat_x = inverse.reshape(-1), x.reshape(-1)
+    for k in range(z0, z1):
+        total = 0.0
+        scales, xs = row(flat_i, k * size, size), row(flat_x, k * size, size)
+        for i in range(size):
+            mixed = np.uint32(np.uint32(k * size + i) * np.uint32(2654435769))
+            mixed = np.uint32((mixed ^ np.uint32(mixed >> np.uint32(15))) * np.uint32(2246822519))
+            mixed = np.uint32(mixed ^ np.uint32(mixed >> np.uint32(13)))
+            scale = scales[i]
+            xs[i] = np.float32(np.int32(mixed)) * np.float32(2.0**-31) if scale > 0 else np.float32(0)
+            value = xs[i]
+            total += value * value / (scale if scale > 0 else np.float32(1))
+        sums[k] = total
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def orthogonalise(
+    d: np.ndarray,
+    a: float,
+    x: np.ndarray,
+    b: float,
+    previous: np.ndarray,
+    inverse: np.ndarray,
+    sums: np.ndarray,
+    z0: int,
+    z1: int,
+) -> None:
+    """previous = d - a x - b previous, which is 0 where `inverse` is;  sums[plane] = previous . D previous."""
+    size = x.size // x.shape[0]
+    flat_d, flat_x, flat_p, flat_i = d.reshape(-1), x.reshape(-1), previous.reshape(-1), inverse.reshape(-1)
+    for k in range(z0, z1):
+        total = 0.0
+        ds, xs = row(flat_d, k * size, size), row(flat_x, k * size, size)
+        ps, scales = row(flat_p, k * size, size), row(flat_i, k * size, size)
+        for i in range(size):
+            value = ds[i] - a * xs[i] - b * ps[i]
+            ps[i] = value
+            scale = scales[i]
+            total += value * value / (scale if scale > 0 else np.float32(1))
         sums[k] = total
