@@ -8,7 +8,18 @@ from phantoms.image import PhantomImage
 from phantoms.kinds import KINDS, make_phantom
 from phantoms.phantom import Phantom
 from phantoms.study import write_study
+from phantoms.suites import SUITES, write_suite
 from phantoms.truth import Truth
 from phantoms.vertebral_body import Fracture
 
-__all__ = ["KINDS", "Fracture", "Phantom", "PhantomImage", "Truth", "make_phantom", "write_study"]
+__all__ = [
+    "KINDS",
+    "SUITES",
+    "Fracture",
+    "Phantom",
+    "PhantomImage",
+    "Truth",
+    "make_phantom",
+    "write_study",
+    "write_suite",
+]

@@ -131,8 +131,14 @@ def _paint_voxel(
     if d > margin:
         return
     if numbers[CORTEX_MINERAL] == 0.0:
-        # Soft tissue meets soft tissue: the share of the voxel from the distance is exact enough for a flat surface.
-        width = margin / (0.5 * _NEAR_SAFETY * math.sqrt(3.0))
+        # Soft tissue meets soft tissue: the share of the voxel from the distance is exact enough for a flat surface, if the
+        # distance is compared with the extent of the voxel across that surface (voxels may be much longer than wide).
+        width = 1.0
+        if abs(d) < margin or abs(d + cortex) < margin:
+            width = 1e-6
+            for n in range(3):
+                x_, y_, z_ = _place(matrix, k + 0.5 * (n == 0), j + 0.5 * (n == 1), i + 0.5 * (n == 2))
+                width += 2.0 * abs(surface_distance(rows, active, count, x_, y_, z_) - d)
         filled = min(max(0.5 - d / width, 0.0), 1.0)
         deep = min(max(0.5 - (d + cortex) / width, 0.0), filled)
         inside = numbers[MATRIX_HU]

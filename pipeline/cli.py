@@ -279,14 +279,19 @@ def report(
 
 @app.command()
 def phantom(
-    kind: Annotated[str, typer.Argument(help="Kind of phantom; an unknown one lists them all.")],
     output: Output,
+    kind: Annotated[
+        str | None, typer.Argument(help="Kind of phantom; an unknown one lists them all.", show_default=False)
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="A ready-made suite instead of one phantom.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many studies of the suite.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed of anatomy and noise.")] = 0,
     kvp: Annotated[float, typer.Option(help="Tube voltage in kV.")] = 120.0,
     slice_mm: Annotated[float, typer.Option(help="Slice thickness and spacing in mm.")] = 1.25,
     pixel_mm: Annotated[float, typer.Option(help="Pixel size in mm.")] = 0.9,
     dose: Annotated[float, typer.Option(help="Dose relative to a usual scan: noise falls with its root.")] = 1.0,
     kernel: Annotated[str, typer.Option(help="Reconstruction kernel: soft, standard or sharp.")] = "standard",
+    mode: Annotated[str, typer.Option(help="fast, or projections: a scan simulated as physics, slow.")] = "fast",
     file_format: Annotated[str, typer.Option("--format", help="dicom, enhanced (multi-frame) or nifti.")] = "dicom",
     option: Annotated[
         list[str] | None,
@@ -297,27 +302,25 @@ def phantom(
 
     Example: openbct phantom torso -o phantom --seed 3 --kvp 100 --set age_years=80
     """
-    import phantoms
+    from pipeline.phantom_command import write_many, write_one
 
-    if kind not in phantoms.KINDS:
-        raise Refusal(
-            "unknown_phantom", f"is not known; kinds are: {', '.join(phantoms.KINDS)}.", subject=f"phantom '{kind}'"
-        )
+    if (kind is None) == (suite is None):
+        raise Refusal("bad_phantom", "needs either a kind or --suite.", subject="phantom")
+    if suite is not None:
+        with _progress(False) as bar:
+            task = bar.add_task(suite, total=None)
+            many = write_many(
+                suite,
+                output,
+                count=count,
+                mode=mode,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        out_console.print(f"{many} studies written to {output}", soft_wrap=True, highlight=False)
+        return
+    scan = {"kvp": kvp, "slice_mm": slice_mm, "pixel_mm": pixel_mm, "dose": dose, "kernel": kernel, "mode": mode}
     options = dict(_option(text) for text in option or ())
-    try:
-        made = phantoms.make_phantom(kind, seed=seed, **options)
-        phantoms.write_study(
-            made,
-            output,
-            kvp=kvp,
-            slice_mm=slice_mm,
-            pixel_mm=pixel_mm,
-            dose=dose,
-            kernel=kernel,
-            file_format=file_format,
-        )
-    except (ValueError, TypeError, OSError) as error:
-        raise Refusal("bad_phantom", f"cannot be made: {error}", subject=f"phantom '{kind}'") from error
+    write_one(str(kind), output, seed=seed, options=options, scan=scan | {"file_format": file_format})
     out_console.print(f"written to {output}", soft_wrap=True, highlight=False)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from phantoms import make_phantom
 from phantoms.beam import Beam, WaterCorrection, bowtie_aluminium_mm, tube_voltages
-from phantoms.image import KERNELS
+from phantoms.image import KERNELS, form_image
 from phantoms.materials import Materials, mixture
 from phantoms.projection import (
     RAY_STEP_MM,
@@ -22,7 +22,7 @@ from phantoms.projection import (
 )
 from phantoms.scanner import scan
 from phantoms.solids import Solid, round_cone
-from phantoms.voxelise import Lattice
+from phantoms.voxelise import Lattice, render
 
 
 def rod(x, y, radius, material, **more):
@@ -194,33 +194,30 @@ def test_ct_numbers_are_those_that_the_hardened_spectrum_predicts(kvp):
 
 @pytest.mark.slow
 def test_both_modes_blur_an_edge_alike():
-    """Share of the step at distances from the edge of a rod, the same in both modes within three hundredths."""
-    lattice = slices(30.0, 0.4)
-    solids = [rod(0, 0, 28.0, "water"), rod(3.0, -2.0, 12.0, mixture(k2hpo4=0.2, water=1 - 0.2 * 0.2174))]
-    from phantoms.image import form_image
-    from phantoms.voxelise import render
+    """Share of the step at distances from the edge of a rod (faint, so that it hardens little): equal within two hundredths."""
+    lattice = slices(30.0, 0.25)
+    solids = [rod(0, 0, 28.0, "water"), rod(3.0, -2.0, 12.0, mixture(k2hpo4=0.05, water=1 - 0.05 * 0.2174))]
 
     _, rows, columns = lattice.shape
     yy, xx = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     points = lattice.to_lps(np.stack([np.zeros_like(yy), yy, xx], axis=-1))
     beyond = np.hypot(points[..., 0] - 3.0, points[..., 1] + 2.0) - 12.0
-    edges = np.arange(-3.0, 3.01, 0.25)
+    edges = np.arange(-3.0, 3.01, 0.2)
     for kernel in KERNELS:
         exact, _ = render(solids, lattice, Materials.at(120), threads=1)
         fast = form_image(exact, lattice.spacing_mm, kernel=kernel, sigma_hu=0.0, seed=0)[0].astype(float)
         slow = scanned(solids, lattice, kernel=kernel).hu[0]
         profiles = []
         for image in (fast, slow):
-            steps = np.array([image[(beyond >= a) & (beyond < a + 0.25)].mean() for a in edges])
+            steps = np.array([image[(beyond >= a) & (beyond < a + 0.2)].mean() for a in edges])
             profiles.append((steps - steps[-1]) / (steps[0] - steps[-1]))
-        assert np.abs(profiles[0] - profiles[1]).max() < 0.03, kernel
+        assert np.abs(profiles[0] - profiles[1]).max() < 0.02, kernel
 
 
 @pytest.mark.slow
 def test_noise_falls_with_dose_and_has_the_colour_of_the_fast_mode():
     lattice = slices(60.0, 0.8, count=6, step_mm=1.4)
     water = [rod(0, 0, 90.0, "water")]
-    from phantoms.image import form_image
 
     fast = form_image(np.zeros(lattice.shape, np.float32), lattice.spacing_mm, kernel="standard", sigma_hu=15.0, seed=2)
     centroid = []
