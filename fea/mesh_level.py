@@ -7,10 +7,14 @@ from functools import partial
 import numpy as np
 
 from fea import kernels, mesh_kernels
-from fea.element import CORNERS, modal_numbers, stiffness_matrix
+from fea.element import Spacing
 from fea.grid import zeros_field
 from fea.mesh import Mesh, Transfer, coarser_mesh
+from fea.stiffness import Elasticity, coarsening, dense_stiffness
 from fea.workers import Workers
+
+# Degrees of the smoother, finest mesh first; each mesh has about a fifth of the elements of the one before.
+MESH_DEGREES = (2, 6, 12)
 
 _CHUNK = 3 * 1024  # entries; vector passes work through fields chunk by chunk, whatever the planes are
 
@@ -25,8 +29,8 @@ class MeshLevel:
     mesh : Mesh
     first, second : float32 ndarray of shape (elements,)
         Coefficients; the same array twice where Poisson's ratio is uniform.
-    factors : tuple of 2 floats
-        What they are to be multiplied by to give Lame's numbers.
+    elasticity : Elasticity
+        What they are coefficients of; isotropic.
     spacing_mm : tuple of 3 floats
     workers : Workers
     """
@@ -36,21 +40,23 @@ class MeshLevel:
         mesh: Mesh,
         first: np.ndarray,
         second: np.ndarray,
-        factors: tuple[float, float],
-        spacing_mm: tuple[float, float, float],
+        elasticity: Elasticity,
+        spacing_mm: Spacing,
         workers: Workers,
     ) -> None:
-        self.mesh, self.first, self.second, self.factors = mesh, first, second, factors
+        self.mesh, self.first, self.second, self.elasticity = mesh, first, second, elasticity
         self._stations, station, self._layer_start = mesh_kernels.strips(mesh.corners, mesh.layer_start)
         self._first = self._along_strips(first, station)
         self._second = self._first if second is first else self._along_strips(second, station)
         self.spacing_mm, self.workers = spacing_mm, workers
-        self.numbers = modal_numbers(spacing_mm, *factors)
+        self.numbers = elasticity.numbers(spacing_mm)
         self.numbers32 = self.numbers.astype(np.float32)
         self.nodes = mesh.nodes
         self.planes = len(mesh.plane_start) - 1
         self.field_shape = (-(-3 * self.nodes // _CHUNK), _CHUNK)
         self._scratch = mesh_kernels.scratch_size(int(np.diff(mesh.plane_start).max()))
+        self.degrees = MESH_DEGREES
+        self._transfer: Transfer | None = None
         self.inverse = np.empty(0, np.float32)
         self.fixed = np.empty(0, bool)
 
@@ -65,19 +71,16 @@ class MeshLevel:
 
     def diagonal(self) -> np.ndarray:
         """Diagonal of the stiffness, float64 field."""
-        parts = []
-        for source in (self.first,) if self.first is self.second else (self.first, self.second):
+        field = self.zeros(np.float64)
+        components = field.reshape(-1)[: 3 * self.nodes].reshape(-1, 3)
+        parts = list(zip((self.first, self.second), self.elasticity.diagonals(self.spacing_mm), strict=True))
+        if self.first is self.second:
+            parts = [(self.first, parts[0][1] + parts[1][1])]
+        for source, entries in parts:
             total = np.zeros(self.nodes)
             for nodes in self.mesh.corners:
                 total += np.bincount(nodes, source, minlength=self.nodes)
-            parts.append(total)
-        lam, mu = self.factors[0] * parts[0], self.factors[1] * parts[-1]
-        s = 1 / np.asarray(self.spacing_mm) ** 2
-        volume = float(np.prod(self.spacing_mm))
-        field = self.zeros(np.float64)
-        components = field.reshape(-1)[: 3 * self.nodes].reshape(-1, 3)
-        for c in range(3):
-            components[:, c] = volume / 9 * (lam * s[c] + mu * (s.sum() + s[c]))
+            components += entries * total[:, None]
         return field
 
     def fix(self, at: np.ndarray) -> None:
@@ -133,19 +136,27 @@ class MeshLevel:
         """One smoothing step, one of the modes of `kernels.apply_slab`."""
         return self._run(mode, u, residual, (np.float32(c1), np.float32(c2), source, direction, x))
 
-    def coarser(self, factors: tuple[int, int, int]) -> tuple[MeshLevel, Transfer]:
+    def bound(self) -> float:
+        """See `Elasticity.bound`."""
+        return self.elasticity.bound(self.spacing_mm)
+
+    def coarser(self) -> MeshLevel | None:
         """The next mesh, each piece with the sum of its elements' coefficients over the volume of a coarse voxel.
 
         A component is fixed where the coincident fine one is, or where, by weight, half of those are that interpolate from it.
         """
+        factors = coarsening(self.mesh.extents, self.spacing_mm)
+        if factors == (1, 1, 1):
+            return None
         mesh, transfer, piece = coarser_mesh(self.mesh, factors)
+        self._transfer = transfer
         count, volume = len(mesh.cells), np.prod(factors)
         first = (np.bincount(piece, self.first, minlength=count) / volume).astype(np.float32)
         second = first
         if self.second is not self.first:
             second = (np.bincount(piece, self.second, minlength=count) / volume).astype(np.float32)
-        spacing = tuple(h * f for h, f in zip(self.spacing_mm, factors, strict=True))
-        coarse = MeshLevel(mesh, first, second, self.factors, (spacing[0], spacing[1], spacing[2]), self.workers)
+        z, y, x = (h * f for h, f in zip(self.spacing_mm, factors, strict=True))
+        coarse = MeshLevel(mesh, first, second, self.elasticity, (z, y, x), self.workers)
         fixed = self.fixed.reshape(-1)[: 3 * self.nodes].reshape(-1, 3)
         row = np.repeat(np.arange(mesh.nodes), np.diff(transfer.back_start))
         weight = 0.5**transfer.back_halvings
@@ -157,10 +168,16 @@ class MeshLevel:
             part[row[held & (weight == 1)]] = np.inf
             at.append(3 * np.flatnonzero(part >= 0.5 * whole) + c)
         coarse.fix(np.concatenate(at))
-        return coarse, transfer
+        return coarse
 
-    def restrict(self, transfer: Transfer, residual: np.ndarray, coarse: MeshLevel, right: np.ndarray) -> None:
+    def _interpolation(self) -> Transfer:
+        if self._transfer is None:
+            raise RuntimeError("the coarser mesh has not been made")
+        return self._transfer
+
+    def restrict(self, residual: np.ndarray, coarse: MeshLevel, right: np.ndarray) -> None:
         """right = masked(P^T residual)."""
+        transfer = self._interpolation()
         self.workers.slabs(
             coarse.nodes,
             self.nodes,
@@ -170,8 +187,9 @@ class MeshLevel:
             ),
         )  # fmt: skip
 
-    def prolong(self, transfer: Transfer, correction: np.ndarray, x: np.ndarray) -> None:
+    def prolong(self, correction: np.ndarray, coarse: MeshLevel, x: np.ndarray) -> None:
         """x += masked(P correction)."""
+        transfer = self._interpolation()
         self.workers.slabs(
             self.nodes,
             self.nodes,
@@ -180,16 +198,5 @@ class MeshLevel:
 
     def dense(self) -> tuple[np.ndarray, np.ndarray]:
         """Stiffness of the free components, float64, and their flat indices."""
-        parts = [stiffness_matrix(self.spacing_mm, 1.0, 0.0), stiffness_matrix(self.spacing_mm, 0.0, 1.0)]
-        where = (3 * self.mesh.corners.T.astype(np.int64)[:, :, None] + np.arange(3)).reshape(-1, 3 * len(CORNERS))
-        free = np.flatnonzero(self.inverse.reshape(-1) > 0)
-        number = np.full(self.inverse.size, -1)
-        number[free] = np.arange(len(free))
-        local = number[where]
-        lam = self.factors[0] * self.first.astype(np.float64)
-        mu = self.factors[1] * self.second.astype(np.float64)
-        entry = lam[:, None, None] * parts[0] + mu[:, None, None] * parts[1]
-        both = (local[:, :, None] >= 0) & (local[:, None, :] >= 0)
-        place = (local[:, :, None] * len(free) + local[:, None, :])[both]
-        matrix: np.ndarray = np.bincount(place, entry[both], minlength=len(free) ** 2).reshape(len(free), len(free))
-        return matrix, free
+        where = (3 * self.mesh.corners.T.astype(np.int64)[:, :, None] + np.arange(3)).reshape(-1, 24)
+        return dense_stiffness(self.inverse, where, self.first, self.second, self.elasticity, self.spacing_mm)

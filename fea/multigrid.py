@@ -1,32 +1,96 @@
 """The preconditioner: one float32 V-cycle over grids of averaged moduli.
 
 Fourth-kind Chebyshev smoothing with a point-Jacobi diagonal (the same before and after, so that the cycle is
-symmetric), trilinear transfer, a dense inverse on the coarsest grid.
+symmetric), trilinear transfer, a dense inverse on the coarsest grid. How a grid is stored (rows of voxels, or a list of
+elements) is the business of its level.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.linalg
 from numba import njit
 
 from fea import kernels
-from fea.element import CORNERS, stiffness_of
-from fea.stiffness import Level
-from fea.transfer import coarsen, prolong, restrict
+from fea.vectors import inner, orthogonalise, scatter
 from fea.workers import Workers
 
-# Degrees of the smoother, finest grid first, the last for all that follow. Coarse work is cheap, an eighth per level.
-# Where voids and walls are thin (trabecular bone, shells), averaged moduli tie together what is apart, the coarse
-# corrections are poor, and it pays to smooth far more on the coarser grids.
-DENSE_DEGREES = (2, 6)
-POROUS_DEGREES = (3, 12, 30, 60)
-_POROUS_BELOW = 0.65
-_COARSEST_NODES = 80
+_DENSE_COMPONENTS = 1500  # more are smoothed on the coarsest grid, not solved for
+_COARSEST_DEGREE = 30
 _LEAST_LANCZOS_STEPS = 6
 _SAFETY = 1.02
+
+
+class AnyLevel(Protocol):
+    """What the V-cycle wants of a grid; `stiffness.Level` and `mesh_level.MeshLevel` provide it.
+
+    Attributes
+    ----------
+    field_shape : tuple of ints
+    nodes : int
+    inverse : float32 field
+        Inverse of the operator's diagonal, 0 at fixed and at void components.
+    degrees : tuple of ints
+        Of the smoother, on this grid and the coarser ones, the last for all that follow.
+    """
+
+    nodes: int
+    inverse: np.ndarray
+
+    @property
+    def field_shape(self) -> tuple[int, ...]: ...
+    @property
+    def degrees(self) -> tuple[int, ...]: ...
+
+    def zeros(self, dtype: type = ...) -> np.ndarray:
+        """A field of zeros."""
+        ...
+
+    def apply(self, u: np.ndarray, out: np.ndarray) -> None:
+        """out = K u on every component."""
+        ...
+
+    def apply_free(self, u: np.ndarray, out: np.ndarray) -> float:
+        """out = K u on the free components, 0 elsewhere; returns u . out."""
+        ...
+
+    def smooth(
+        self,
+        mode: int,
+        u: np.ndarray,
+        c1: float,
+        c2: float,
+        source: np.ndarray,
+        residual: np.ndarray,
+        direction: np.ndarray,
+        x: np.ndarray,
+    ) -> float:
+        """One smoothing step, one of the modes of `kernels.slab`."""
+        ...
+
+    def bound(self) -> float:
+        """A proven upper bound of the spectrum of D^-1 K."""
+        ...
+
+    def coarser(self) -> AnyLevel | None:
+        """The next grid, None if this is the coarsest. To be asked once."""
+        ...
+
+    def restrict(self, residual: np.ndarray, coarse: Any, right: np.ndarray) -> None:
+        """right = masked(P^T residual) on the next grid."""
+        ...
+
+    def prolong(self, correction: np.ndarray, coarse: Any, x: np.ndarray) -> None:
+        """x += masked(P correction) from the next grid."""
+        ...
+
+    def dense(self) -> tuple[np.ndarray, np.ndarray]:
+        """Stiffness of the free components, float64, and their flat indices."""
+        ...
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
@@ -48,9 +112,7 @@ def _dense_product(matrix: np.ndarray, index: np.ndarray, source: np.ndarray, ta
 class _Grid:
     """One level of the hierarchy with its work fields."""
 
-    level: Level
-    extents: tuple[int, int, int]
-    factors: tuple[int, int, int]
+    level: AnyLevel
     bound: float
     cap: float
     right: np.ndarray
@@ -60,57 +122,23 @@ class _Grid:
     e: np.ndarray
 
 
-def _dense_inverse(level: Level, extents: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse stiffness of the free components, and their flat indices.
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of a stiffness matrix in float32.
 
     Detached pieces leave rigid motions; a shift of 1e-6 of the scaled diagonal keeps the factor finite there.
     """
-    nz, ny, nx = extents
-    parts = [stiffness_of(level.spacing_mm, law) for law in level.elasticity.laws]
-    k, j, i = (axis.ravel() for axis in np.meshgrid(range(nz), range(ny), range(nx), indexing="ij"))
-    _, rows, _, stride = level.field_shape
-    where = np.stack(
-        [
-            (((k + a) * rows + (j + b)) * 3 + component) * stride + (i + c)
-            for a, b, c in CORNERS
-            for component in range(3)
-        ],
-        axis=1,
-    )
-    free = np.flatnonzero(level.inverse.reshape(-1) > 0)
-    number = np.full(level.inverse.size, -1)
-    number[free] = np.arange(len(free))
-    local = number[where]
-    first, second = (array[k, j, i].astype(np.float64)[:, None, None] for array in (level.first, level.second))
-    entry = first * parts[0] + second * parts[1]
-    both = (local[:, :, None] >= 0) & (local[:, None, :] >= 0) & level.solid[k, j, i][:, None, None]
-    place = (local[:, :, None] * len(free) + local[:, None, :])[both]
-    if len(free) == 0:
-        return np.empty((0, 0), np.float32), free
-    entries: np.ndarray = np.bincount(place, entry[both], minlength=len(free) ** 2)
-    matrix: np.ndarray = entries.reshape(len(free), len(free))
     root = 1 / np.sqrt(np.diag(matrix))
-    matrix *= root[:, None] * root
+    matrix = matrix * root[:, None] * root
     matrix[np.diag_indices_from(matrix)] += 1e-6
     # Gauss-Jordan sweeps: no pivoting is needed for a positive definite matrix, and for some hundred unknowns the
     # threads of a LAPACK call cost more than the arithmetic
-    for n in range(len(free)):
+    for n in range(len(matrix)):
         pivot, column = matrix[n, n], matrix[:, n].copy()
         line = matrix[n] / pivot
         matrix -= column[:, None] * line
         matrix[n], matrix[:, n] = line, -column / pivot
         matrix[n, n] = 1 / pivot
-    return np.ascontiguousarray((root[:, None] * matrix * root).astype(np.float32)), free
-
-
-def coarse_fill(solid: np.ndarray) -> float:
-    """Solid fraction of the cells of 4 x 4 x 4 voxels that hold any material: near 1 for bulky bodies, small for thin ones."""
-    nz, ny, nx = solid.shape
-    filled = np.zeros((-(-nz // 4) * 4, -(-ny // 4) * 4, -(-nx // 4) * 4), dtype=bool)
-    filled[:nz, :ny, :nx] = solid
-    cells = filled.reshape(filled.shape[0] // 4, 4, filled.shape[1] // 4, 4, filled.shape[2] // 4, 4)
-    touched = cells.any(axis=(1, 3, 5))
-    return float(np.count_nonzero(filled) / (64 * np.count_nonzero(touched)))
+    return np.ascontiguousarray((root[:, None] * matrix * root).astype(np.float32))
 
 
 class Multigrid:
@@ -118,57 +146,50 @@ class Multigrid:
 
     Parameters
     ----------
-    finest : Level
+    finest : AnyLevel
         With its diagonal set.
-    extents : tuple of 3 ints
-        Voxels along the internal axes.
     workers : Workers
     """
 
-    def __init__(self, finest: Level, extents: tuple[int, int, int], workers: Workers) -> None:
+    def __init__(self, finest: AnyLevel, workers: Workers) -> None:
         self.workers = workers
         self.grids: list[_Grid] = []
-        fill = coarse_fill(finest.solid[:, : extents[1], : extents[2]])
-        self.degrees = POROUS_DEGREES if fill < _POROUS_BELOW else DENSE_DEGREES
-        level = finest
-        while True:
-            factors = _coarsening(level, extents)
-            cap = level.elasticity.bound(level.spacing_mm)
-            fields = [level.zeros() for _ in range(5)]
-            grid = _Grid(level, extents, factors, cap, cap, *fields)
+        self.degrees = finest.degrees
+        level: AnyLevel | None = finest
+        while level is not None:
+            cap = level.bound()
+            grid = _Grid(level, cap, cap, *(level.zeros() for _ in range(5)))
             self.grids.append(grid)
-            if factors == (1, 1, 1):
-                break
-            grid.bound = min(
-                cap, self._largest_eigenvalue(grid, max(_LEAST_LANCZOS_STEPS, self._degree(len(self.grids) - 1) + 5))
-            )
-            level, extents = _coarser(level, extents, factors, workers)
-        self.matrix, self.index = _dense_inverse(level, extents)
+            coarsest, level = level, level.coarser()
+            if level is not None:
+                steps = max(_LEAST_LANCZOS_STEPS, self._degree(len(self.grids) - 1) + 5)
+                grid.bound = min(cap, self._largest_eigenvalue(grid, steps))
+        self.matrix: np.ndarray | None = None
+        if np.count_nonzero(coarsest.inverse) <= _DENSE_COMPONENTS:
+            matrix, self.index = coarsest.dense()
+            self.matrix = _inverse(matrix)
 
     def _largest_eigenvalue(self, grid: _Grid, steps: int) -> float:
         """Upper estimate of the spectrum of D^-1 K.
 
         Lanczos steps in the inner product of D; the largest Ritz value plus the norm of its residual, and a margin.
         """
-        level = grid.level
-        free = level.inverse > 0
-        x = grid.x
-        np.subtract(np.random.default_rng(1).random(x.shape, dtype=np.float32), np.float32(0.5), out=x)
-        x[~free] = 0
-        weight = np.divide(np.float32(1), level.inverse, out=np.zeros_like(level.inverse), where=free)
-        previous, diagonal, beside = level.zeros(), [], []
-        length = float(np.sqrt(np.vdot(x, weight * x)))
+        level, run, sums = grid.level, self.workers.slabs, np.zeros(grid.level.field_shape[0])
+        planes, nodes = level.field_shape[0], level.nodes
+        x, previous, diagonal, beside = grid.x, level.zeros(), [], []
+        run(planes, nodes, partial(scatter, level.inverse, x, sums))
+        length, before = float(np.sqrt(sums.sum())), 1.0
         if length == 0:  # nothing is free here
             return grid.cap
         for step in range(steps):
-            x /= np.float32(length)
-            level.smooth(kernels.START, x, 0.0, -1.0, grid.right, grid.r, grid.d, x)
-            diagonal.append(-float(np.vdot(x, grid.r)))
+            # x has yet to be divided by its length, and the vector before it by the length before
+            level.smooth(kernels.START, x, 0.0, -1.0 / length, grid.right, grid.r, grid.d, x)
+            run(planes, nodes, partial(inner, x, grid.r, sums))
+            diagonal.append(-float(sums.sum()) / length**2)
+            a, b = np.float32(diagonal[-1] / length), np.float32(length / before if step else 0.0)
             # the new vector takes the place of the one before the last
-            previous *= np.float32(-length if step else 0.0)
-            previous += grid.d
-            previous -= np.float32(diagonal[-1]) * x
-            length = float(np.sqrt(np.vdot(previous, weight * previous)))
+            run(planes, nodes, partial(orthogonalise, grid.d, a, x, b, previous, level.inverse, sums))
+            length, before = float(np.sqrt(sums.sum())), length
             if length < 1e-5 * diagonal[-1]:
                 break
             beside.append(length)
@@ -205,61 +226,30 @@ class Multigrid:
     def _cycle(self, number: int) -> float:
         grid = self.grids[number]
         level = grid.level
-        if grid.factors == (1, 1, 1):
+        coarsest = number + 1 == len(self.grids)
+        if coarsest and self.matrix is not None:
             _dense_product(self.matrix, self.index, grid.right.reshape(-1), grid.x.reshape(-1))
             return float(np.vdot(grid.x, grid.right))
-        below = self.grids[number + 1]
-        m, bound = self._degree(number), grid.bound
-        weights = [((2 * k - 1) / (2 * k + 3), (8 * k + 4) / ((2 * k + 3) * bound)) for k in range(1, m)]
-        level.smooth(kernels.START, grid.x, *weights[0], grid.right, grid.r, grid.d, grid.x)
-        for c1, c2 in weights[1:]:
-            level.smooth(kernels.STEP, grid.d, c1, c2, grid.r, grid.r, grid.e, grid.x)
-            grid.d, grid.e = grid.e, grid.d
-        level.smooth(kernels.FINAL, grid.d, 0.0, 0.0, grid.r, grid.r, grid.e, grid.x)
-        coarse = below.level
-        self.workers.slabs(
-            coarse.field_shape[0],
-            level.nodes,
-            lambda z0, z1: restrict(z0, z1, grid.r, grid.factors, below.right, coarse.ranges, coarse.inverse),
-        )
-        if below.factors != (1, 1, 1):
-            np.multiply(coarse.inverse, below.right, out=below.x)
+        weights = self._weights(_COARSEST_DEGREE if coarsest else self._degree(number), grid.bound)
+        if not coarsest:
+            below = self.grids[number + 1]
+            level.smooth(kernels.START, grid.x, *weights[0], grid.right, grid.r, grid.d, grid.x)
+            for c1, c2 in weights[1:]:
+                level.smooth(kernels.STEP, grid.d, c1, c2, grid.r, grid.r, grid.e, grid.x)
+                grid.d, grid.e = grid.e, grid.d
+            level.smooth(kernels.FINAL, grid.d, 0.0, 0.0, grid.r, grid.r, grid.e, grid.x)
+            level.restrict(grid.r, below.level, below.right)
+            np.multiply(below.level.inverse, below.right, out=below.x)
             below.x *= np.float32(self.first_factor(number + 1))
-        self._cycle(number + 1)
-        self.workers.slabs(
-            level.field_shape[0],
-            level.nodes,
-            lambda z0, z1: prolong(z0, z1, below.x, grid.factors, grid.x, level.ranges, level.inverse),
-        )
+            self._cycle(number + 1)
+            level.prolong(below.x, below.level, grid.x)
         level.smooth(kernels.START, grid.x, 0.0, self.first_factor(number), grid.right, grid.r, grid.d, grid.x)
         for c1, c2 in weights[:-1]:
             level.smooth(kernels.STEP, grid.d, c1, c2, grid.r, grid.r, grid.e, grid.x)
             grid.d, grid.e = grid.e, grid.d
         return level.smooth(kernels.LAST, grid.d, *weights[-1], grid.r, grid.right, grid.e, grid.x)
 
-
-def _coarsening(level: Level, extents: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Which axes to halve: those whose spacing is near the smallest; none on the coarsest grid."""
-    nodes = np.prod([n + 1 for n in extents])
-    if nodes <= _COARSEST_NODES:
-        return 1, 1, 1
-    can = [n > 1 for n in extents]
-    smallest = min(h for h, ok in zip(level.spacing_mm, can, strict=True) if ok)
-    z, y, x = (2 if ok and h < 1.5 * smallest else 1 for h, ok in zip(level.spacing_mm, can, strict=True))
-    return z, y, x
-
-
-def _coarser(
-    level: Level, extents: tuple[int, int, int], factors: tuple[int, int, int], workers: Workers
-) -> tuple[Level, tuple[int, int, int]]:
-    """The next grid: averaged coefficients, and components fixed where the coincident fine one is."""
-    nz, ny, nx = (-(-n // f) for n, f in zip(extents, factors, strict=True))
-    first = coarsen(level.first, extents, factors)
-    second = first if level.second is level.first else coarsen(level.second, extents, factors)
-    spacing = tuple(h * f for h, f in zip(level.spacing_mm, factors, strict=True))
-    coarse = Level(first, second, level.elasticity, (spacing[0], spacing[1], spacing[2]), workers)
-    k, j, i = (np.minimum(np.arange(c + 1) * f, n) for c, f, n in zip((nz, ny, nx), factors, extents, strict=True))
-    fixed = np.zeros(coarse.field_shape, dtype=bool)
-    fixed[:, :, :, : nx + 1] = level.fixed[k][:, j][..., i]
-    coarse.fix(np.flatnonzero(fixed))
-    return coarse, (nz, ny, nx)
+    @staticmethod
+    def _weights(degree: int, bound: float) -> list[tuple[float, float]]:
+        """Factors of direction and residual in the steps after the first."""
+        return [((2 * k - 1) / (2 * k + 3), (8 * k + 4) / ((2 * k + 3) * bound)) for k in range(1, degree)]

@@ -16,7 +16,7 @@ from fea.model import NodalForce, Prescribed, VoxelModel
 from fea.multigrid import Multigrid
 from fea.stiffness import Level, stiffness_arrays
 from fea.supports import Conditions, force_field, held_pieces, place, touched_nodes
-from fea.vectors import advance, begin_cycle, remainder, turn
+from fea.vectors import advance, begin_cycle, inner, remainder, turn
 from fea.workers import Workers
 
 _PATIENCE = 60  # iterations without progress before the bounds, and then the solution, are given up
@@ -95,7 +95,7 @@ class Solver:
         self.level = Level(first, second, elasticity, spacing, self.workers)
         self.conditions = self._place(prescribed)
         self.level.fix(self.conditions.at)
-        self.multigrid = Multigrid(self.level, self.layout.internal_shape, self.workers)
+        self.multigrid = Multigrid(self.level, self.workers)
         self.dof = 3 * int(self.touched.sum())
         self._sums = np.zeros(self.level.field_shape[0])
         self.setup_s = time.perf_counter() - began
@@ -153,7 +153,7 @@ class Solver:
             iterations += self._iterate(x, r, p, kp, norm, target, max_iterations - iterations)
             norm, held = self._residual(x, load, r)
             if load is None:
-                norm, held = self._balance(x, r, norm, held, lift_energy, target)
+                norm, held = self._balance(x, r, norm, held, conditions, lift_energy, target)
             if norm > target and (norm > 0.5 * before or iterations >= max_iterations):
                 reason = Reason.NOT_CONVERGED if iterations >= max_iterations else Reason.STAGNATED
                 raise SolveError(
@@ -187,7 +187,14 @@ class Solver:
         return float(np.sqrt(self._sums.sum())), held
 
     def _balance(
-        self, x: np.ndarray, r: np.ndarray, norm: float, held: np.ndarray, lift_energy: float, target: float
+        self,
+        x: np.ndarray,
+        r: np.ndarray,
+        norm: float,
+        held: np.ndarray,
+        conditions: Conditions,
+        lift_energy: float,
+        target: float,
     ) -> tuple[float, np.ndarray]:
         """Scale the free displacements so that the residual does no work on them.
 
@@ -195,20 +202,21 @@ class Solver:
         when conjugate gradients start from zero; the affine start gives that up. The scale differs from one by about
         the square of the tolerance times the stiffness of a voxel layer; it is left alone if that would not converge.
         """
-        values = self.conditions.values_mm
-        work = float(np.vdot(x, r))
+        values = conditions.values_mm
+        self.workers.slabs(self.level.field_shape[0], self.level.nodes, partial(inner, x, r, self._sums))
+        work = float(self._sums.sum())
         # x_free . K_free,free x_free from what is known at the prescribed components
         stiffness = lift_energy - float(values @ held) - work
         if stiffness <= 0 or abs(work) < 1e-12 * stiffness:
             return norm, held
         scale = 1 + work / stiffness
         x *= scale
-        x.reshape(-1)[self.conditions.at] = values
+        x.reshape(-1)[conditions.at] = values
         after, held_after = self._residual(x, None, r)
         if after <= max(target, norm):
             return after, held_after
         x /= scale
-        x.reshape(-1)[self.conditions.at] = values
+        x.reshape(-1)[conditions.at] = values
         return self._residual(x, None, r)
 
     def _iterate(

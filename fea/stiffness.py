@@ -13,12 +13,30 @@ from functools import partial
 import numpy as np
 
 from fea import elastic, kernels
-from fea.element import Spacing, bound_of, elasticity, modal_numbers, orthotropic_numbers, spectral_bound
+from fea.element import (
+    CORNERS,
+    Spacing,
+    bound_of,
+    elasticity,
+    modal_numbers,
+    orthotropic_numbers,
+    spectral_bound,
+    stiffness_of,
+)
 from fea.errors import Reason, SolveError
 from fea.grid import Layout, padded, row_ranges, zeros_field
 from fea.materials import laws_of, permuted
 from fea.model import VoxelModel
+from fea.transfer import coarsen, prolong, restrict
 from fea.workers import Workers
+
+# Degrees of the smoother, finest grid first, the last for all that follow. Coarse work is cheap, an eighth per level.
+# Where voids and walls are thin (shells), averaged moduli tie together what is apart, the coarse corrections are poor, and
+# it pays to smooth far more on the coarser grids.
+DENSE_DEGREES = (2, 6)
+POROUS_DEGREES = (3, 12, 30, 60)
+_POROUS_BELOW = 0.65
+_COARSEST_NODES = 80
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +79,20 @@ class Elasticity:
             return bound_of(spacing_mm, self.laws)
         return spectral_bound(spacing_mm, *self.poisson)
 
+    def diagonals(self, spacing_mm: Spacing) -> list[np.ndarray]:
+        """For each of the two laws the diagonal entries (z, y, x) of one corner of a voxel with coefficient 1."""
+        slopes = 1 / np.asarray(spacing_mm) ** 2
+        found = []
+        for law in self.laws:
+            entries = np.empty(3)
+            for c in range(3):
+                # stretch along c, and the shears in the two planes that hold c (numbered by their normals)
+                one, other = (axis for axis in range(3) if axis != c)
+                entries[c] = law[c, c] * slopes[c] + law[3 + other, 3 + other] * slopes[one]
+                entries[c] += law[3 + one, 3 + one] * slopes[other]
+            found.append(np.prod(spacing_mm) / 9 * entries)
+        return found
+
 
 class Level:
     """One grid with its stiffness.
@@ -95,7 +127,10 @@ class Level:
         self.numbers32 = self.numbers.astype(np.float32)
         self.field_shape = (nz + 1, rows, 3, stride)
         self.nodes = (nz + 1) * rows * stride
-        self.ranges = row_ranges(self.solid)
+        solid = self.solid
+        self.ranges = row_ranges(solid)
+        self.extents = (nz, rows - 1, int(np.flatnonzero(solid.any(axis=(0, 1)))[-1]) + 1)
+        self._halved = (1, 1, 1)
         self.inverse = np.empty(0, np.float32)
         self.fixed = np.empty(0, bool)
 
@@ -119,28 +154,19 @@ class Level:
     def diagonal(self) -> np.ndarray:
         """Diagonal of the stiffness, float64 field."""
         nz, rows, stride = self.first.shape
-        nx = stride
-        laws = self.elasticity.laws
-        one = self.first is self.second
         field = self.zeros(np.float64)
-        slopes = 1 / np.asarray(self.spacing_mm) ** 2
-        volume = float(np.prod(self.spacing_mm))
-        for source, law in (
-            [(self.first, laws[0] + laws[1])] if one else [(self.first, laws[0]), (self.second, laws[1])]
-        ):
-            total = np.zeros((nz + 1, rows, nx))
+        parts = list(zip((self.first, self.second), self.elasticity.diagonals(self.spacing_mm), strict=True))
+        if self.first is self.second:
+            parts = [(self.first, parts[0][1] + parts[1][1])]
+        for source, entries in parts:
+            total = np.zeros((nz + 1, rows, stride))
             for dk in (0, 1):
                 for dj in (0, 1):
                     part = total[dk : dk + nz, dj:]
                     part += source[:, : rows - dj]
                     part[:, :, 1:] += source[:, : rows - dj, :-1]
             for c in range(3):
-                # stretch along c, and the shears in the two planes that hold c (numbered by their normals)
-                others = [axis for axis in range(3) if axis != c]
-                entry = law[c, c] * slopes[c] + sum(
-                    law[3 + sum(others) - t, 3 + sum(others) - t] * slopes[t] for t in others
-                )
-                field[:, :, c] += volume / 9 * entry * total
+                field[:, :, c] += entries[c] * total
         return field
 
     def fix(self, at: np.ndarray) -> None:
@@ -195,6 +221,122 @@ class Level:
     ) -> float:
         """One smoothing step, one of the modes of `kernels.slab`."""
         return self._run(mode, u, residual, (np.float32(c1), np.float32(c2), source, direction, x))
+
+    def bound(self) -> float:
+        """See `Elasticity.bound`."""
+        return self.elasticity.bound(self.spacing_mm)
+
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        """Degrees of the smoother on this grid and the coarser ones."""
+        _, ny, nx = self.extents
+        return POROUS_DEGREES if coarse_fill(self.solid[:, :ny, :nx]) < _POROUS_BELOW else DENSE_DEGREES
+
+    def coarser(self) -> Level | None:
+        """The next grid: averaged coefficients, and components fixed where the coincident fine one is."""
+        factors = self._halved = coarsening(self.extents, self.spacing_mm)
+        if factors == (1, 1, 1):
+            return None
+        first = coarsen(self.first, self.extents, factors)
+        second = first if self.second is self.first else coarsen(self.second, self.extents, factors)
+        z, y, x = (h * f for h, f in zip(self.spacing_mm, factors, strict=True))
+        coarse = Level(first, second, self.elasticity, (z, y, x), self.workers)
+        nodes = (np.arange(-(-n // f) + 1) * f for n, f in zip(self.extents, factors, strict=True))
+        k, j, i = (np.minimum(at, n) for at, n in zip(nodes, self.extents, strict=True))
+        fixed = np.zeros(coarse.field_shape, dtype=bool)
+        fixed[:, :, :, : len(i)] = self.fixed[k][:, j][..., i]
+        coarse.fix(np.flatnonzero(fixed))
+        return coarse
+
+    def restrict(self, residual: np.ndarray, coarse: Level, right: np.ndarray) -> None:
+        """right = masked(P^T residual)."""
+        self.workers.slabs(
+            coarse.field_shape[0],
+            self.nodes,
+            lambda z0, z1: restrict(z0, z1, residual, self._halved, right, coarse.ranges, coarse.inverse),
+        )
+
+    def prolong(self, correction: np.ndarray, coarse: Level, x: np.ndarray) -> None:
+        """x += masked(P correction)."""
+        self.workers.slabs(
+            self.field_shape[0],
+            self.nodes,
+            lambda z0, z1: prolong(z0, z1, correction, self._halved, x, self.ranges, self.inverse),
+        )
+
+    def dense(self) -> tuple[np.ndarray, np.ndarray]:
+        """Stiffness of the free components, float64, and their flat indices."""
+        nz, ny, nx = self.extents
+        k, j, i = (axis.ravel() for axis in np.meshgrid(range(nz), range(ny), range(nx), indexing="ij"))
+        _, rows, _, stride = self.field_shape
+        where = np.stack(
+            [
+                (((k + a) * rows + (j + b)) * 3 + component) * stride + (i + c)
+                for a, b, c in CORNERS
+                for component in range(3)
+            ],
+            axis=1,
+        )
+        some = self.solid[k, j, i]
+        first, second = (array[k, j, i][some] for array in (self.first, self.second))
+        return dense_stiffness(self.inverse, where[some], first, second, self.elasticity, self.spacing_mm)
+
+
+def coarsening(extents: tuple[int, int, int], spacing_mm: Spacing) -> tuple[int, int, int]:
+    """Which axes of a grid to halve: those whose spacing is near the smallest; none on the coarsest grid."""
+    can = [n > 1 for n in extents]
+    if np.prod([n + 1 for n in extents]) <= _COARSEST_NODES or not any(can):
+        return 1, 1, 1
+    smallest = min(h for h, ok in zip(spacing_mm, can, strict=True) if ok)
+    z, y, x = (2 if ok and h < 1.5 * smallest else 1 for h, ok in zip(spacing_mm, can, strict=True))
+    return z, y, x
+
+
+def coarse_fill(solid: np.ndarray) -> float:
+    """Solid fraction of the cells of 4 x 4 x 4 voxels that hold any material: near 1 for bulky bodies, small for thin ones."""
+    nz, ny, nx = solid.shape
+    filled = np.zeros((-(-nz // 4) * 4, -(-ny // 4) * 4, -(-nx // 4) * 4), dtype=bool)
+    filled[:nz, :ny, :nx] = solid
+    cells = filled.reshape(filled.shape[0] // 4, 4, filled.shape[1] // 4, 4, filled.shape[2] // 4, 4)
+    touched = cells.any(axis=(1, 3, 5))
+    return float(np.count_nonzero(filled) / (64 * np.count_nonzero(touched)))
+
+
+def dense_stiffness(
+    inverse: np.ndarray,
+    where: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    elasticity: Elasticity,
+    spacing_mm: Spacing,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Assembled stiffness of the free components of a small grid.
+
+    Parameters
+    ----------
+    inverse : float32 field
+        Zero at components that are not free.
+    where : int ndarray of shape (n, 24)
+        Flat indices of the components of each element.
+    first, second : float ndarray of shape (n,)
+        Its coefficients.
+
+    Returns
+    -------
+    float64 ndarray of shape (m, m)
+    int64 ndarray of shape (m,)
+        Flat indices of the free components.
+    """
+    free = np.flatnonzero(inverse.reshape(-1) > 0)
+    number = np.full(inverse.size, -1)
+    number[free] = np.arange(len(free))
+    local = number[where]
+    parts = [stiffness_of(spacing_mm, law) for law in elasticity.laws]
+    entry = first.astype(np.float64)[:, None, None] * parts[0] + second.astype(np.float64)[:, None, None] * parts[1]
+    both = (local[:, :, None] >= 0) & (local[:, None, :] >= 0)
+    place = (local[:, :, None] * len(free) + local[:, None, :])[both]
+    entries: np.ndarray = np.bincount(place, entry[both], minlength=len(free) ** 2)
+    return entries.reshape(len(free), len(free)), free
 
 
 def stiffness_arrays(model: VoxelModel, layout: Layout) -> tuple[np.ndarray, np.ndarray, Elasticity]:

@@ -22,7 +22,7 @@ from fea import (
     save_model,
     solve,
 )
-from fea.multigrid import DENSE_DEGREES, POROUS_DEGREES
+from fea.stiffness import DENSE_DEGREES, POROUS_DEGREES
 from tests.fea.plain_elements import assembled, direct_solution
 
 

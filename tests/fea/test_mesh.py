@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fea import mesh_kernels
-from fea.element import CORNERS, lame, stiffness_matrix
+from fea.element import CORNERS, elasticity, lame, stiffness_matrix
 from fea.mesh import Mesh, coarser_mesh, mesh_of
 from fea.mesh_level import MeshLevel
+from fea.stiffness import Elasticity
 from fea.workers import Workers
 
 
@@ -33,9 +34,9 @@ def _level(solid: np.ndarray, spacing: tuple[float, float, float], seed: int, th
     draw = np.random.default_rng(seed)
     young, nu = draw.uniform(1, 10, len(mesh.cells)), draw.uniform(0, 0.4, len(mesh.cells))
     lam, mu = lame(nu)
-    level = MeshLevel(
-        mesh, (lam * young).astype(np.float32), (mu * young).astype(np.float32), (1.0, 1.0), spacing, Workers(threads)
-    )
+    laws = elasticity(1.0, 0.0), elasticity(0.0, 1.0)
+    first, second = (lam * young).astype(np.float32), (mu * young).astype(np.float32)
+    level = MeshLevel(mesh, first, second, Elasticity(laws, (0.0, 0.4)), spacing, Workers(threads))
     level.fix(np.arange(3))
     return level
 
@@ -123,31 +124,27 @@ def test_sheets_apart_stay_apart_on_every_mesh():
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 1000),
-    shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
+    shape=st.tuples(st.integers(4, 9), st.integers(4, 9), st.integers(4, 9)),
     fraction=st.floats(0.05, 1.0),
-    factors=st.sampled_from([(2, 2, 2), (1, 2, 2), (2, 1, 1)]),
+    spacing=st.sampled_from([(1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (1.0, 2.0, 3.0)]),
 )
-def test_interpolation_reproduces_linear_fields(seed, shape, fraction, factors):
-    """On any body, twice in a row; the transpose is the transpose; coefficients are conserved."""
-    level = _level(_random_solid(seed, shape, fraction), (1.0, 1.0, 1.0), seed)
-    for _ in range(2):
-        coarse, transfer = level.coarser(factors)
-        field = level.zeros()
-        at = _positions(coarse.mesh) * factors
-        values = at @ [1.0, -2.0, 0.5] + 3
-        source = coarse.zeros()
-        source.reshape(-1)[: 3 * coarse.nodes] = np.repeat(values, 3)
-        level.inverse[:] = 1
-        level.prolong(transfer, source, field)
-        expected = np.repeat(_positions(level.mesh) @ [1.0, -2.0, 0.5] + 3, 3)
+def test_interpolation_reproduces_linear_fields(seed, shape, fraction, spacing):
+    """On any body and every mesh; the transpose is the transpose; coefficients are conserved."""
+    level = _level(_random_solid(seed, shape, fraction), spacing, seed)
+    slope = np.array([1.0, -2.0, 0.5])
+    while (coarse := level.coarser()) is not None:
+        factors = np.round(np.divide(coarse.spacing_mm, level.spacing_mm)).astype(int)
+        level.inverse[:] = coarse.inverse[:] = 1
+        source, field = coarse.zeros(), level.zeros()
+        source.reshape(-1)[: 3 * coarse.nodes] = np.repeat(_positions(coarse.mesh) * factors @ slope + 3, 3)
+        level.prolong(source, coarse, field)
+        expected = np.repeat(_positions(level.mesh) @ slope + 3, 3)
         assert np.allclose(field.reshape(-1)[: 3 * level.nodes], expected, atol=1e-4)
-        coarse.inverse[:] = 1
-        given_, back = level.zeros(), coarse.zeros()
-        given_.reshape(-1)[: 3 * level.nodes] = np.random.default_rng(1).random(3 * level.nodes)
-        level.restrict(transfer, given_, coarse, back)
-        assert np.vdot(given_, field) == pytest.approx(float(np.vdot(back, source)), rel=1e-4)
-        assert coarse.second.sum() * np.prod(factors) == pytest.approx(float(level.second.sum()), rel=1e-5)
-        assert np.array_equal(np.sort(coarse.mesh.cells[:, 0]), coarse.mesh.cells[:, 0])
+        forces, back = level.zeros(), coarse.zeros()
+        forces.reshape(-1)[: 3 * level.nodes] = np.random.default_rng(1).random(3 * level.nodes)
+        level.restrict(forces, coarse, back)
+        assert np.vdot(forces, field) == pytest.approx(float(np.vdot(back, source)), rel=1e-4, abs=1e-2)
+        assert coarse.second.sum() * factors.prod() == pytest.approx(float(level.second.sum()), rel=1e-5)
         planes = np.searchsorted(coarse.mesh.plane_start, coarse.mesh.corners, side="right") - 1
         assert np.array_equal(planes, coarse.mesh.cells[:, 0] + CORNERS[:, :1])
         level = coarse
