@@ -256,13 +256,14 @@ def _deliver(
 ) -> float:
     """Write the finished forces of one node row, if `masked` only the free ones; returns the row's share of u . out."""
     total = 0.0
+    zero = forces.dtype.type(0)
     for c in range(3):
         o = at + c * stride + a
         force, into = row(forces, c * stride + a, n), row(out, o, n)
         if masked:
             moved, scale = row(u, o, n), row(inverse, o, n)
             for i in range(n):
-                value = force[i] if scale[i] > 0 else force[i] * 0
+                value = force[i] if scale[i] > 0 else zero
                 into[i] = value
                 total += value * moved[i]
         else:
@@ -290,6 +291,7 @@ def _smooth(
 ) -> float:
     """What a smoothing step does with the finished forces of one node row; returns its share of the dot product."""
     total = 0.0
+    zero = forces.dtype.type(0)  # a plain 0 would make the whole loop float64
     for c in range(3):
         o = at + c * stride + a
         force, into = row(forces, c * stride + a, n), row(residual, o, n)
@@ -302,7 +304,7 @@ def _smooth(
                 total += value * into[i]
             continue
         for i in range(n):
-            into[i] = given[i] - force[i] if scale[i] > 0 else force[i] * 0
+            into[i] = given[i] - force[i] if scale[i] > 0 else zero
         if mode != FINAL:
             new = row(direction, o, n)
             for i in range(n):

@@ -31,7 +31,7 @@ def restrict(
     target = coarse.reshape(-1)
     inverse = coarse_inverse.reshape(-1)
     line = np.zeros(2 * wide + stride + 4, fine.dtype)
-    half = fine.dtype.type(0.5)
+    half, zero = fine.dtype.type(0.5), fine.dtype.type(0)  # a plain 0 would make the loops float64
     one = fine.dtype.type(1.0)
     for k in range(z0, z1):
         for j in range(rows):
@@ -63,10 +63,10 @@ def restrict(
                 if fx == 2:
                     for i in range(n):
                         value = line[2 * i + 1] + half * (line[2 * i] + line[2 * i + 2])
-                        out[i] = value if scale[i] > 0 else value * 0
+                        out[i] = value if scale[i] > 0 else zero
                 else:
                     for i in range(n):
-                        out[i] = line[i + 1] if scale[i] > 0 else line[i + 1] * 0
+                        out[i] = line[i + 1] if scale[i] > 0 else zero
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
@@ -88,7 +88,7 @@ def prolong(
     flat = inverse.reshape(-1)
     line = np.zeros(wide + 2, fine.dtype)
     moved = np.zeros(2 * wide + stride + 4, fine.dtype)
-    half = fine.dtype.type(0.5)
+    half, zero = fine.dtype.type(0.5), fine.dtype.type(0)  # a plain 0 would make the loops float64
     for k in range(z0, z1):
         k0 = k // fz
         k1 = (k + fz - 1) // fz
@@ -116,10 +116,10 @@ def prolong(
                         moved[2 * i] = line[i]
                         moved[2 * i + 1] = half * (line[i] + line[i + 1])
                     for i in range(n):
-                        out[i] += moved[i] if scale[i] > 0 else moved[i] * 0
+                        out[i] += moved[i] if scale[i] > 0 else zero
                 else:
                     for i in range(n):
-                        out[i] += line[i] if scale[i] > 0 else line[i] * 0
+                        out[i] += line[i] if scale[i] > 0 else zero
 
 
 def coarsen(coefficient: np.ndarray, extents: tuple[int, int, int], factors: tuple[int, int, int]) -> np.ndarray:
