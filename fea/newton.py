@@ -92,6 +92,13 @@ class Body:
         total: np.ndarray = self.energies.sum(axis=0)
         return total
 
+    def moved(self, u: np.ndarray, length: float, change: np.ndarray) -> np.ndarray:
+        """u + length change. A field of the level, since kernels read a little past the end, where it must be finite."""
+        field = self.solver.level.zeros(np.float64)
+        np.multiply(change, length, out=field)
+        field += u
+        return field
+
     def commit(self, u: np.ndarray) -> None:
         """Make the plastic strains at u the state from which the next step starts."""
         self.stresses(u, np.empty((1, 1, 1, 1)), commit=True)
@@ -165,7 +172,7 @@ def equilibrium(body: Body, u: np.ndarray, factor: float, rtol: float, max_steps
         inner += steps
         length = norm
         for _ in range(_LINE_SEARCHES):
-            trial = u + length * body.du
+            trial = body.moved(u, length, body.du)
             trial.reshape(-1)[at] = u.reshape(-1)[at]
             energies, after, held, size = _out_of_balance(body, trial, factor, force, follow)
             if after < norm or not np.isfinite(after):
