@@ -95,7 +95,7 @@ class Body:
     def moved(self, u: np.ndarray, length: float, change: np.ndarray) -> np.ndarray:
         """u + length change. A field of the level, since kernels read a little past the end, where it must be finite."""
         field = self.solver.level.zeros(np.float64)
-        np.multiply(change, length, out=field)
+        np.multiply(change, length, out=field, dtype=np.float64)
         field += u
         return field
 
