@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fea import Prescribed, Solver, VoxelModel, face_nodes
+from fea import workers as workers_module
 from fea.workers import Workers, slab_edges
 
 MANY = 10**6  # nodes: enough that threads are used
@@ -163,6 +164,36 @@ def test_a_pass_leaves_no_reference_to_its_task():
     workers.slabs(64, MANY, task)
     del task
     assert wait_for(lambda: gone() is None)
+
+
+@pytest.mark.parametrize("thickness", [0, 3])
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch, thickness):
+    """A ragged body, and a hollow one with the thin walls that are smoothed more, with every level shared out."""
+    monkeypatch.setattr(workers_module, "_SERIAL_BELOW", 0)
+    rng = np.random.default_rng(3)
+    modulus = rng.uniform(100, 20000, (22, 37, 29)).astype(np.float32)
+    if thickness:
+        modulus[:, thickness:-thickness, thickness:-thickness] = 0
+    else:
+        modulus[rng.random(modulus.shape) < 0.1] = 0
+    model = VoxelModel(modulus, (1.0, 0.8, 1.2))
+    ends = [
+        Prescribed("bottom", face_nodes(model, 0, False), z=0.0, y=0.0, x=0.0),
+        Prescribed("top", face_nodes(model, 0, True), z=-0.2),
+    ]
+    results = [Solver(model, ends, threads=threads, floating="remove").solve() for threads in (1, 2, 3, 5)]
+    for other in results[1:]:
+        assert np.array_equal(other.displacement_mm, results[0].displacement_mm)
+        assert np.array_equal(other.reaction_n["top"], results[0].reaction_n["top"])
+
+
+def test_watching_ends_after_tens_of_microseconds():
+    """An idle helper sleeps: a second without work costs no processor time to speak of."""
+    workers = Workers(2)
+    workers.slabs(64, MANY, lambda z0, z1: None)
+    used = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - used < 0.02
 
 
 def _sum_in_child(workers, connection):
