@@ -311,7 +311,7 @@ def main() -> None:
     for uniform in (True, False):
         found = [manufactured(n, uniform=uniform) for n in cells]
         columns = [[f[k] for f in found] for k in (0, 1)]
-        orders = [[float("nan"), *rates(column)] for column in columns]
+        orders = [["", *(f"{rate:.2f}" for rate in rates(column))] for column in columns]
         _table(
             f"Manufactured solution, {'uniform' if uniform else 'graded'} modulus",
             ["voxels per coarse edge", "displacement", "rate", "stress", "rate", "iterations"],
