@@ -7,6 +7,7 @@ from fea.model import NodalForce, Prescribed, VoxelModel, load_model, save_model
 from fea.nodes import face_nodes, nodes_of
 from fea.nonlinear import Curve, solve_curve
 from fea.plasticity import YieldMaterial
+from fea.platens import PlatenState, RigidPlaten
 from fea.post import ElementFields, element_fields
 from fea.solve import Solution, Solver, solve
 
@@ -15,8 +16,10 @@ __all__ = [
     "ElementFields",
     "NodalForce",
     "Orthotropy",
+    "PlatenState",
     "Prescribed",
     "Reason",
+    "RigidPlaten",
     "Solution",
     "SolveError",
     "Solver",

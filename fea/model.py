@@ -137,7 +137,7 @@ def _placed_law(law: Orthotropy | None, solid: np.ndarray) -> Orthotropy | None:
     return law if law.isotropic[solid].any() else Orthotropy(law.matrix)
 
 
-def _checked_nodes(name: str, nodes: np.ndarray) -> np.ndarray:
+def checked_nodes(name: str, nodes: np.ndarray) -> np.ndarray:
     index = np.asarray(nodes)
     if index.size == 0:
         index = index.reshape(0, 3)
@@ -180,7 +180,7 @@ class Prescribed:
     x: FloatOrArray | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "nodes", _checked_nodes(self.name, self.nodes))
+        object.__setattr__(self, "nodes", checked_nodes(self.name, self.nodes))
         for axis in ("z", "y", "x"):
             value = getattr(self, axis)
             if value is not None:
@@ -219,7 +219,7 @@ class NodalForce:
     name: str = "force"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "nodes", _checked_nodes(self.name, self.nodes))
+        object.__setattr__(self, "nodes", checked_nodes(self.name, self.nodes))
         for axis in ("z", "y", "x"):
             object.__setattr__(self, axis, _checked_component(self.name, getattr(self, axis), len(self.nodes)))
 

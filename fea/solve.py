@@ -14,8 +14,9 @@ from fea.errors import Reason, SolveError
 from fea.grid import Layout, choose_layout, padded, zeros_field
 from fea.model import NodalForce, Prescribed, VoxelModel
 from fea.multigrid import Multigrid
+from fea.platens import PlatenCorrection, PlatenState, RigidPlaten, Ties
 from fea.stiffness import Level, stiffness_arrays
-from fea.supports import Conditions, force_field, held_pieces, place, touched_nodes
+from fea.supports import Conditions, force_field, held_pieces, imbalance, place, touched_nodes
 from fea.vectors import advance, begin_cycle, inner, remainder, turn
 from fea.workers import Workers
 
@@ -31,7 +32,8 @@ class Solution:
     displacement_mm : float64 ndarray of shape (nz+1, ny+1, nx+1, 3)
         Components z, y, x; zero at nodes without material.
     reaction_n : dict of str to float64 ndarray of shape (3,)
-        For each named set the force (z, y, x) that holds it, summed over its prescribed components.
+        For each named set the force (z, y, x) that holds it, summed over its prescribed components; for each platen the
+        force it exerts on the body.
     iterations : int
     residual : float
         |f - K u| over the free components, recomputed in float64 from the final displacement, divided by the same for
@@ -44,6 +46,10 @@ class Solution:
         Memory of the solver's arrays as estimated before the solve.
     model : VoxelModel
         What was solved, without removed pieces.
+    platens : dict of str to PlatenState
+        Motions and forces of each rigid platen.
+    imbalance : float
+        Sum of all reactions and forces, which would vanish in exact equilibrium, over the sum of their magnitudes.
     """
 
     displacement_mm: np.ndarray
@@ -55,6 +61,8 @@ class Solution:
     solve_s: float
     peak_bytes: int
     model: VoxelModel
+    platens: dict[str, PlatenState]
+    imbalance: float
 
 
 class Solver:
@@ -65,6 +73,8 @@ class Solver:
     model : VoxelModel
     prescribed : sequence of Prescribed
         Which components are fixed; the values may differ in each call of `solve`.
+    platens : sequence of RigidPlaten
+        The values of their motions and loads may differ in each call, but not which motions are free.
     threads : int, optional
         Default: all cores. The result does not depend on it, bit for bit.
     floating : {"refuse", "remove"}
@@ -76,16 +86,18 @@ class Solver:
         model: VoxelModel,
         prescribed: Sequence[Prescribed],
         *,
+        platens: Sequence[RigidPlaten] = (),
         threads: int | None = None,
         floating: str = "refuse",
     ) -> None:
         began = time.perf_counter()
-        kept = held_pieces(model, prescribed, floating)
+        kept = held_pieces(model, prescribed, floating, platens)
         if kept is not model.solid:
             model = replace(model, modulus_mpa=np.where(kept, model.modulus_mpa, 0))
         self.model = model
         self.layout = choose_layout(model.solid)
-        self.peak_bytes = estimated_bytes(self.layout, model.several_laws)
+        free_motions = int(sum(platen.free.sum() for platen in platens))
+        self.peak_bytes = estimated_bytes(self.layout, model.several_laws, free_motions)
         require_memory(self.peak_bytes)
         self.touched = touched_nodes(model.solid)
         self.workers = Workers(threads)
@@ -93,21 +105,43 @@ class Solver:
         first, second, elasticity = stiffness_arrays(model, self.layout)
         spacing = (model.spacing_mm[order[0]], model.spacing_mm[order[1]], model.spacing_mm[order[2]])
         self.level = Level(first, second, elasticity, spacing, self.workers)
-        self.conditions = self._place(prescribed)
+        self.prescribed = prescribed
+        self.ties = Ties(platens, prescribed, self._place, model.spacing_mm)
+        self.conditions = self._placed_with(prescribed, platens)
+        self._tied = [np.searchsorted(self.conditions.at, at) for at in self.ties.at]
         self.level.fix(self.conditions.at)
         self.multigrid = Multigrid(self.level, self.workers)
-        self.dof = 3 * int(self.touched.sum())
         self._sums = np.zeros(self.level.field_shape[0])
+        self.correction = PlatenCorrection(self.ties, self.multigrid, self._extension) if self.ties.count else None
+        self.dof = 3 * int(self.touched.sum())
         self.setup_s = time.perf_counter() - began
 
     def _place(self, prescribed: Sequence[Prescribed]) -> Conditions:
         return place(self.layout, prescribed, self.touched, self.level.shape[2])
+
+    def _placed_with(self, prescribed: Sequence[Prescribed], platens: Sequence[RigidPlaten]) -> Conditions:
+        moved = [platen.moved(platen.prescribed, self.model.spacing_mm) for platen in platens]
+        return self._place([*prescribed, *moved])
+
+    def _extension(self, moved: list[np.ndarray]) -> np.ndarray:
+        """The affine field nearest to these displacements of the platens and to zero at other fixed components."""
+        values = np.zeros(len(self.conditions.at))
+        for where, given in zip(self._tied, moved, strict=True):
+            values[where] = given
+        conditions = replace(self.conditions, values_mm=values)
+        field = affine_start(self.layout.internal_shape, self.level.field_shape, conditions)
+        if field is None:
+            raise AssertionError("a free motion of a platen moves something, or it would have been refused")
+        field[self.level.inverse == 0] = 0
+        field.reshape(-1)[conditions.at] = values
+        return field
 
     def solve(
         self,
         prescribed: Sequence[Prescribed] | None = None,
         forces: Sequence[NodalForce] = (),
         *,
+        platens: Sequence[RigidPlaten] | None = None,
         rtol: float = 1e-6,
         initial: np.ndarray | None = None,
         max_iterations: int = 2000,
@@ -121,15 +155,27 @@ class Solver:
             ``indefinite_operator`` or ``not_converged``.
         """
         began = time.perf_counter()
-        conditions = self.conditions if prescribed is None else self._place(prescribed)
-        if not np.array_equal(conditions.at, self.conditions.at):
+        conditions = self.conditions
+        if prescribed is not None or platens is not None:
+            platens = self.ties.platens if platens is None else platens
+            conditions = self._placed_with(self.prescribed if prescribed is None else prescribed, platens)
+        platens = self.ties.platens if platens is None else platens
+        tied, was = ([(platen.name, *platen.free) for platen in each] for each in (platens, self.ties.platens))
+        if not np.array_equal(conditions.at, self.conditions.at) or tied != was:
             raise SolveError(Reason.BAD_CONDITION, "other components are prescribed than when the solver was built.")
-        level = self.level
+        level, ties = self.level, self.ties
         load = force_field(self.layout, forces, self.touched, level.shape[2]) if forces else None
+        # forces on fixed components go straight to the support, and are not what holds it
+        applied = load.reshape(-1)[conditions.at] if load is not None else np.zeros(len(conditions.at))
+        if (pushes := ties.loads(platens)) is not None:
+            load = level.zeros(np.float64) if load is None else load
+            for at, push in zip(ties.at, pushes, strict=True):
+                load.reshape(-1)[at] += push
         x, r = level.zeros(np.float64), level.zeros(np.float64)
         x.reshape(-1)[conditions.at] = conditions.values_mm
         reference, lift_force = self._residual(x, load, r)
-        lift_energy = float(conditions.values_mm @ lift_force)
+        values = conditions.values_mm
+        lift_energy = float(values @ lift_force)
         norm, held = reference, lift_force
         guess: np.ndarray | None
         if initial is not None:
@@ -137,8 +183,11 @@ class Solver:
         else:
             guess = affine_start(self.layout.internal_shape, level.field_shape, conditions)
         if guess is not None:
+            moved = ties.gather(guess)
             guess[level.inverse == 0] = 0
-            guess.reshape(-1)[conditions.at] = conditions.values_mm
+            guess.reshape(-1)[conditions.at] = values
+            if initial is not None:
+                ties.fit(platens, moved, guess)
             norm, held = self._residual(guess, load, r)
             if norm < reference or initial is not None:
                 x = guess
@@ -151,6 +200,7 @@ class Solver:
         while norm > target:
             before = norm
             iterations += self._iterate(x, r, p, kp, norm, target, max_iterations - iterations)
+            ties.fit(platens, ties.gather(x), x)  # directions come from float32 and are rigid only up to its rounding
             norm, held = self._residual(x, load, r)
             if load is None:
                 norm, held = self._balance(x, r, norm, held, conditions, lift_energy, target)
@@ -162,19 +212,20 @@ class Solver:
                     f"{rtol:.2g} was asked for.",
                 )
         del p, kp, r
-        reactions = {}
-        for name, (at, component) in conditions.sets.items():
-            force = held[np.searchsorted(conditions.at, at)]
-            if load is not None:
-                force = force - load.reshape(-1)[at]
-            reactions[name] = np.bincount(component, force, minlength=3)
+        exerted = held - applied
+        reactions = {
+            name: np.bincount(component, exerted[np.searchsorted(conditions.at, at)], minlength=3)
+            for name, (at, component) in conditions.sets.items()
+        }
+        unbalanced = imbalance(conditions, exerted, forces, 2 * norm * np.sqrt(self.dof))
+        states = ties.states(platens, x, [exerted[where] for where in self._tied])
         return Solution(
             self.layout.field_out(x), reactions, iterations, norm / reference if reference else 0.0, self.dof,
-            self.setup_s, time.perf_counter() - began, self.peak_bytes, self.model,
+            self.setup_s, time.perf_counter() - began, self.peak_bytes, self.model, states, unbalanced,
         )  # fmt: skip
 
     def _residual(self, x: np.ndarray, load: np.ndarray | None, r: np.ndarray) -> tuple[float, np.ndarray]:
-        """r = load - K x on the free components; returns |r| and K x at the prescribed ones, all in float64."""
+        """r = load - K x on the free components, projected at the platens; |r|, and K x at the prescribed ones, in float64."""
         level = self.level
         level.apply(x, r)
         held = r.reshape(-1)[self.conditions.at]
@@ -184,7 +235,10 @@ class Solver:
             level.nodes,
             partial(remainder, given, load is not None, level.inverse, r, self._sums),
         )
-        return float(np.sqrt(self._sums.sum())), held
+        forces = [-held[where] for where in self._tied]
+        if load is not None:
+            forces = [force + part for force, part in zip(forces, self.ties.gather(load), strict=True)]
+        return float(np.sqrt(self._sums.sum() + self.ties.project(forces, r))), held
 
     def _balance(
         self,
@@ -202,21 +256,22 @@ class Solver:
         when conjugate gradients start from zero; the affine start gives that up. The scale differs from one by about
         the square of the tolerance times the stiffness of a voxel layer; it is left alone if that would not converge.
         """
-        values = conditions.values_mm
+        at, values = conditions.at, conditions.values_mm
+        free = x.reshape(-1)[at] - values  # of platens; zero at plainly prescribed components
         self.workers.slabs(self.level.field_shape[0], self.level.nodes, partial(inner, x, r, self._sums))
-        work = float(self._sums.sum())
+        work = float(self._sums.sum() - values @ r.reshape(-1)[at])
         # x_free . K_free,free x_free from what is known at the prescribed components
         stiffness = lift_energy - float(values @ held) - work
         if stiffness <= 0 or abs(work) < 1e-12 * stiffness:
             return norm, held
         scale = 1 + work / stiffness
         x *= scale
-        x.reshape(-1)[conditions.at] = values
+        x.reshape(-1)[at] = values + scale * free
         after, held_after = self._residual(x, None, r)
         if after <= max(target, norm):
             return after, held_after
         x /= scale
-        x.reshape(-1)[conditions.at] = values
+        x.reshape(-1)[at] = values + free
         return self._residual(x, None, r)
 
     def _iterate(
@@ -232,9 +287,15 @@ class Solver:
             factor = np.float32(cycle.first_factor())
             run(planes, level.nodes, partial(begin_cycle, r, scale, factor, level.inverse, grid.right, grid.x))
             product = cycle.cycle()
+            if self.correction is not None:
+                product += self.correction.add(grid.right, grid.x)
             run(planes, level.nodes, partial(turn, grid.x, product / before if before else 0.0, p))
             before = product
-            curvature = level.apply_free(p, kp)
+            if self.correction is None:
+                curvature = level.apply_free(p, kp)
+            else:
+                level.apply(p, kp)
+                curvature = self.ties.finish(p, kp, level, self.workers, sums)
             if not (product > 0 and curvature > 0):
                 # the smoother diverges if an estimated bound was too low; proven bounds make the cycle definite
                 if np.isfinite(product) and np.isfinite(curvature) and cycle.use_safe_bounds():
@@ -257,16 +318,17 @@ class Solver:
         return limit
 
 
-def estimated_bytes(layout: Layout, mixed: bool) -> int:
+def estimated_bytes(layout: Layout, mixed: bool, free_motions: int = 0) -> int:
     """Memory of the arrays of a solve, known before any is allocated.
 
     Four float64 and six float32 fields and the coefficients on the finest grid, the float32 part again on the coarser
-    ones (a seventh in all), the result in the user's axes, and flags.
+    ones (a seventh in all), a float32 field for each free motion of a platen, the result in the user's axes, and flags.
     """
     nz, ny, nx = layout.internal_shape
     voxels = (nz + 1) * (ny + 1) * padded(nx + 1)
     single = voxels * 3 * 4 * 6 + voxels * 4 * (2 if mixed else 1)
-    return int(voxels * 3 * 8 * 4 + single * 8 / 7 + voxels * 4 + np.prod(layout.node_shape) * 3 * 8)
+    tied = voxels * 3 * 4 * free_motions
+    return int(voxels * 3 * 8 * 4 + single * 8 / 7 + tied + voxels * 4 + np.prod(layout.node_shape) * 3 * 8)
 
 
 def require_memory(needed: int) -> None:
@@ -315,6 +377,7 @@ def solve(
     prescribed: Sequence[Prescribed],
     forces: Sequence[NodalForce] = (),
     *,
+    platens: Sequence[RigidPlaten] = (),
     rtol: float = 1e-6,
     threads: int | None = None,
     initial: np.ndarray | None = None,
@@ -328,6 +391,8 @@ def solve(
     prescribed : sequence of Prescribed
         Node sets with prescribed displacement components.
     forces : sequence of NodalForce
+    platens : sequence of RigidPlaten
+        Node sets that move as rigid bodies.
     rtol : float
         Stop when the residual over the free components is below `rtol` times that of the prescribed values alone.
     threads : int, optional
@@ -335,12 +400,12 @@ def solve(
     initial : float ndarray of shape (nz+1, ny+1, nx+1, 3), optional
         Start from this displacement (a previous solution).
     floating : {"refuse", "remove"}
-        What to do with pieces, joined by faces, on which nothing is prescribed.
+        What to do with pieces, joined by faces, on which nothing is prescribed and which no neighbour holds.
 
     Raises
     ------
     SolveError
         With a reason code of `fea.Reason`.
     """
-    solver = Solver(model, prescribed, threads=threads, floating=floating)
+    solver = Solver(model, prescribed, platens=platens, threads=threads, floating=floating)
     return solver.solve(forces=forces, rtol=rtol, initial=initial)

@@ -1,7 +1,9 @@
 """Boundary conditions on the grid, and the proof that they hold every piece of the model.
 
-Pieces are found by face connectivity. A piece held by fewer than six independent constraints would move freely; it is
-refused by name of the motion, or removed if it carries no condition at all and the caller asked for that.
+Pieces are joined by faces. A piece is held if conditions, platens, and the nodes it shares with held pieces (across edges
+and corners) leave it no rigid motion. Two pieces that share one corner or one edge are a hinge, about which they turn
+without force: such a piece is not held by it. What carries conditions and can still move is refused by the name of the
+motion; what carries none is refused or removed, as asked.
 """
 
 from __future__ import annotations
@@ -15,8 +17,7 @@ from scipy import ndimage
 from fea.errors import Reason, SolveError
 from fea.grid import Layout, zeros_field
 from fea.model import NodalForce, Prescribed, VoxelModel
-
-_MOTIONS = ("shift along z", "shift along y", "shift along x", "turn about z", "turn about y", "turn about x")
+from fea.platens import MOTIONS, RigidPlaten, rigid_motions
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +127,47 @@ def force_field(layout: Layout, forces: Sequence[NodalForce], touched: np.ndarra
     return field
 
 
-def held_pieces(model: VoxelModel, prescribed: Sequence[Prescribed], floating: str) -> np.ndarray:
+def imbalance(conditions: Conditions, exerted: np.ndarray, forces: Sequence[NodalForce], allowed: float) -> float:
+    """Sum of reactions and forces over the sum of their magnitudes.
+
+    Rigid shifts cost no force, so the sum is that of the residual's components, at most `allowed`. If it is larger, the
+    operator was not what it should be.
+
+    Raises
+    ------
+    SolveError
+        ``not_converged``.
+    """
+    total, size = np.zeros(3), 0.0
+    if conditions.sets:
+        at, first = np.unique(np.concatenate([at for at, _ in conditions.sets.values()]), return_index=True)
+        component = np.concatenate([component for _, component in conditions.sets.values()])[first]
+        total += np.bincount(component, exerted[np.searchsorted(conditions.at, at)], minlength=3)
+        size += float(np.abs(exerted).sum())
+    for force in forces:
+        parts = np.array([np.sum(force.z), np.sum(force.y), np.sum(force.x)])
+        total += parts
+        size += float(np.abs(force.z).sum() + np.abs(force.y).sum() + np.abs(force.x).sum())
+    left = float(np.linalg.norm(total))
+    if not left <= max(allowed, 1e-6 * size):
+        raise SolveError(
+            Reason.NOT_CONVERGED, f"reactions and forces, {size:.3g} N in all, leave {left:.3g} N: no equilibrium."
+        )
+    return left / size if size else 0.0
+
+
+def held_pieces(
+    model: VoxelModel, prescribed: Sequence[Prescribed], floating: str, platens: Sequence[RigidPlaten] = ()
+) -> np.ndarray:
     """The solid voxels that the conditions hold.
 
     Parameters
     ----------
+    model : VoxelModel
+    prescribed : sequence of Prescribed
     floating : {"refuse", "remove"}
-        What to do with pieces (face-connected) on which nothing is prescribed.
+        What to do with pieces (joined by faces) that carry no condition and are not held by their neighbours.
+    platens : sequence of RigidPlaten
 
     Returns
     -------
@@ -146,81 +181,189 @@ def held_pieces(model: VoxelModel, prescribed: Sequence[Prescribed], floating: s
     if floating not in ("refuse", "remove"):
         raise SolveError(Reason.BAD_CONDITION, f"floating = {floating!r}; it must be 'refuse' or 'remove'.")
     labels, count = ndimage.label(model.solid)
-    rows, pieces = [], []
-    edge, middle = np.asarray(model.spacing_mm), np.asarray(model.shape) / 2
-    for condition in prescribed:
-        given = [component for component, _ in condition.components()]
-        if not given:
-            continue
-        inside = ((condition.nodes >= 0) & (condition.nodes < np.asarray(model.node_shape))).all(axis=1)
-        nodes = condition.nodes[inside]
-        for corner in np.ndindex(2, 2, 2):
-            voxel = nodes - corner
-            ok = ((voxel >= 0) & (voxel < np.asarray(model.shape))).all(axis=1)
-            piece = labels[tuple(voxel[ok].T)]
-            # turns are taken about the middle of the box: about a far origin they would look like shifts
-            point = (nodes[ok][piece > 0] - middle) * edge
-            for component in given:
-                rows.append(_rigid_rows(point, component))
-                pieces.append(piece[piece > 0])
-    row = np.concatenate(rows) if rows else np.empty((0, 6))
-    piece = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
-    held = np.zeros(count + 1, dtype=bool)
-    order = np.argsort(piece, kind="stable")
-    bounds = np.searchsorted(piece[order], np.arange(1, count + 2))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    for number in range(1, count + 1):
-        mine = row[order[bounds[number - 1] : bounds[number]]]
-        if len(mine) == 0:
-            continue
-        free = _free_motions(mine)
-        if free:
-            raise SolveError(
-                Reason.UNCONSTRAINED,
-                f"a piece of {sizes[number]} voxels is free to move: {', '.join(free)}.",
-                remedy="Prescribe more components.",
-            )
-        held[number] = True
+    frame = _Frame(model)
+    # the matrix R^T R of a piece's constraint rows R says which rigid motions they resist
+    conditioned = np.zeros((count + 1, 6, 6))
+    for condition in prescribed:
+        point, piece = _touching(condition.nodes, labels, frame)
+        for component, _ in condition.components():
+            _collect(conditioned, piece, rigid_motions(point)[:, component])
+    tied = np.zeros((len(platens), count + 1, 6, 6))
+    for platen, resistance in zip(platens, tied, strict=True):
+        point, piece = _touching(platen.nodes, labels, frame)
+        _collect(resistance, np.repeat(piece, 3), rigid_motions(point).reshape(-1, 6))
+    resisted: np.ndarray = conditioned + tied.sum(axis=0)
+    own = np.asarray(resisted.any(axis=(1, 2)))
+    held = np.array([number > 0 and own[number] and not _free_motions(resisted[number]) for number in range(count + 1)])
+    hinged = np.zeros(count + 1, dtype=bool)
+    if not held[1:].all() and held.any():
+        held, hinged, resisted = _held_by_neighbours(held, resisted, labels, frame)
+    for number in np.flatnonzero(own & ~held):
+        free = _free_motions(resisted[number])
+        raise SolveError(
+            Reason.UNCONSTRAINED,
+            f"a piece of {sizes[number]} voxels is free to move: {', '.join(free)}.",
+            remedy="Prescribe more components.",
+        )
     if not held.any():
         raise SolveError(
             Reason.UNCONSTRAINED,
-            f"nothing holds the model: {', '.join(_MOTIONS)} are free.",
+            f"nothing holds the model: {', '.join(MOTIONS)} are free.",
             remedy="Prescribe displacements at nodes of solid voxels.",
         )
-    if held[1:].all():
+    if platens:
+        _require_held_platens(platens, tied, conditioned, frame)
+    loose = np.flatnonzero(~held[1:]) + 1
+    if not len(loose):
         return model.solid
-    loose = int((~held[1:]).sum())
     if floating == "refuse":
+        hinges = int(hinged[loose].sum())
         raise SolveError(
             Reason.FLOATING_PIECES,
-            f"{loose} of {count} pieces ({int(sizes[1:][~held[1:]].sum())} voxels) are joined by no face to a held one.",
+            f"{len(loose)} of {count} pieces ({int(sizes[loose].sum())} voxels) are joined by no face to a held one"
+            + (
+                f"; {hinges} of them hang on it by a hinge, an edge or a corner about which they can turn."
+                if hinges
+                else "."
+            ),
             remedy="Remove them, or pass floating='remove'.",
         )
     kept: np.ndarray = held[labels]
     return kept
 
 
-def _rigid_rows(point: np.ndarray, component: int) -> np.ndarray:
-    """How the six rigid motions move component `component` at points (n, 3): shifts, then turns."""
-    rows = np.zeros((len(point), 6))
-    rows[:, component] = 1
-    first, second = [(1, 2), (2, 0), (0, 1)][component]
-    # the turn about axis `first` moves `component` by +- the coordinate along the other axis
-    rows[:, 3 + first] = point[:, second]
-    rows[:, 3 + second] = -point[:, first]
-    return rows
+class _Frame:
+    """Coordinates about the middle of the box, in units of its size: about a far origin turns would look like shifts."""
+
+    def __init__(self, model: VoxelModel) -> None:
+        edge = self.edge = np.asarray(model.spacing_mm)
+        self.middle = np.asarray(model.shape) / 2
+        self.scale = edge / float((edge * self.middle).max())
+
+    def arm(self, platen: RigidPlaten) -> np.ndarray:
+        """The centre of a platen's turns."""
+        centre = platen.centre(tuple(self.edge))
+        return np.asarray((centre / self.edge - self.middle) * self.scale)
+
+    def __call__(self, nodes: np.ndarray) -> np.ndarray:
+        return np.asarray((nodes - self.middle) * self.scale)
 
 
-def _free_motions(rows: np.ndarray) -> list[str]:
-    """Names of the rigid motions that the constraint rows leave free."""
-    used = np.unique(rows, axis=0) if len(rows) < 2000 else rows
-    size = max(float(np.abs(used[:, 3:]).max()), 1e-300)
-    scaled = used.copy()
-    scaled[:, 3:] /= size
-    _, singular, vectors = np.linalg.svd(scaled.T @ scaled)
-    null = vectors[singular < 1e-10 * singular[0]]
+def _touching(nodes: np.ndarray, labels: np.ndarray, frame: _Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Points and pieces for each pair of a node and a piece it is a corner of."""
+    points, pieces = [], []
+    for corner in np.ndindex(2, 2, 2):
+        voxel = nodes - corner
+        ok = ((voxel >= 0) & (voxel < np.asarray(labels.shape))).all(axis=1)
+        piece = labels[tuple(voxel[ok].T)]
+        points.append(frame(nodes[ok][piece > 0]))
+        pieces.append(piece[piece > 0])
+    return np.concatenate(points), np.concatenate(pieces)
+
+
+def _collect(resisted: np.ndarray, piece: np.ndarray, rows: np.ndarray) -> None:
+    """resisted[piece] += row^T row for rows (n, 6)."""
+    if not len(piece):
+        return
+    order = np.argsort(piece, kind="stable")
+    numbers, start = np.unique(piece[order], return_index=True)
+    for number, mine in zip(numbers, np.split(rows[order], start[1:]), strict=True):
+        resisted[number] += mine.T @ mine
+
+
+def _held_by_neighbours(
+    held: np.ndarray, resisted: np.ndarray, labels: np.ndarray, frame: _Frame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Let held pieces hold others across shared edges and corners, as often as that goes on.
+
+    Returns which are held then, which of the others share a node with a held one, and what all resist now.
+    """
+    loose = np.argwhere((labels > 0) & ~held[labels])
+    mine = labels[tuple(loose.T)]
+    around = np.pad(labels, 1)
+    meetings = []
+    for corner in np.ndindex(2, 2, 2):
+        node = loose + corner
+        for side in np.ndindex(2, 2, 2):
+            other = around[tuple((node + side).T)]
+            meets = (other > 0) & (other != mine)
+            meetings.append(np.column_stack([mine[meets], other[meets], node[meets]]))
+    contact = np.unique(np.concatenate(meetings), axis=0)
+    held, resisted = held.copy(), resisted.copy()
+    hinged = np.zeros_like(held)
+    new = held
+    while True:
+        # nodes shared with a piece that was found to be held in the last round
+        useful = contact[new[contact[:, 1]] & ~held[contact[:, 0]]]
+        if not len(useful):
+            return held, hinged & ~held, resisted
+        _collect(resisted, np.repeat(useful[:, 0], 3), rigid_motions(frame(useful[:, 2:])).reshape(-1, 6))
+        hinged[useful[:, 0]] = True
+        new = np.zeros_like(held)
+        for number in np.unique(useful[:, 0]):
+            new[number] = not _free_motions(resisted[number])
+        held |= new
+
+
+def _require_held_platens(
+    platens: Sequence[RigidPlaten], tied: np.ndarray, conditioned: np.ndarray, frame: _Frame
+) -> None:
+    """Refuse platens whose free motions nothing resists, or only other platens that may move along.
+
+    For the pieces as rigid bodies tied to the platens, the energy left when each piece has taken the motion that costs
+    least is a quadratic form in the motions of the platens; its null space is what nothing resists.
+    """
+    size = 6 * len(platens)
+    form = np.zeros((len(platens), 6, len(platens), 6))
+    for number in np.flatnonzero(tied.any(axis=(0, 2, 3))):
+        mine = tied[:, number]
+        inverse = np.linalg.pinv(conditioned[number] + mine.sum(axis=0), rcond=1e-10, hermitian=True)
+        for one in range(len(platens)):
+            form[one, :, one] += mine[one]
+            form[one] -= np.einsum("ij,jk,pkl->ipl", mine[one], inverse, mine)
+    # the motions of a platen, taken about its own centre, as motions about the middle of the box
+    free = []
+    for which, platen in enumerate(platens):
+        arm = frame.arm(platen)
+        for motion in np.flatnonzero(platen.free).tolist():
+            vector = np.zeros((len(platens), 6))
+            vector[which] = _about_the_middle(motion, arm)
+            free.append((vector.ravel(), platen, motion))
+    if not free:
+        return
+    basis = np.array([vector for vector, _, _ in free]).T
+    whole = form.reshape(size, size)
+    values, vectors = np.linalg.eigh(basis.T @ whole @ basis)
+    scale = max(float(np.trace(whole)), 1e-300)
+    null = vectors[:, values < 1e-10 * scale]
+    if null.shape[1]:
+        weight = (null**2).sum(axis=1)
+        named = [(platen.name, MOTIONS[motion]) for (_, platen, motion), w in zip(free, weight, strict=True) if w > 0.1]
+        raise SolveError(
+            Reason.UNCONSTRAINED,
+            "platens are free to move, and nothing resists: "
+            + ", ".join(f"'{name}' {motion}" for name, motion in named)
+            + ".",
+            remedy="Prescribe these motions, or hold the body elsewhere.",
+        )
+
+
+def _about_the_middle(motion: int, arm: np.ndarray) -> np.ndarray:
+    """A unit motion of a body about its own centre at `arm`, as the six motions about the middle of the box."""
+    vector = np.zeros(6)
+    vector[motion] = 1
+    if motion >= 3:
+        vector[:3] = rigid_motions(-arm[None])[0, :, motion]
+    return vector
+
+
+def _free_motions(resisted: np.ndarray) -> list[str]:
+    """Names of the rigid motions that the matrix R^T R of a piece's constraint rows does not resist."""
+    singular, vectors = np.linalg.eigh(resisted)
+    null = vectors.T[singular < 1e-10 * max(singular[-1], 1e-300)]
     if len(null) == 0:
         return []
     weight = (null**2).sum(axis=0)
-    named = [name for name, w in zip(_MOTIONS, weight, strict=True) if w > 0.1]
+    named = [name for name, w in zip(MOTIONS, weight, strict=True) if w > 0.1]
     return named or [f"{len(null)} motions"]
