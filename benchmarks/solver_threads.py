@@ -1,6 +1,7 @@
 """What one application of the operator costs, what a second core brings, and what a first solution costs.
 
     python -m benchmarks.solver_threads
+    python -m benchmarks.solver_threads --processors     only this: code for older processors, run on this one
 
 One and two threads take turns within a process and the shortest time of each counts. The lines called *ceiling* are two
 independent loops, one without memory traffic and one that only copies: what two cores of this machine can bring to
@@ -23,7 +24,7 @@ import numpy as np
 from numba import njit
 
 import fea
-from benchmarks.measuring import OtherWork, in_own_process, side_by_side, write_json
+from benchmarks.measuring import OtherWork, best_of, in_own_process, side_by_side, write_json
 from benchmarks.solver_models import STANDARD, cube, platens
 
 _START = """
@@ -36,6 +37,12 @@ s = [fea.Prescribed("bottom", fea.face_nodes(m, 0, False), z=0.0, y=0.0, x=0.0),
 fea.solve(m, s)
 print(time.perf_counter() - t)
 """
+# what numba is told to compile for, in place of the processor that it finds
+PROCESSORS: dict[str, dict[str, str]] = {
+    "as it is": {},
+    "AVX2, no AVX-512": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+f16c"},
+    "SSE2": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""},
+}
 OPERATOR_SECONDS = 0.5
 SOLVE_SECONDS = 1.5
 
@@ -131,6 +138,53 @@ def measure_solve(threads: int, name: str, rtol: float) -> dict[str, Any]:
     }
 
 
+def measure_processor(threads: int, rtol: float) -> dict[str, Any]:
+    """One application of the operator in both precisions, and one solution, in the code compiled for this process."""
+    model = STANDARD["B64"]()
+    ends = platens(model)
+    solver = fea.Solver(model, ends, threads=threads)
+    solution = solver.solve(rtol=rtol)
+    fields = {}
+    for dtype in (np.float32, np.float64):
+        u = solver.level.zeros(dtype)
+        u[:] = np.random.default_rng(0).random(u.shape, dtype=np.float32)
+        fields[dtype.__name__] = (u, solver.level.zeros(dtype))
+    actions: list[Callable[[], object]] = [partial(solver.level.apply_free, *both) for both in fields.values()]
+    dof = 3 * int(np.prod(model.node_shape))
+    with OtherWork() as others:
+        seconds = [best_of(action, OPERATOR_SECONDS, 20) for action in actions]
+        seconds.append(best_of(partial(solver.solve, rtol=rtol), OPERATOR_SECONDS))
+    return {
+        "float32_ns_per_dof": 1e9 * seconds[0] / dof,
+        "float64_ns_per_dof": 1e9 * seconds[1] / dof,
+        "solve_s": seconds[2],
+        "iterations": solution.iterations,
+        "reaction_n": float(solution.reaction_n["top"][0]),
+        "other_cores_busy": others.cores,
+    }
+
+
+def report_processors(rtol: float = 1e-6) -> list[dict[str, Any]]:
+    """Measure and print how the solver fares without the newest instructions; the records."""
+    print(
+        f"{'compiled for':>18} {'float32':>8} {'float64':>8} {'solve B64':>9} {'it':>3} {'reaction, N':>16} "
+        f"{'others, cores':>14}\n{'':>18} {'ns/DOF':>8} {'ns/DOF':>8} {'s':>9}"
+    )
+    records = []
+    for name, choice in PROCESSORS.items():
+        with tempfile.TemporaryDirectory() as cache:
+            environment = {**choice, "NUMBA_CACHE_DIR": cache}
+            record = in_own_process(measure_processor, threads=1, environment=environment, rtol=rtol)
+        records.append({"what": "processor", "compiled_for": name, **record})
+        print(
+            f"{name:>18} {record['float32_ns_per_dof']:8.2f} {record['float64_ns_per_dof']:8.2f} "
+            f"{record['solve_s']:9.3f} {record['iterations']:3d} {record['reaction_n']:16.9f} "
+            f"{record['other_cores_busy']:14.1f}",
+            flush=True,
+        )
+    return records
+
+
 def starts() -> dict[str, Any]:
     """Seconds from the start of the interpreter's work to a first small solution, with an empty and with a full cache."""
     with tempfile.TemporaryDirectory() as cache, OtherWork() as others:
@@ -197,9 +251,11 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rtol", type=float, default=1e-6)
+    parser.add_argument("--processors", action="store_true", help="code for older processors instead of threads")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    write_json(options.json, report(options.threads, options.rtol))
+    records = report_processors(options.rtol) if options.processors else report(options.threads, options.rtol)
+    write_json(options.json, records)
 
 
 if __name__ == "__main__":
