@@ -12,7 +12,7 @@ in which Phi extends each free motion into the body.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -124,6 +124,14 @@ class RigidPlaten:
         if self.centre_mm is not None:
             return np.array(self.centre_mm)
         return np.asarray(self.nodes.mean(axis=0) * spacing_mm if len(self.nodes) else np.zeros(3))
+
+    def scaled(self, factor: float) -> RigidPlaten:
+        """The same platen with its prescribed motions and loads multiplied by `factor`."""
+        values = {
+            name: tuple(None if value is None else value * factor for value in getattr(self, name))
+            for name in ("shift_mm", "turn_rad", "force_n", "moment_nmm")
+        }
+        return replace(self, **values)
 
     def moved(self, motions: np.ndarray, spacing_mm: Three) -> Prescribed:
         """The displacements that the six motions give the nodes."""
