@@ -111,6 +111,24 @@ def cropped_grid(grid: Grid, box: IndexBox) -> Grid:
     return Grid((z, y, x), matrix)
 
 
+def turned_grid(grid: Grid, turn_rad: float) -> Grid:
+    """A grid of the same voxels and centre, turned about the patient's long axis, large enough to hold the other one.
+
+    Its second axis points to the back of a patient who is turned by `turn_rad` to the left.
+    """
+    cosine, sine = np.cos(turn_rad), np.sin(turn_rad)
+    edges = np.array(grid.spacing_mm)
+    size = np.array(grid.shape) * edges
+    reach = np.abs(np.array([[1, 0, 0], [0, cosine, sine], [0, sine, cosine]])) @ size
+    shape = np.maximum(1, np.ceil(reach / edges)).astype(int)
+    turn = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = turn @ grid.index_to_lps[:3, :3]
+    centre = grid.to_lps((np.array(grid.shape) - 1) / 2)
+    matrix[:3, 3] = centre - matrix[:3, :3] @ ((shape - 1) / 2)
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), matrix)
+
+
 def resample_isotropic(
     volume: Volume,
     spacing_mm: float,

@@ -17,7 +17,7 @@ from scipy import ndimage
 from pipeline.volume import Grid
 
 SOFT_TISSUE_HU = 40.0
-_HIT_HU = 115.0
+HIT_HU = 115.0
 _RAY_REACH_MM = 17.0
 _RAYS = 24
 _LEAST_STRETCH_MM = 60.0
@@ -131,7 +131,7 @@ def canal_map(
                 spacing_mm,
                 offset_y,
                 offset_x,
-                _HIT_HU,
+                HIT_HU,
                 chart[k],
             )
 

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
 from pipeline.segmentation.model import LABEL_OF, LEVELS, BodySurface, Vertebra
-from pipeline.segmentation.sampling import IndexBox, body_mask, bone_hu_scale, index_box, resample_isotropic
+from pipeline.segmentation.sampling import (
+    IndexBox,
+    body_mask,
+    bone_hu_scale,
+    index_box,
+    resample_isotropic,
+    sample_lps,
+    turned_grid,
+)
 from pipeline.segmentation.spine.body import BodyModel, fit_body, rasterise
 from pipeline.segmentation.spine.canal import Canal, find_canal, relative_hu
 from pipeline.segmentation.spine.discs import Disc, find_discs
@@ -27,11 +35,14 @@ from pipeline.segmentation.spine.levels import (
     name_levels,
 )
 from pipeline.segmentation.spine.quality import Repeat, judge_bodies
-from pipeline.segmentation.spine.tube import Outlines, Tube, find_outlines, straighten
+from pipeline.segmentation.spine.tracking import centre_canal, extend_canal
+from pipeline.segmentation.spine.tube import Outlines, Tube, find_outlines, patient_turn, straighten
 from pipeline.segmentation.spine.view import fit_cut_body, scanned_part
 from pipeline.volume import Grid, Volume
 
 _COARSE_MM = 2.0
+_LEAST_TURN, _GREATEST_TURN = np.radians(7.0), np.radians(60.0)
+_LEAST_GAIN_MM = 8.0
 _LEFT_RIGHT_MM, _FRONT_MM, _BACK_MM = 62.0, 70.0, 25.0
 _CUT, _DOUBTFUL = "cut_by_field_of_view", "implausible_height"
 
@@ -69,6 +80,8 @@ class Trace:
     coarse_hu: NDArray[np.float32]
     coarse_grid: Grid
     canal: Canal
+    turn_rad: float
+    """How far the patient is turned about the long axis; 0 if not worth looking at."""
     fine_hu: NDArray[np.float32]
     fine_grid: Grid
     tube: Tube
@@ -205,7 +218,9 @@ def _repeat(
     volume: Volume, trace: Trace, masks: list[tuple[IndexBox, NDArray[np.bool_]]], *, threads: int
 ) -> list[Repeat]:
     """Find the bodies once more on a grid of another spacing, and see how well each one is met again."""
-    again = _find_bodies(volume, trace.canal, trace.bone_scale, 0.87 * trace.fine_grid.spacing_mm[0], threads)[-1]
+    again = _find_bodies(
+        volume, trace.canal, trace.turn_rad, trace.bone_scale, 0.87 * trace.fine_grid.spacing_mm[0], threads
+    )[-1]
     repeats = []
     for model, (box, mask) in zip(trace.bodies, masks, strict=True):
         nearest = min(
@@ -246,8 +261,12 @@ def trace_spine(volume: Volume, *, threads: int) -> Trace:
     canal = find_canal(coarse, coarse_grid, body, threads=threads)
     if not canal.trusted:
         raise NotMeasurable("no_spine", canal.reason, subject="spine")
+    canal, turn_rad = _canal_of_turned_patient(coarse, coarse_grid, body, canal, threads)
+    canal = extend_canal(canal, coarse, coarse_grid)
     spacing_mm = 1.0 if min(volume.spacing_mm) <= 1.3 else 1.5
-    fine, fine_grid, tube, outlines, chain, _ = _find_bodies(volume, canal, bone_scale, spacing_mm, threads, fit=False)
+    fine, fine_grid, tube, outlines, chain, _ = _find_bodies(
+        volume, canal, turn_rad, bone_scale, spacing_mm, threads, fit=False
+    )
     sacral = [count_sacral_signs(coarse, coarse_grid, tube, outlines, disc) for disc in chain]
     # Below the first plate of the sacrum there are no more discs, only remnants.
     last = next((i for i, signs in enumerate(sacral) if signs >= SACRAL_SIGNS and i > 0), len(chain) - 1)
@@ -257,15 +276,48 @@ def trace_spine(volume: Volume, *, threads: int) -> Trace:
     bodies = _fit_bodies(volume, fine, fine_grid, tube, outlines, discs, threads)
     signs = [level_signs(coarse, coarse_grid, body, count) for body, count in zip(bodies, sacral, strict=False)]
     signs.append(LevelSigns((0.0, 0.0), (True, True), discs[-1].width_mm, sacral[last]))
-    return Trace(bone_scale, coarse, coarse_grid, canal, fine, fine_grid, tube, outlines, discs, bodies, tuple(signs))
+    return Trace(
+        bone_scale, coarse, coarse_grid, canal, turn_rad, fine, fine_grid, tube, outlines, discs, bodies, tuple(signs)
+    )
+
+
+def _canal_of_turned_patient(
+    hu: NDArray[np.float32], grid: Grid, body: NDArray[np.bool_], canal: Canal, threads: int
+) -> tuple[Canal, float]:
+    """The canal, and how far the patient is turned about the long axis (rad); looked for again if that is much.
+
+    The sacral canal lies far behind the lumbar one. In a patient who is turned it therefore lies aside of it, where the
+    search does not follow; in an array that is turned with the patient it lies behind again.
+    """
+    canal, turn_rad = centre_canal(canal, hu, grid), 0.0
+    for _ in range(3):
+        # An outline that is looked for straight in front of the canal shows only part of the turn.
+        tube = straighten(canal.points_lps_mm, hu, grid, turn_rad=turn_rad)
+        turn_rad = patient_turn(tube, find_outlines(tube))
+        if not _LEAST_TURN <= abs(turn_rad) <= _GREATEST_TURN:
+            break
+        turned = turned_grid(grid, turn_rad)
+        points = turned.to_lps(np.stack(np.meshgrid(*(np.arange(n) for n in turned.shape), indexing="ij"), axis=-1))
+        inside = sample_lps(body, grid, points, fill=0.0) > 0.5
+        again = find_canal(sample_lps(hu, grid, points, fill=-1000.0), turned, inside, threads=threads)
+        if again.trusted and len(again.score) > len(canal.score) + _LEAST_GAIN_MM / _COARSE_MM:
+            return centre_canal(again, hu, grid), turn_rad
+    return canal, turn_rad if _LEAST_TURN <= abs(turn_rad) <= _GREATEST_TURN else 0.0
 
 
 def _find_bodies(
-    volume: Volume, canal: Canal, bone_scale: float, spacing_mm: float, threads: int, *, fit: bool = True
+    volume: Volume,
+    canal: Canal,
+    turn_rad: float,
+    bone_scale: float,
+    spacing_mm: float,
+    threads: int,
+    *,
+    fit: bool = True,
 ) -> tuple[NDArray[np.float32], Grid, Tube, Outlines, list[Disc], tuple[BodyModel, ...]]:
     """Straighten, find outlines and discs (cranial to caudal), and fit the bodies if asked, on a grid of this spacing."""
     fine, fine_grid = _fine_array(volume, canal, bone_scale, spacing_mm, threads)
-    tube = straighten(canal.points_lps_mm, fine, fine_grid)
+    tube = straighten(canal.points_lps_mm, fine, fine_grid, turn_rad=turn_rad)
     outlines = find_outlines(tube)
     chain = find_discs(tube, outlines, slice_mm=volume.spacing_mm[0])[::-1]
     bodies = _fit_bodies(volume, fine, fine_grid, tube, outlines, tuple(chain), threads) if fit else ()

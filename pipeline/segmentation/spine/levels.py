@@ -43,7 +43,7 @@ _WIDTH_AT = {
 }
 _WIDTH_SD_MM = 4.5
 _SACRAL_LOG_LIKELIHOOD = (-6.0, -3.5, -1.5, -0.3, -0.1)
-_NOT_SACRAL_LOG_LIKELIHOOD = (-0.05, -0.6, -2.5, -5.0, -7.0)
+_NOT_SACRAL_LOG_LIKELIHOOD = (-0.05, -0.6, -2.5, -6.0, -7.5)
 _LATERAL_FIELD_MM = 70.0
 _RIB_MM, _NO_RIB_MM = 60.0, 50.0
 _LEAST_CONFIDENCE = 0.9
@@ -159,7 +159,9 @@ def count_sacral_signs(hu: NDArray[np.float32], grid: Grid, tube: Tube, outlines
 
     wings = share_of_bone(28.0, 46.0, 12.0, 15.0, 120.0) > 0.15
     ilium = share_of_bone(50.0, 90.0, 10.0, 50.0, BONE_HU) > 0.15
-    forward = np.degrees(np.arctan2(-disc.normal_lps[1], disc.normal_lps[2])) > 25.0
+    ahead = tube.front[int(np.clip(disc.s_mm, 0, len(tube.front) - 1))] * (1.0, 1.0, 0.0)
+    ahead /= np.linalg.norm(ahead)
+    forward = np.degrees(np.arctan2(disc.normal_lps @ ahead, disc.normal_lps[2])) > 25.0
     deeper = disc.s_mm - 30.0
     in_view = deeper > 0 and bool(np.isfinite(tube.hu[int(deeper), BACK_REACH_MM + 10, LEFT_REACH_MM]))
     narrow = in_view and float(np.interp(deeper, outlines.s_mm, outlines.width_mm)) < 0.75 * disc.width_mm

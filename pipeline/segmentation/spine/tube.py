@@ -97,7 +97,9 @@ class Outlines:
         return along(self.centre_mm), along(self.radius_mm)
 
 
-def straighten(points_lps_mm: NDArray[np.float64], hu: NDArray[np.float32], grid: Grid) -> Tube:
+def straighten(
+    points_lps_mm: NDArray[np.float64], hu: NDArray[np.float32], grid: Grid, *, turn_rad: float = 0.0
+) -> Tube:
     """Sample planes across a smoothed canal.
 
     Parameters
@@ -106,6 +108,8 @@ def straighten(points_lps_mm: NDArray[np.float64], hu: NDArray[np.float32], grid
         Canal, one point per slice of some grid, caudal to cranial.
     hu : float32 ndarray of shape (Z, Y, X)
         Relative HU on `grid`.
+    turn_rad : float
+        How far the patient is turned about the long axis; see `patient_turn`.
     """
     line = _smooth_line(points_lps_mm)
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
@@ -117,10 +121,10 @@ def straighten(points_lps_mm: NDArray[np.float64], hu: NDArray[np.float32], grid
     beyond = np.arange(1.0, _EXTENSION_MM + 1)[:, None]
     centre = np.concatenate([centre[0] - beyond[::-1] * up[0], centre, centre[-1] + beyond * up[-1]])
     up = np.concatenate([np.repeat(up[:1], _EXTENSION_MM, axis=0), up, np.repeat(up[-1:], _EXTENSION_MM, axis=0)])
-    front = np.array([0.0, -1.0, 0.0]) + up[:, 1:2] * up
+    ahead = front_of_patient(turn_rad)
+    front = ahead - (up @ ahead)[:, None] * up
     front /= np.linalg.norm(front, axis=1, keepdims=True)
-    left = np.cross(front, up)
-    left *= np.sign(left[:, :1])
+    left = np.cross(up, front)
     v = np.arange(-BACK_REACH_MM, FRONT_REACH_MM + 1.0)
     u = np.arange(-LEFT_REACH_MM, LEFT_REACH_MM + 1.0)
     planes = np.empty((len(centre), len(v), len(u)), np.float32)
@@ -128,6 +132,27 @@ def straighten(points_lps_mm: NDArray[np.float64], hu: NDArray[np.float32], grid
         points = centre[n] + v[:, None, None] * front[n] + u[None, :, None] * left[n]
         planes[n] = sample_lps(hu, grid, points, fill=np.nan)
     return Tube(centre, left, front, up, planes)
+
+
+def front_of_patient(turn_rad: float) -> NDArray[np.float64]:
+    """Where the patient looks (LPS, horizontal), turned by so much to the patient's left from looking straight up."""
+    return np.array([np.sin(turn_rad), -np.cos(turn_rad), 0.0])
+
+
+def patient_turn(tube: Tube, outlines: Outlines) -> float:
+    """How far the bodies lie to the left (rad) of straight in front of the canal: the turn of the patient about the long axis.
+
+    The median over the lower 150 mm of what has a clear outline; a scoliotic curve turns single bodies, not the pelvis.
+    """
+    clear = np.flatnonzero(outlines.edge > 1.0)
+    if len(clear) < 8:
+        return 0.0
+    low = clear[outlines.s_mm[clear] <= outlines.s_mm[clear[0]] + 150.0]
+    places = outlines.s_mm[low].astype(int)
+    offset = (
+        outlines.centre_mm[low, :1] * tube.front[places] + outlines.centre_mm[low, 1:] * tube.left[places]
+    )  # from the canal to the middle of the body
+    return float(np.median(np.arctan2(offset[:, 0], -offset[:, 1])))
 
 
 def _smooth_line(points: NDArray[np.float64]) -> NDArray[np.float64]:
