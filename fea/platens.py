@@ -127,11 +127,16 @@ class RigidPlaten:
 
     def scaled(self, factor: float) -> RigidPlaten:
         """The same platen with its prescribed motions and loads multiplied by `factor`."""
-        values = {
-            name: tuple(None if value is None else value * factor for value in getattr(self, name))
-            for name in ("shift_mm", "turn_rad", "force_n", "moment_nmm")
-        }
-        return replace(self, **values)
+
+        def times(three: Motions) -> Motions:
+            z, y, x = (None if value is None else value * factor for value in three)
+            return z, y, x
+
+        force = np.multiply(self.force_n, factor).tolist()
+        moment = np.multiply(self.moment_nmm, factor).tolist()
+        return replace(
+            self, shift_mm=times(self.shift_mm), turn_rad=times(self.turn_rad), force_n=force, moment_nmm=moment
+        )
 
     def moved(self, motions: np.ndarray, spacing_mm: Three) -> Prescribed:
         """The displacements that the six motions give the nodes."""
