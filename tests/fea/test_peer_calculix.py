@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fea import NodalForce, Orthotropy, Prescribed, VoxelModel, element_fields, face_nodes, nodes_of, solve
+from fea import NodalForce, Orthotropy, Prescribed, RigidPlaten, VoxelModel, element_fields, face_nodes, nodes_of, solve
 from fea.element import lame, stiffness_matrix
 
 PROGRAM = shutil.which(os.environ.get("OPENBCT_CCX", "ccx"))
@@ -65,6 +65,8 @@ class Printed:
     stress_mpa: np.ndarray
     """Mean over the eight integration points: zz, yy, xx, yx, zx, zy."""
     energy_n_mm: np.ndarray
+    motions: np.ndarray
+    """Shift and turns of each rigid body: (platens, 2, 3)."""
 
 
 def number_of(node_shape: tuple[int, ...], nodes: np.ndarray) -> np.ndarray:
@@ -72,11 +74,18 @@ def number_of(node_shape: tuple[int, ...], nodes: np.ndarray) -> np.ndarray:
     return np.ravel_multi_index(tuple(np.asarray(nodes).T), node_shape) + 1
 
 
+def references(model: VoxelModel, platens: Sequence[RigidPlaten]) -> list[tuple[int, int]]:
+    """Numbers of the two nodes by which CalculiX moves and turns each rigid body."""
+    first = int(np.prod(model.node_shape)) + 1
+    return [(first + 2 * n, first + 2 * n + 1) for n in range(len(platens))]
+
+
 def written(
     model: VoxelModel,
     prescribed: Sequence[Prescribed],
     forces: Sequence[NodalForce],
     law: Constants | None = None,
+    platens: Sequence[RigidPlaten] = (),
 ) -> str:
     """The model as a CalculiX input deck; no number may be longer than 20 characters."""
     turned = np.zeros(model.shape, bool)  # which voxels are orthotropic
@@ -103,11 +112,25 @@ def written(
         else:
             lines += ["*ELASTIC", f"{modulus:.12e}, {ratio[where]:.12e}"]
         lines.append(f"*SOLID SECTION, ELSET=E{element}, MATERIAL=M{element}")
+    for platen, reference in zip(platens, references(model, platens), strict=True):
+        z, y, x = platen.centre(model.spacing_mm)
+        lines += ["*NODE, NSET=NALL", *(f"{number}, {x:.12e}, {y:.12e}, {z:.12e}" for number in reference)]
+        lines.append(f"*NSET, NSET=R{reference[0]}")
+        lines += [str(number) for number in number_of(model.node_shape, platen.nodes)]
+        lines.append(f"*RIGID BODY, NSET=R{reference[0]}, REF NODE={reference[0]}, ROT NODE={reference[1]}")
     lines += ["*STEP", "*STATIC, SOLVER=SPOOLES", "*BOUNDARY"]
     for condition in prescribed:
         for component, values in condition.components():
             for number, value in zip(number_of(model.node_shape, condition.nodes), values, strict=True):
                 lines.append(f"{number}, {3 - component}, {3 - component}, {value:.12e}")
+    for platen, reference in zip(platens, references(model, platens), strict=True):
+        for number, motions in zip(reference, (platen.shift_mm, platen.turn_rad), strict=True):
+            for component, value in enumerate(motions):
+                if value is not None:
+                    lines.append(f"{number}, {3 - component}, {3 - component}, {value:.12e}")
+        lines.append("*CLOAD")
+        for number, loads in zip(reference, (platen.force_n, platen.moment_nmm), strict=True):
+            lines += [f"{number}, {3 - component}, {value:.12e}" for component, value in enumerate(loads) if value]
     for force in forces:
         lines.append("*CLOAD")
         for component, size in enumerate((force.z, force.y, force.x)):
@@ -123,9 +146,10 @@ def calculix(
     prescribed: Sequence[Prescribed],
     forces: Sequence[NodalForce] = (),
     law: Constants | None = None,
+    platens: Sequence[RigidPlaten] = (),
 ) -> Printed:
     """Run CalculiX on the model and read the numbers it prints."""
-    (folder / "voxels.inp").write_text(written(model, prescribed, forces, law))
+    (folder / "voxels.inp").write_text(written(model, prescribed, forces, law, platens))
     run = subprocess.run(
         [str(PROGRAM), "voxels"],
         cwd=folder,
@@ -146,15 +170,17 @@ def calculix(
     nodal = {}
     for name in ("displacements", "forces"):
         table = np.array(blocks[name])
-        field = np.full((np.prod(model.node_shape), 3), np.nan)
+        field = np.full((np.prod(model.node_shape) + 2 * len(platens), 3), np.nan)
         field[table[:, 0].astype(int) - 1] = table[:, :0:-1]
-        nodal[name] = field.reshape(*model.node_shape, 3)
+        motions = field[np.prod(model.node_shape) :].reshape(-1, 2, 3)
+        nodal[name] = field[: np.prod(model.node_shape)].reshape(*model.node_shape, 3), motions
     stress, energy = np.full((*model.shape, 6), np.nan), np.full(model.shape, np.nan)
     points = np.array(blocks["stresses"])  # element, point, xx, yy, zz, xy, xz, yz
     assert np.array_equal(points[:, 1], np.tile(np.arange(1, 9), len(points) // 8))
     stress[model.solid] = points[:, 2:].reshape(-1, 8, 6).mean(axis=1)[:, [2, 1, 0, 3, 4, 5]]
     energy[model.solid] = np.array(blocks["internal"])[:, 1]
-    return Printed(nodal["displacements"], nodal["forces"], stress, energy)
+    displacement, motions = nodal["displacements"]
+    return Printed(displacement, nodal["forces"][0], stress, energy, motions)
 
 
 def assert_printed(ours: np.ndarray, printed: np.ndarray, spare: float) -> None:
@@ -275,6 +301,36 @@ def test_orthotropic_voxels(tmp_path, cement):
     assert difference.max() < 5e-7 * np.abs(theirs.stress_mpa[model.solid]).max()
     energy = fields.energy_density_mpa * np.prod(model.spacing_mm)
     assert_printed(energy[model.solid], theirs.energy_n_mm[model.solid], spare=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("shift", "turn", "force", "moment"),
+    [
+        ((-0.02, None, None), (0.0, None, None), (0.0, 3.0, -1.0), (0.0, 0.0, 0.0)),
+        ((None, None, None), (None, None, None), (-40.0, 2.0, 5.0), (3.0, -20.0, 30.0)),
+        ((-0.02, 0.01, 0.0), (0.004, -0.003, 0.002), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+        ((None, 0.0, 0.0), (None, 0.003, None), (-50.0, 0.0, 0.0), (8.0, 0.0, -5.0)),
+    ],
+    ids=["pressed, free to tilt", "loaded on all six", "moved on all six", "mixed"],
+)
+def test_rigid_platens(tmp_path, shift, turn, force, moment):
+    """CalculiX ties the nodes by equations to a reference node; centre off the middle, so that all motions are coupled."""
+    model = random_model(21, (6, 7, 5), 0.3)
+    top = RigidPlaten("top", face_nodes(model, 0, True), shift, turn, force, moment, centre_mm=(7.0, 1.5, 2.25))
+    bottom = Prescribed("bottom", face_nodes(model, 0, False), z=0.0, y=0.0, x=0.0)
+    theirs = calculix(tmp_path, model, [bottom], platens=[top])
+    ours = solve(model, [bottom], platens=[top], rtol=1e-12)
+    there = tuple(nodes_of(model.solid).T)
+    assert_printed(ours.displacement_mm[there], theirs.displacement_mm[there], spare=5e-9)
+    state = ours.platens["top"]
+    assert_printed(state.shift_mm, theirs.motions[0, 0], spare=5e-9)
+    assert_printed(state.turn_rad, theirs.motions[0, 1], spare=5e-9)
+    exerted = theirs.force_n[tuple(top.nodes.T)]
+    arms = (top.nodes * model.spacing_mm - np.array(top.centre_mm))[:, ::-1]
+    moments = np.cross(arms, exerted[:, ::-1]).sum(axis=0)[::-1]
+    size = np.abs(exerted).sum()
+    assert np.abs(state.force_n - exerted.sum(axis=0)).max() < 2e-7 * size
+    assert np.abs(state.moment_nmm - moments).max() < 2e-7 * size * np.abs(arms).max()
 
 
 @pytest.mark.slow
