@@ -19,7 +19,7 @@ from fea.tangent import LAW_ROWS, tangent_slab
 from fea.vectors import advance, begin_cycle, remainder, turn
 from fea.yielding import ENERGIES, EXTRA_ROWS, KEPT_ALPHA, KEPT_RATIO, STATE_ROWS, stress_slab
 
-_INNER = 0.15  # relative tolerance of the linear system in a Newton step
+_INNER = 0.25  # relative tolerance of the linear system in a Newton step
 _INNER_LIMIT = 150
 _LINE_SEARCHES = 4
 
