@@ -13,7 +13,7 @@ import re
 import pytest
 from numba import njit, types
 
-from fea import kernels, transfer, vectors
+from fea import kernels, tangent, transfer, vectors, yielding
 
 pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="looks for x86 instructions"
@@ -37,6 +37,9 @@ THREE = types.UniTuple(N, 3)
 RANGES = types.Array(N, 3, "C")
 SLAB = (N, N)
 
+YIELDING = types.NamedTuple([*[R32] * 4, R64, R32, R64, *[F64] * 8, FLAG], yielding.Yielding)
+TANGENT = types.NamedTuple([R32, R32, R32], tangent.Tangent)
+
 # kernel, argument types, and the packed operations that its loops need at the very least, once for every loop
 HOT = [
     (kernels._face, (R32, N, N, N, N, N, R32), 8),
@@ -56,6 +59,10 @@ HOT = [
     (vectors.orthogonalise, (V32, F32, V32, F32, V32, V32, R64, *SLAB), 3),
     (transfer.restrict, (*SLAB, V32, THREE, V32, RANGES, V32), 2),
     (transfer.prolong, (*SLAB, V32, THREE, V32, RANGES, V32), 4),
+    (yielding._measure, (R64, N, N, N, N, N, R64, R64, R64), 40),
+    (yielding._return, (YIELDING, N, N, N, N, R64), 60),
+    (yielding._forces, (YIELDING, N, N, N, N, R64, R64, R64, R64), 100),
+    (tangent.tangent_rows, (TANGENT, R32, R32, *[N] * 7, FLAG, *[R32] * 4), 100),
 ]
 
 
@@ -68,10 +75,10 @@ def listing(function, signature):
 @pytest.mark.parametrize(
     ("kernel", "signature", "least"),
     HOT,
-    ids=[f"{kernel.py_func.__name__}-{'32' if R32 in s or V32 in s else '64'}" for kernel, s, _ in HOT],
+    ids=[f"{kernel.__name__}-{'32' if R32 in s or V32 in s else '64'}" for kernel, s, _ in HOT],
 )
 def test_hot_loops_are_packed(kernel, signature, least):
-    found = PACKED.findall(listing(kernel.py_func, signature))
+    found = PACKED.findall(listing(getattr(kernel, "py_func", kernel), signature))
     assert len(found) >= least, f"only {len(found)} packed operations"
 
 
