@@ -44,9 +44,10 @@ GAMG_BELOW_DOF = 1_000_000  # the assembled matrix takes some 3 kB per node, and
 
 
 def warm_up(threads: int) -> None:
-    """A small solution, so that compiled kernels are loaded."""
+    """Small solutions, so that compiled kernels are loaded."""
     model = fea.VoxelModel(np.full((8, 8, 8), 1.0), (1.0, 1.0, 1.0))
-    fea.solve(model, platens(model), threads=threads)
+    fea.Solver(model, platens(model), threads=threads, storage="rows").solve()
+    fea.Solver(model, platens(model), threads=threads, storage="mesh").solve()
 
 
 def measure_time(path: str, rtol: float, threads: int, repeat: int, save: str | None = None) -> dict[str, Any]:

@@ -73,8 +73,17 @@ class Transfer:
     back_halvings: np.ndarray
 
 
-def mesh_of(solid: np.ndarray) -> tuple[Mesh, np.ndarray]:
-    """The mesh of the solid voxels of a grid, and which nodes of the grid it has.
+def touched_nodes(solid: np.ndarray) -> np.ndarray:
+    """Which nodes of a grid are corners of a solid voxel: bool (nz+1, ny+1, nx+1)."""
+    nz, ny, nx = solid.shape
+    used = np.zeros((nz + 1, ny + 1, nx + 1), dtype=bool)
+    for a, b, c in CORNERS:
+        used[a : a + nz, b : b + ny, c : c + nx] |= solid
+    return used
+
+
+def mesh_of(solid: np.ndarray) -> Mesh:
+    """The mesh of the solid voxels of a grid.
 
     Parameters
     ----------
@@ -83,28 +92,24 @@ def mesh_of(solid: np.ndarray) -> tuple[Mesh, np.ndarray]:
     Returns
     -------
     Mesh
-        Elements in the order of `np.argwhere(solid)`.
-    int64 ndarray of shape (nodes,)
-        Flat index of each node into a grid of (nz+1, ny+1, nx+1) nodes, ascending.
+        Elements in the order of `np.argwhere(solid)`, nodes in that of the flat index of `touched_nodes(solid)`.
     """
-    nz, ny, nx = solid.shape
-    used = np.zeros((nz + 1, ny + 1, nx + 1), dtype=bool)
-    for a, b, c in CORNERS:
-        used[a : a + nz, b : b + ny, c : c + nx] |= solid
+    _, ny, nx = solid.shape
+    used = touched_nodes(solid)
     number = np.cumsum(used.reshape(-1), dtype=np.int32)
     number -= 1
-    grid_index = np.flatnonzero(used)
     where = np.flatnonzero(solid)
-    k, rest = np.divmod(where, ny * nx)
-    j, i = np.divmod(rest, nx)
-    base = (k * (ny + 1) + j) * (nx + 1) + i
-    corners = np.empty((8, len(where)), np.int32)
+    cells = np.empty((len(where), 3), np.int32)
+    rest, cells[:, 2] = np.divmod(where, nx)
+    cells[:, 0], cells[:, 1] = np.divmod(rest, ny)
+    del where
+    base = (cells[:, 0].astype(np.int64) * (ny + 1) + cells[:, 1]) * (nx + 1) + cells[:, 2]
+    corners = np.empty((8, len(cells)), np.int32)
     for n, (a, b, c) in enumerate(CORNERS):
         corners[n] = number[base + (a * (ny + 1) + b) * (nx + 1) + c]
     layer_start = np.concatenate([[0], np.cumsum(solid.sum(axis=(1, 2)))])
     plane_start = np.concatenate([[0], np.cumsum(used.sum(axis=(1, 2)))])
-    cells = np.stack([k, j, i], axis=1).astype(np.int32)
-    return Mesh(cells, corners, layer_start, plane_start), grid_index
+    return Mesh(cells, corners, layer_start, plane_start)
 
 
 @njit(cache=True)

@@ -10,13 +10,12 @@ from fea import kernels, mesh_kernels
 from fea.element import Spacing
 from fea.grid import zeros_field
 from fea.mesh import Mesh, Transfer, coarser_mesh
+from fea.mesh_layout import field_shape
 from fea.stiffness import Elasticity, coarsening, dense_stiffness
 from fea.workers import Workers
 
 # Degrees of the smoother, finest mesh first; each mesh has about a fifth of the elements of the one before.
 MESH_DEGREES = (2, 6, 12)
-
-_CHUNK = 3 * 1024  # entries; vector passes work through fields chunk by chunk, whatever the planes are
 
 
 class MeshLevel:
@@ -44,7 +43,9 @@ class MeshLevel:
         spacing_mm: Spacing,
         workers: Workers,
     ) -> None:
-        self.mesh, self.first, self.second, self.elasticity = mesh, first, second, elasticity
+        self.elasticity = elasticity
+        self._source: tuple[Mesh, np.ndarray, np.ndarray] | None = (mesh, first, second)
+        self._plane_start = mesh.plane_start
         self._stations, station, self._layer_start = mesh_kernels.strips(mesh.corners, mesh.layer_start)
         self._first = self._along_strips(first, station)
         self._second = self._first if second is first else self._along_strips(second, station)
@@ -52,8 +53,8 @@ class MeshLevel:
         self.numbers = elasticity.numbers(spacing_mm)
         self.numbers32 = self.numbers.astype(np.float32)
         self.nodes = mesh.nodes
-        self.planes = len(mesh.plane_start) - 1
-        self.field_shape = (-(-3 * self.nodes // _CHUNK), _CHUNK)
+        self.planes = len(self._plane_start) - 1
+        self.field_shape = field_shape(self.nodes)
         self._scratch = mesh_kernels.scratch_size(int(np.diff(mesh.plane_start).max()))
         self.degrees = MESH_DEGREES
         self._transfer: Transfer | None = None
@@ -65,6 +66,13 @@ class MeshLevel:
         values[station] = coefficient
         return values
 
+    @property
+    def source(self) -> tuple[Mesh, np.ndarray, np.ndarray]:
+        """The mesh and its coefficients; given up, for their memory, once the coarser mesh has been made of them."""
+        if self._source is None:
+            raise RuntimeError("the mesh has been given up")
+        return self._source
+
     def zeros(self, dtype: type = np.float32) -> np.ndarray:
         """A field of zeros on this mesh."""
         return zeros_field(self.field_shape, dtype)
@@ -73,12 +81,13 @@ class MeshLevel:
         """Diagonal of the stiffness, float64 field."""
         field = self.zeros(np.float64)
         components = field.reshape(-1)[: 3 * self.nodes].reshape(-1, 3)
-        parts = list(zip((self.first, self.second), self.elasticity.diagonals(self.spacing_mm), strict=True))
-        if self.first is self.second:
-            parts = [(self.first, parts[0][1] + parts[1][1])]
+        mesh, first, second = self.source
+        parts = list(zip((first, second), self.elasticity.diagonals(self.spacing_mm), strict=True))
+        if first is second:
+            parts = [(first, parts[0][1] + parts[1][1])]
         for source, entries in parts:
             total = np.zeros(self.nodes)
-            for nodes in self.mesh.corners:
+            for nodes in mesh.corners:
                 total += np.bincount(nodes, source, minlength=self.nodes)
             components += entries * total[:, None]
         return field
@@ -107,7 +116,7 @@ class MeshLevel:
             self.planes,
             self.nodes,
             partial(
-                mesh_kernels.apply_slab, mode, u, self._stations, self._layer_start, self.mesh.plane_start, self._first,
+                mesh_kernels.apply_slab, mode, u, self._stations, self._layer_start, self._plane_start, self._first,
                 self._second, numbers, self.inverse, out, smoothing, sums,
             ),
             scratch=(kind, self._scratch),
@@ -145,16 +154,17 @@ class MeshLevel:
 
         A component is fixed where the coincident fine one is, or where, by weight, half of those are that interpolate from it.
         """
-        factors = coarsening(self.mesh.extents, self.spacing_mm)
+        fine, *coefficients = self.source
+        factors = coarsening(fine.extents, self.spacing_mm)
         if factors == (1, 1, 1):
             return None
-        mesh, transfer, piece = coarser_mesh(self.mesh, factors)
+        mesh, transfer, piece = coarser_mesh(fine, factors)
         self._transfer = transfer
         count, volume = len(mesh.cells), np.prod(factors)
-        first = (np.bincount(piece, self.first, minlength=count) / volume).astype(np.float32)
+        first = (np.bincount(piece, coefficients[0], minlength=count) / volume).astype(np.float32)
         second = first
-        if self.second is not self.first:
-            second = (np.bincount(piece, self.second, minlength=count) / volume).astype(np.float32)
+        if coefficients[1] is not coefficients[0]:
+            second = (np.bincount(piece, coefficients[1], minlength=count) / volume).astype(np.float32)
         z, y, x = (h * f for h, f in zip(self.spacing_mm, factors, strict=True))
         coarse = MeshLevel(mesh, first, second, self.elasticity, (z, y, x), self.workers)
         fixed = self.fixed.reshape(-1)[: 3 * self.nodes].reshape(-1, 3)
@@ -168,6 +178,7 @@ class MeshLevel:
             part[row[held & (weight == 1)]] = np.inf
             at.append(3 * np.flatnonzero(part >= 0.5 * whole) + c)
         coarse.fix(np.concatenate(at))
+        self._source, self.fixed = None, np.empty(0, bool)
         return coarse
 
     def _interpolation(self) -> Transfer:
@@ -198,5 +209,6 @@ class MeshLevel:
 
     def dense(self) -> tuple[np.ndarray, np.ndarray]:
         """Stiffness of the free components, float64, and their flat indices."""
-        where = (3 * self.mesh.corners.T.astype(np.int64)[:, :, None] + np.arange(3)).reshape(-1, 24)
-        return dense_stiffness(self.inverse, where, self.first, self.second, self.elasticity, self.spacing_mm)
+        mesh, first, second = self.source
+        where = (3 * mesh.corners.T.astype(np.int64)[:, :, None] + np.arange(3)).reshape(-1, 24)
+        return dense_stiffness(self.inverse, where, first, second, self.elasticity, self.spacing_mm)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fea.mesh import touched_nodes
 from fea.model import VoxelModel
-from fea.supports import touched_nodes
 
 
 def nodes_of(voxels: np.ndarray) -> np.ndarray:

@@ -161,10 +161,10 @@ def solve_curve(
         raise SolveError(Reason.BAD_CONDITION, "a load factor is not finite.")
     if getattr(model, "orthotropy", None) is not None:
         raise SolveError(Reason.BAD_MATERIAL_LAW, "yield laws are for isotropic voxels; the model is orthotropic.")
-    solver = Solver(model, prescribed, threads=threads, floating=floating)
+    solver = Solver(model, prescribed, threads=threads, floating=floating, storage="rows")
     # the load factor multiplies the whole field, so the linear solution is the best first guess there is
     elastic = solver.solve(forces=forces, rtol=_LINEAR_RTOL)
-    load = force_field(solver.layout, forces, solver.touched, solver.level.shape[2]) if forces else None
+    load = force_field(solver.layout, forces, solver.touched) if forces else None
     body = Body(solver, material, load)
     path = _Path(body, solver.layout.field_in(elastic.displacement_mm))
     stopped = False
@@ -227,9 +227,10 @@ class _Path:
         """First guess for the next state: the last increment continued, or the elastic solution at the start."""
         now, earlier, conditions = self.now, self.earlier, self.body.solver.conditions
         if earlier is None or now.factor == earlier.factor:
-            guess: np.ndarray = now.u + (goal - now.factor) * self.unit
+            guess = self.body.moved(now.u, goal - now.factor, self.unit)
         else:
-            guess = now.u + (goal - now.factor) / (now.factor - earlier.factor) * (now.u - earlier.u)
+            part = (goal - now.factor) / (now.factor - earlier.factor)
+            guess = self.body.moved(now.u, part, now.u - earlier.u)
         guess.reshape(-1)[conditions.at] = goal * conditions.values_mm
         return guess
 

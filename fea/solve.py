@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import psutil
 
 from fea.errors import Reason, SolveError
-from fea.grid import Layout, choose_layout, padded, zeros_field
+from fea.grid import Layout, choose_layout, cropped_box, padded, zeros_field
+from fea.kernels import LONGEST_ROW
+from fea.mesh import mesh_of, touched_nodes
+from fea.mesh_layout import MeshLayout, mesh_layout
+from fea.mesh_level import MeshLevel
 from fea.model import NodalForce, Prescribed, VoxelModel
 from fea.multigrid import Multigrid
 from fea.platens import PlatenCorrection, PlatenState, RigidPlaten, Ties
-from fea.stiffness import Level, stiffness_arrays
-from fea.supports import Conditions, force_field, held_pieces, imbalance, place, touched_nodes
+from fea.stiffness import THIN_BELOW, Level, coarse_fill, stiffness_arrays
+from fea.supports import AnyLayout, Conditions, force_field, held_pieces, imbalance, place
 from fea.vectors import advance, begin_cycle, inner, remainder, turn
 from fea.workers import Workers
 
+_MESH_COST = 2.0  # one element of a mesh takes the time of so many voxels in rows
+_MESH_FROM = 20_000  # voxels; smaller models are not worth loading a second set of kernels
 _PATIENCE = 60  # iterations without progress before the bounds, and then the solution, are given up
 
 
@@ -79,6 +86,9 @@ class Solver:
         Default: all cores. The result does not depend on it, bit for bit.
     floating : {"refuse", "remove"}
         What to do with pieces that nothing holds.
+    storage : {"auto", "rows", "mesh"}
+        Rows of voxels in the model's box, or a list of its elements; which is faster and smaller depends on how much of the
+        box is void, and is seen from the model unless a caller needs one of them. Results agree up to rounding.
     """
 
     def __init__(
@@ -89,22 +99,20 @@ class Solver:
         platens: Sequence[RigidPlaten] = (),
         threads: int | None = None,
         floating: str = "refuse",
+        storage: Literal["auto", "rows", "mesh"] = "auto",
     ) -> None:
         began = time.perf_counter()
         kept = held_pieces(model, prescribed, floating, platens)
         if kept is not model.solid:
             model = replace(model, modulus_mpa=np.where(kept, model.modulus_mpa, 0))
         self.model = model
-        self.layout = choose_layout(model.solid)
+        self.layout = choose_storage(model) if storage == "auto" else _STORAGES[storage](model.solid)
         free_motions = int(sum(platen.free.sum() for platen in platens))
         self.peak_bytes = estimated_bytes(self.layout, model.several_laws, free_motions)
         require_memory(self.peak_bytes)
         self.touched = touched_nodes(model.solid)
         self.workers = Workers(threads)
-        order = self.layout.order
-        first, second, elasticity = stiffness_arrays(model, self.layout)
-        spacing = (model.spacing_mm[order[0]], model.spacing_mm[order[1]], model.spacing_mm[order[2]])
-        self.level = Level(first, second, elasticity, spacing, self.workers)
+        self.level = first_level(model, self.layout, self.workers)
         self.prescribed = prescribed
         self.ties = Ties(platens, prescribed, self._place, model.spacing_mm)
         self.conditions = self._placed_with(prescribed, platens)
@@ -116,8 +124,14 @@ class Solver:
         self.dof = 3 * int(self.touched.sum())
         self.setup_s = time.perf_counter() - began
 
+    def rows(self) -> tuple[Layout, Level]:
+        """Layout and finest level of a solver that was built with storage "rows"."""
+        if isinstance(self.layout, MeshLayout) or isinstance(self.level, MeshLevel):
+            raise TypeError("this solver keeps its model as a mesh")
+        return self.layout, self.level
+
     def _place(self, prescribed: Sequence[Prescribed]) -> Conditions:
-        return place(self.layout, prescribed, self.touched, self.level.shape[2])
+        return place(self.layout, prescribed, self.touched)
 
     def _placed_with(self, prescribed: Sequence[Prescribed], platens: Sequence[RigidPlaten]) -> Conditions:
         moved = [platen.moved(platen.prescribed, self.model.spacing_mm) for platen in platens]
@@ -129,7 +143,7 @@ class Solver:
         for where, given in zip(self._tied, moved, strict=True):
             values[where] = given
         conditions = replace(self.conditions, values_mm=values)
-        field = affine_start(self.layout.internal_shape, self.level.field_shape, conditions)
+        field = affine_start(self.layout, conditions)
         if field is None:
             raise AssertionError("a free motion of a platen moves something, or it would have been refused")
         field[self.level.inverse == 0] = 0
@@ -164,7 +178,7 @@ class Solver:
         if not np.array_equal(conditions.at, self.conditions.at) or tied != was:
             raise SolveError(Reason.BAD_CONDITION, "other components are prescribed than when the solver was built.")
         level, ties = self.level, self.ties
-        load = force_field(self.layout, forces, self.touched, level.shape[2]) if forces else None
+        load = force_field(self.layout, forces, self.touched) if forces else None
         # forces on fixed components go straight to the support, and are not what holds it
         applied = load.reshape(-1)[conditions.at] if load is not None else np.zeros(len(conditions.at))
         if (pushes := ties.loads(platens)) is not None:
@@ -181,7 +195,7 @@ class Solver:
         if initial is not None:
             guess = self.layout.field_in(np.asarray(initial, np.float64))
         else:
-            guess = affine_start(self.layout.internal_shape, level.field_shape, conditions)
+            guess = affine_start(self.layout, conditions)
         if guess is not None:
             moved = ties.gather(guess)
             guess[level.inverse == 0] = 0
@@ -318,17 +332,51 @@ class Solver:
         return limit
 
 
-def estimated_bytes(layout: Layout, mixed: bool, free_motions: int = 0) -> int:
+def choose_storage(model: VoxelModel) -> AnyLayout:
+    """Rows for bulky bodies, a mesh for thin structures and boxes that are mostly void.
+
+    An element of a mesh costs as much as two voxels of a row. For thin structures its coarse corrections are better by more
+    than that (docs/solver.md, section 3). Orthotropic voxels are always kept in rows.
+    """
+    _, shape = cropped_box(model.solid)
+    if min(shape) >= LONGEST_ROW and model.orthotropy is None:
+        return mesh_layout(model.solid)
+    rows = choose_layout(model.solid)
+    if model.orthotropy is not None or model.solid.size < _MESH_FROM:
+        return rows
+    thin = coarse_fill(model.solid) < THIN_BELOW or _MESH_COST * np.count_nonzero(model.solid) < rows.work
+    return mesh_layout(model.solid) if thin else rows
+
+
+_STORAGES: dict[str, Callable[[np.ndarray], AnyLayout]] = {"rows": choose_layout, "mesh": mesh_layout}
+
+
+def first_level(model: VoxelModel, layout: AnyLayout, workers: Workers) -> Level | MeshLevel:
+    """The finest level of a model."""
+    first, second, elasticity = stiffness_arrays(model, layout)
+    z, y, x = (model.spacing_mm[axis] for axis in layout.order)
+    if isinstance(layout, MeshLayout):
+        return MeshLevel(mesh_of(layout.solid), first, second, elasticity, (z, y, x), workers)
+    return Level(first, second, elasticity, (z, y, x), workers)
+
+
+def estimated_bytes(layout: AnyLayout, mixed: bool, free_motions: int = 0) -> int:
     """Memory of the arrays of a solve, known before any is allocated.
 
     Four float64 and six float32 fields and the coefficients on the finest grid, the float32 part again on the coarser
-    ones (a seventh in all), a float32 field for each free motion of a platen, the result in the user's axes, and flags.
+    ones (a seventh in all; of a mesh two fifths, with the lists of nodes), a float32 field for each free motion of a
+    platen, the result in the user's axes, and flags.
     """
+    result = int(np.prod(layout.node_shape)) * 3 * 8 + int(np.prod(layout.field_shape)) * 4 * free_motions
+    if isinstance(layout, MeshLayout):
+        nodes, elements = layout.nodes, int(np.count_nonzero(layout.solid))
+        # nodes and coefficients of the stations of an element; interpolation per node, and its place
+        lists = elements * (20 + (10 if mixed else 5)) + nodes * (36 + 8)
+        return int(nodes * 3 * 8 * 4 + (nodes * 3 * 4 * 6 + lists) * 1.4 + result)
     nz, ny, nx = layout.internal_shape
     voxels = (nz + 1) * (ny + 1) * padded(nx + 1)
     single = voxels * 3 * 4 * 6 + voxels * 4 * (2 if mixed else 1)
-    tied = voxels * 3 * 4 * free_motions
-    return int(voxels * 3 * 8 * 4 + single * 8 / 7 + tied + voxels * 4 + np.prod(layout.node_shape) * 3 * 8)
+    return int(voxels * 3 * 8 * 4 + single * 8 / 7 + voxels * 4 + result)
 
 
 def require_memory(needed: int) -> None:
@@ -348,26 +396,19 @@ def require_memory(needed: int) -> None:
         )
 
 
-def affine_start(
-    extents: tuple[int, int, int], field_shape: tuple[int, ...], conditions: Conditions
-) -> np.ndarray | None:
+def affine_start(layout: AnyLayout, conditions: Conditions) -> np.ndarray | None:
     """The affine displacement that fits the prescribed values best, as a field; None if all values are zero."""
     if not conditions.values_mm.any():
         return None
-    k, j, component, i = np.unravel_index(conditions.at, field_shape)
-    guess = zeros_field(field_shape, np.float64)
-    nz, ny, nx = extents
+    nodes, component = layout.locate(conditions.at)
+    guess = zeros_field(layout.field_shape, np.float64)
     for c in range(3):
         mine = component == c
         if not conditions.values_mm[mine].any():
             continue
-        basis = np.column_stack([np.ones(mine.sum()), k[mine], j[mine], i[mine]])
-        fit = np.linalg.pinv(basis.T @ basis, rcond=1e-10) @ (basis.T @ conditions.values_mm[mine])
-        guess[:, :, c, : nx + 1] = (
-            fit[0]
-            + (fit[1] * np.arange(nz + 1))[:, None, None]
-            + (fit[2] * np.arange(ny + 1))[:, None]
-            + fit[3] * np.arange(nx + 1)
+        basis = np.column_stack([np.ones(mine.sum()), nodes[mine]])
+        layout.fill_affine(
+            guess, c, np.linalg.pinv(basis.T @ basis, rcond=1e-10) @ (basis.T @ conditions.values_mm[mine])
         )
     return guess
 

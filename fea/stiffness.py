@@ -24,8 +24,9 @@ from fea.element import (
     stiffness_of,
 )
 from fea.errors import Reason, SolveError
-from fea.grid import Layout, padded, row_ranges, zeros_field
+from fea.grid import Layout, row_ranges, zeros_field
 from fea.materials import laws_of, permuted
+from fea.mesh_layout import MeshLayout
 from fea.model import VoxelModel
 from fea.transfer import coarsen, prolong, restrict
 from fea.workers import Workers
@@ -35,7 +36,7 @@ from fea.workers import Workers
 # it pays to smooth far more on the coarser grids.
 DENSE_DEGREES = (2, 6)
 POROUS_DEGREES = (3, 12, 30, 60)
-_POROUS_BELOW = 0.65
+THIN_BELOW = 0.65
 _COARSEST_NODES = 80
 
 
@@ -230,7 +231,7 @@ class Level:
     def degrees(self) -> tuple[int, ...]:
         """Degrees of the smoother on this grid and the coarser ones."""
         _, ny, nx = self.extents
-        return POROUS_DEGREES if coarse_fill(self.solid[:, :ny, :nx]) < _POROUS_BELOW else DENSE_DEGREES
+        return POROUS_DEGREES if coarse_fill(self.solid[:, :ny, :nx]) < THIN_BELOW else DENSE_DEGREES
 
     def coarser(self) -> Level | None:
         """The next grid: averaged coefficients, and components fixed where the coincident fine one is."""
@@ -339,21 +340,15 @@ def dense_stiffness(
     return entries.reshape(len(free), len(free)), free
 
 
-def stiffness_arrays(model: VoxelModel, layout: Layout) -> tuple[np.ndarray, np.ndarray, Elasticity]:
-    """Coefficient arrays of a model on the internal grid (the same array twice if one is enough), and of what.
+def stiffness_arrays(model: VoxelModel, layout: Layout | MeshLayout) -> tuple[np.ndarray, np.ndarray, Elasticity]:
+    """Coefficient arrays of a model as its layout places them (the same array twice if one is enough), and of what.
 
     The moduli are divided by a power of two near the largest, which is exact, so that float32 has room.
     """
-    nz, ny, nx = layout.internal_shape
     unit = float(2.0 ** np.floor(np.log2(float(model.modulus_mpa.max()))))
 
-    def placed(coefficient: np.ndarray) -> np.ndarray:
-        array = zeros_field((nz, ny + 1, padded(nx + 1)), np.float32)
-        array[:, :ny, :nx] = layout.voxels_in(coefficient)
-        return array
-
     parts = laws_of(model)
-    arrays = [placed(coefficient / np.float32(unit)) for coefficient, _ in parts]
+    arrays = [layout.placed(coefficient / np.float32(unit)) for coefficient, _ in parts]
     laws = [permuted(law, layout.order) * unit for _, law in parts]
     span = None
     if model.orthotropy is None:

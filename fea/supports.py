@@ -16,8 +16,11 @@ from scipy import ndimage
 
 from fea.errors import Reason, SolveError
 from fea.grid import Layout, zeros_field
+from fea.mesh_layout import MeshLayout
 from fea.model import NodalForce, Prescribed, VoxelModel
 from fea.platens import MOTIONS, RigidPlaten, rigid_motions
+
+AnyLayout = Layout | MeshLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +41,7 @@ class Conditions:
     sets: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def touched_nodes(solid: np.ndarray) -> np.ndarray:
-    """Which nodes are corners of a solid voxel: bool (nz+1, ny+1, nx+1)."""
-    touched = np.zeros(tuple(n + 1 for n in solid.shape), dtype=bool)
-    nz, ny, nx = solid.shape
-    for dk in (0, 1):
-        for dj in (0, 1):
-            for di in (0, 1):
-                touched[dk : dk + nz, dj : dj + ny, di : di + nx] |= solid
-    return touched
-
-
-def place(layout: Layout, prescribed: Sequence[Prescribed], touched: np.ndarray, stride: int) -> Conditions:
+def place(layout: AnyLayout, prescribed: Sequence[Prescribed], touched: np.ndarray) -> Conditions:
     """Put prescribed displacements on the grid.
 
     Raises
@@ -58,9 +50,7 @@ def place(layout: Layout, prescribed: Sequence[Prescribed], touched: np.ndarray,
         ``bad_condition`` for nodes outside the box or a set that touches no material, ``conflicting_conditions`` if
         one component is given two values.
     """
-    ny = layout.internal_shape[1]
-    internal_component = {component: internal for internal, component in enumerate(layout.order)}
-    sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    collected: dict[str, list[tuple[np.ndarray, int]]] = {}
     placed: list[tuple[np.ndarray, np.ndarray, str]] = []
     for condition in prescribed:
         nodes = _inside(condition.name, condition.nodes, layout)
@@ -69,20 +59,15 @@ def place(layout: Layout, prescribed: Sequence[Prescribed], touched: np.ndarray,
             raise SolveError(
                 Reason.BAD_CONDITION, f"no node of the set '{condition.name}' is a corner of a solid voxel."
             )
-        moved, _ = layout.nodes_in(nodes[here])
-        k, j, i = moved.T
-        collected = [sets[condition.name]] if condition.name in sets else []
         for component, given in condition.components():
-            at = ((k * (ny + 1) + j) * 3 + internal_component[component]) * stride + i
-            wanted = given[here]
-            placed.append((at, wanted, condition.name))
-            at = np.unique(at)
-            collected.append((at, np.full(len(at), component)))
-        if collected:
-            sets[condition.name] = (
-                np.concatenate([at for at, _ in collected]),
-                np.concatenate([part for _, part in collected]),
-            )
+            at = layout.flat(nodes[here], component)
+            placed.append((at, given[here], condition.name))
+            collected.setdefault(condition.name, []).append((at, component))
+    sets = {}
+    for name, parts in collected.items():
+        # a component that the set names twice is held once
+        at, first = np.unique(np.concatenate([at for at, _ in parts]), return_index=True)
+        sets[name] = at, np.concatenate([np.full(len(at), component) for at, component in parts])[first]
     if not placed:
         return Conditions(np.empty(0, np.int64), np.empty(0), sets)
     at, first = np.unique(np.concatenate([at for at, _, _ in placed]), return_index=True)
@@ -96,7 +81,7 @@ def place(layout: Layout, prescribed: Sequence[Prescribed], touched: np.ndarray,
     return Conditions(at, values, sets)
 
 
-def _inside(name: str, nodes: np.ndarray, layout: Layout) -> np.ndarray:
+def _inside(name: str, nodes: np.ndarray, layout: AnyLayout) -> np.ndarray:
     outside = ((nodes < 0) | (nodes >= np.asarray(layout.node_shape))).any(axis=1)
     if outside.any():
         node = tuple(int(n) for n in nodes[outside][0])
@@ -104,7 +89,7 @@ def _inside(name: str, nodes: np.ndarray, layout: Layout) -> np.ndarray:
     return nodes
 
 
-def force_field(layout: Layout, forces: Sequence[NodalForce], touched: np.ndarray, stride: int) -> np.ndarray:
+def force_field(layout: AnyLayout, forces: Sequence[NodalForce], touched: np.ndarray) -> np.ndarray:
     """Sum of the nodal forces as an internal field, N.
 
     Raises
@@ -112,8 +97,7 @@ def force_field(layout: Layout, forces: Sequence[NodalForce], touched: np.ndarra
     SolveError
         ``bad_condition`` if a force that is not zero acts on a node without material or outside the grid.
     """
-    nz, ny, _ = layout.internal_shape
-    field = zeros_field((nz + 1, ny + 1, 3, stride), np.float64)
+    field = zeros_field(layout.field_shape, np.float64)
     for force in forces:
         nodes = _inside(force.name, force.nodes, layout)
         here = touched[tuple(nodes.T)]
@@ -121,9 +105,8 @@ def force_field(layout: Layout, forces: Sequence[NodalForce], touched: np.ndarra
         if vectors[~here].any():
             node = tuple(int(n) for n in nodes[~here & vectors.any(axis=1)][0])
             raise SolveError(Reason.BAD_CONDITION, f"'{force.name}': the force at node {node} acts on no solid voxel.")
-        moved, _ = layout.nodes_in(nodes[here])
-        for internal, component in enumerate(layout.order):
-            np.add.at(field[:, :, internal], (moved[:, 0], moved[:, 1], moved[:, 2]), vectors[here, component])
+        for component in range(3):
+            np.add.at(field.reshape(-1), layout.flat(nodes[here], component), vectors[here, component])
     return field
 
 

@@ -22,6 +22,7 @@ from fea import (
     save_model,
     solve,
 )
+from fea.mesh_level import MESH_DEGREES
 from fea.stiffness import DENSE_DEGREES, POROUS_DEGREES
 from tests.fea.plain_elements import assembled, direct_solution
 
@@ -391,19 +392,26 @@ def test_reference_reactions(model, drop, expected):
 
 
 def test_thin_walls_are_told_from_bulk():
-    """A shell gets the stronger coarse smoothing, a block does not; both give the same answer as the other degrees."""
+    """A shell is kept as a mesh, or in rows with stronger coarse smoothing, a block is not; all give the same answer."""
     y, x = np.mgrid[:24, :24] - 11.5
     radius = np.hypot(y, x)
     tube = VoxelModel(
-        np.broadcast_to(np.where((radius < 12) & (radius > 10), 1e3, 0), (30, 24, 24)).copy(), (1.0, 1.0, 1.0)
+        np.broadcast_to(np.where((radius < 12) & (radius > 10), 1e3, 0), (40, 24, 24)).copy(), (1.0, 1.0, 1.0)
     )
     supports = [
         Prescribed("bottom", face_nodes(tube, 0, False), 0.0, 0.0, 0.0),
         Prescribed("top", face_nodes(tube, 0, True), x=1.0),
     ]
-    solver = Solver(tube, supports)
+    mesh = Solver(tube, supports)
+    assert mesh.multigrid.degrees == MESH_DEGREES
+    block = VoxelModel(np.ones((9, 9, 9)), (1.0, 1.0, 1.0))
+    assert Solver(block, platens(block, 0.1)).multigrid.degrees == DENSE_DEGREES
+    solver = Solver(tube, supports, storage="rows")
     assert solver.multigrid.degrees == POROUS_DEGREES
     result = solver.solve(rtol=1e-9)
+    np.testing.assert_allclose(
+        mesh.solve(rtol=1e-9).displacement_mm, result.displacement_mm, atol=1e-7 * np.abs(result.displacement_mm).max()
+    )
     solver.multigrid.degrees = DENSE_DEGREES
     other = solver.solve(rtol=1e-9)
     assert result.iterations < other.iterations
