@@ -295,12 +295,13 @@ def coarsening(extents: tuple[int, int, int], spacing_mm: Spacing) -> tuple[int,
 
 def coarse_fill(solid: np.ndarray) -> float:
     """Solid fraction of the cells of 4 x 4 x 4 voxels that hold any material: near 1 for bulky bodies, small for thin ones."""
-    nz, ny, nx = solid.shape
-    filled = np.zeros((-(-nz // 4) * 4, -(-ny // 4) * 4, -(-nx // 4) * 4), dtype=bool)
-    filled[:nz, :ny, :nx] = solid
-    cells = filled.reshape(filled.shape[0] // 4, 4, filled.shape[1] // 4, 4, filled.shape[2] // 4, 4)
-    touched = cells.any(axis=(1, 3, 5))
-    return float(np.count_nonzero(filled) / (64 * np.count_nonzero(touched)))
+    counts = solid.view(np.uint8)  # at most 64
+    for axis, n in enumerate(solid.shape):
+        counts = np.add.reduceat(counts, np.arange(0, n, 4), axis=axis, dtype=np.uint8)
+    # cells at the upper faces of the box are cut
+    sizes = [np.minimum(4, n - np.arange(0, n, 4)) for n in solid.shape]
+    volume = sizes[0][:, None, None] * sizes[1][:, None] * sizes[2]
+    return float(counts.sum(dtype=np.int64) / volume[counts > 0].sum())
 
 
 def dense_stiffness(
