@@ -14,7 +14,8 @@ from fea.damage import NEVER
 from fea.grid import zeros_field
 from fea.kernels import scratch_size
 from fea.plasticity import YieldMaterial
-from fea.solve import Solver, require_memory
+from fea.solve import Solver
+from fea.storage import require_memory
 from fea.tangent import LAW_ROWS, tangent_slab
 from fea.vectors import advance, begin_cycle, remainder, turn
 from fea.yielding import ENERGIES, EXTRA_ROWS, KEPT_ALPHA, KEPT_RATIO, STATE_ROWS, stress_slab
@@ -46,7 +47,8 @@ class Body:
 
     def __init__(self, solver: Solver, material: YieldMaterial, load: np.ndarray | None = None) -> None:
         self.solver, self.load = solver, load
-        level, layout = solver.level, solver.layout
+        self.layout, self.level = solver.rows()
+        level, layout = self.level, self.layout
         nz, rows, stride = level.first.shape
         # per voxel: state, tangent and yield stress; per node: four displacement fields in float64, four in float32
         softens = material.softening is not None
@@ -78,7 +80,7 @@ class Body:
         `follow` = False leaves the derivative of the damage out of the tangent; `commit` makes u the state that the next
         step starts from and gives nothing else.
         """
-        level, workers = self.solver.level, self.solver.workers
+        level, workers = self.level, self.solver.workers
         self.energies[:] = 0
         workers.slabs(
             level.field_shape[0],
@@ -94,7 +96,7 @@ class Body:
 
     def moved(self, u: np.ndarray, length: float, change: np.ndarray) -> np.ndarray:
         """u + length change. A field of the level, since kernels read a little past the end, where it must be finite."""
-        field = self.solver.level.zeros(np.float64)
+        field = self.level.zeros(np.float64)
         np.multiply(change, length, out=field, dtype=np.float64)
         field += u
         return field
@@ -105,11 +107,11 @@ class Body:
 
     def yielded_fraction(self) -> float:
         """Part of the solid volume with plastic strain."""
-        return float((self.state[:, :, KEPT_ALPHA] > 0).sum() / (self.solver.level.second > 0).sum())
+        return float((self.state[:, :, KEPT_ALPHA] > 0).sum() / (self.level.second > 0).sum())
 
     def tangent(self, p: np.ndarray, product: np.ndarray) -> float:
         """product = K_t p on the free components; returns p . K_t p."""
-        level = self.solver.level
+        level = self.level
         self.solver.workers.slabs(
             level.field_shape[0],
             level.nodes,
@@ -126,7 +128,7 @@ class Body:
 
         Returns the number of steps, 0 if the tangent has no stiffness in the first direction.
         """
-        level, cycle = self.solver.level, self.solver.multigrid
+        level, cycle = self.level, self.solver.multigrid
         run, planes, nodes = self.solver.workers.slabs, level.field_shape[0], level.nodes
         grid = cycle.grids[0]
         self.du[:] = 0
@@ -155,7 +157,7 @@ def equilibrium(body: Body, u: np.ndarray, factor: float, rtol: float, max_steps
     is then left out: the tangent that remains is stiffer than the true one, so the iteration is slower but does not run away.
     """
     at = body.solver.conditions.at
-    force = body.solver.level.zeros(np.float64)
+    force = body.level.zeros(np.float64)
     inner, follow = 0, True
     energies, norm, held, size = _out_of_balance(body, u, factor, force, follow)
     for step in range(max_steps + 1):
@@ -190,8 +192,7 @@ def _out_of_balance(
     body: Body, u: np.ndarray, factor: float, force: np.ndarray, follow: bool
 ) -> tuple[np.ndarray, float, np.ndarray, float]:
     """Turn `force` into the residual at u; energies, its norm, the forces at the supports, and the norm of all that acts."""
-    solver, load = body.solver, body.load
-    level = solver.level
+    solver, load, level = body.solver, body.load, body.level
     energies = body.stresses(u, force, follow=follow)
     held = force.reshape(-1)[solver.conditions.at]
     given = force if load is None else factor * load

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
-import psutil
 
 from fea.errors import Reason, SolveError
-from fea.grid import Layout, choose_layout, cropped_box, padded, zeros_field
-from fea.kernels import LONGEST_ROW
-from fea.mesh import mesh_of, touched_nodes
-from fea.mesh_layout import MeshLayout, mesh_layout
+from fea.grid import Layout, zeros_field
+from fea.mesh import touched_nodes
+from fea.mesh_layout import MeshLayout
 from fea.mesh_level import MeshLevel
 from fea.model import NodalForce, Prescribed, VoxelModel
 from fea.multigrid import Multigrid
-from fea.platens import PlatenCorrection, PlatenState, RigidPlaten, Ties
-from fea.stiffness import THIN_BELOW, Level, coarse_fill, stiffness_arrays
+from fea.platens import PlatenCorrection, PlatenState, RigidPlaten, Ties, rigid_motions
+from fea.stiffness import Level
+from fea.storage import Storage, estimated_bytes, first_level, layout_for, require_memory
 from fea.supports import AnyLayout, Conditions, force_field, held_pieces, imbalance, place
 from fea.vectors import advance, begin_cycle, inner, remainder, turn
 from fea.workers import Workers
 
-_MESH_COST = 2.0  # one element of a mesh takes the time of so many voxels in rows
-_MESH_FROM = 20_000  # voxels; smaller models are not worth loading a second set of kernels
 _PATIENCE = 60  # iterations without progress before the bounds, and then the solution, are given up
+_TIGHTENINGS = 3  # of the tolerance, where the residual cannot be balanced otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,14 +97,14 @@ class Solver:
         platens: Sequence[RigidPlaten] = (),
         threads: int | None = None,
         floating: str = "refuse",
-        storage: Literal["auto", "rows", "mesh"] = "auto",
+        storage: Storage = "auto",
     ) -> None:
         began = time.perf_counter()
         kept = held_pieces(model, prescribed, floating, platens)
         if kept is not model.solid:
             model = replace(model, modulus_mpa=np.where(kept, model.modulus_mpa, 0))
         self.model = model
-        self.layout = choose_storage(model) if storage == "auto" else _STORAGES[storage](model.solid)
+        self.layout = layout_for(model, storage)
         free_motions = int(sum(platen.free.sum() for platen in platens))
         self.peak_bytes = estimated_bytes(self.layout, model.several_laws, free_motions)
         require_memory(self.peak_bytes)
@@ -117,11 +115,15 @@ class Solver:
         self.ties = Ties(platens, prescribed, self._place, model.spacing_mm)
         self.conditions = self._placed_with(prescribed, platens)
         self._tied = [np.searchsorted(self.conditions.at, at) for at in self.ties.at]
+        self._loose = np.zeros(len(self.conditions.at), bool)  # components of platens
+        for where in self._tied:
+            self._loose[where] = True
         self.level.fix(self.conditions.at)
         self.multigrid = Multigrid(self.level, self.workers)
         self._sums = np.zeros(self.level.field_shape[0])
         self.correction = PlatenCorrection(self.ties, self.multigrid, self._extension) if self.ties.count else None
         self.dof = 3 * int(self.touched.sum())
+        self._busy = threading.Lock()
         self.setup_s = time.perf_counter() - began
 
     def rows(self) -> tuple[Layout, Level]:
@@ -160,7 +162,7 @@ class Solver:
         initial: np.ndarray | None = None,
         max_iterations: int = 2000,
     ) -> Solution:
-        """Solve for one set of values and forces; see `fea.solve`.
+        """Solve for one set of values and forces; see `fea.solve`. Calls from several threads wait for each other.
 
         Raises
         ------
@@ -168,6 +170,25 @@ class Solver:
             ``bad_condition`` if other components are prescribed than when the solver was built, ``stagnated``,
             ``indefinite_operator`` or ``not_converged``.
         """
+        if isinstance(rtol, bool) or not isinstance(rtol, (int, float, np.floating)) or not 0 < rtol < 1:
+            raise SolveError(Reason.BAD_CONDITION, f"the tolerance is {rtol!r}; it must lie between 0 and 1.")
+        if max_iterations < 1:
+            raise SolveError(Reason.BAD_CONDITION, f"max_iterations is {max_iterations}.")
+        expected = (*self.model.node_shape, 3)
+        if initial is not None and (np.shape(initial) != expected or not np.isfinite(initial).all()):
+            raise SolveError(Reason.BAD_CONDITION, f"the initial displacement must be finite and of shape {expected}.")
+        with self._busy:
+            return self._solve(prescribed, forces, platens, float(rtol), initial, max_iterations)
+
+    def _solve(
+        self,
+        prescribed: Sequence[Prescribed] | None,
+        forces: Sequence[NodalForce],
+        platens: Sequence[RigidPlaten] | None,
+        rtol: float,
+        initial: np.ndarray | None,
+        max_iterations: int,
+    ) -> Solution:
         began = time.perf_counter()
         conditions = self.conditions
         if prescribed is not None or platens is not None:
@@ -177,7 +198,7 @@ class Solver:
         tied, was = ([(platen.name, *platen.free) for platen in each] for each in (platens, self.ties.platens))
         if not np.array_equal(conditions.at, self.conditions.at) or tied != was:
             raise SolveError(Reason.BAD_CONDITION, "other components are prescribed than when the solver was built.")
-        level, ties = self.level, self.ties
+        level, ties, wanted = self.level, self.ties, conditions.values_mm
         load = force_field(self.layout, forces, self.touched) if forces else None
         # forces on fixed components go straight to the support, and are not what holds it
         applied = load.reshape(-1)[conditions.at] if load is not None else np.zeros(len(conditions.at))
@@ -185,15 +206,29 @@ class Solver:
             load = level.zeros(np.float64) if load is None else load
             for at, push in zip(ties.at, pushes, strict=True):
                 load.reshape(-1)[at] += push
+        # a rigid motion of all supports costs no force: it would only drown the rest in the norm of the residual
+        carried = None if platens else rigid_part(self.layout, self.model, conditions)
+        if carried is not None:
+            conditions = replace(conditions, values_mm=wanted - carried.at_supports)
+        # everything in units of a power of two near the largest, which is exact: squares of 1e-200 mm are none
+        unit = _unit(conditions.values_mm, load, 1 / float(level.inverse[level.inverse > 0].min(initial=1.0)))
+        values = conditions.values_mm / unit
+        conditions, platens = replace(conditions, values_mm=values), [platen.scaled(1 / unit) for platen in platens]
+        if load is not None:
+            load /= unit
         x, r = level.zeros(np.float64), level.zeros(np.float64)
-        x.reshape(-1)[conditions.at] = conditions.values_mm
+        x.reshape(-1)[conditions.at] = values
         reference, lift_force = self._residual(x, load, r)
-        values = conditions.values_mm
+        if not np.isfinite(reference):
+            raise SolveError(Reason.BAD_CONDITION, "the forces that belong to these displacements exceed float64.")
         lift_energy = float(values @ lift_force)
         norm, held = reference, lift_force
         guess: np.ndarray | None
         if initial is not None:
             guess = self.layout.field_in(np.asarray(initial, np.float64))
+            if carried is not None:
+                guess -= carried.field(self.layout)
+            guess /= unit
         else:
             guess = affine_start(self.layout, conditions)
         if guess is not None:
@@ -209,30 +244,39 @@ class Solver:
                 norm, held = self._residual(x, load, r)
             del guess
         p, kp = level.zeros(np.float64), level.zeros(np.float64)
-        iterations = 0
-        target = rtol * reference
-        while norm > target:
+        iterations, tightenings = 0, 0
+        target = goal = rtol * reference
+        settled = norm <= target
+        while not settled:
             before = norm
-            iterations += self._iterate(x, r, p, kp, norm, target, max_iterations - iterations)
+            iterations += self._iterate(x, r, p, kp, norm, goal, max_iterations - iterations)
             ties.fit(platens, ties.gather(x), x)  # directions come from float32 and are rigid only up to its rounding
             norm, held = self._residual(x, load, r)
+            balanced = True
             if load is None:
-                norm, held = self._balance(x, r, norm, held, conditions, lift_energy, target)
-            if norm > target and (norm > 0.5 * before or iterations >= max_iterations):
+                norm, held, balanced = self._balance(x, r, norm, held, conditions, lift_energy, target)
+            if not norm <= target and (not norm <= 0.5 * before or iterations >= max_iterations):
                 reason = Reason.NOT_CONVERGED if iterations >= max_iterations else Reason.STAGNATED
                 raise SolveError(
                     reason,
                     f"the relative residual stands at {norm / reference:.2g} after {iterations} iterations; "
                     f"{rtol:.2g} was asked for.",
                 )
+            settled = norm <= target and (balanced or tightenings == _TIGHTENINGS or iterations >= max_iterations)
+            if norm <= target and not settled:
+                goal, tightenings = 0.1 * norm, tightenings + 1
         del p, kp, r
-        exerted = held - applied
+        exerted = held * unit - applied
         reactions = {
             name: np.bincount(component, exerted[np.searchsorted(conditions.at, at)], minlength=3)
             for name, (at, component) in conditions.sets.items()
         }
-        unbalanced = imbalance(conditions, exerted, forces, 2 * norm * np.sqrt(self.dof))
-        states = ties.states(platens, x, [exerted[where] for where in self._tied])
+        unbalanced = imbalance(conditions, exerted, forces, 2 * norm * unit * np.sqrt(self.dof))
+        x *= unit
+        if carried is not None:
+            np.add(x, carried.field(self.layout), out=x, where=level.inverse > 0)
+        x.reshape(-1)[conditions.at[~self._loose]] = wanted[~self._loose]
+        states = ties.states([platen.scaled(unit) for platen in platens], x, [exerted[at] for at in self._tied])
         return Solution(
             self.layout.field_out(x), reactions, iterations, norm / reference if reference else 0.0, self.dof,
             self.setup_s, time.perf_counter() - began, self.peak_bytes, self.model, states, unbalanced,
@@ -263,12 +307,14 @@ class Solver:
         conditions: Conditions,
         lift_energy: float,
         target: float,
-    ) -> tuple[float, np.ndarray]:
+    ) -> tuple[float, np.ndarray, bool]:
         """Scale the free displacements so that the residual does no work on them.
 
         The reactions then have an error of second order in that of the displacements (docs/solver.md), as they do
         when conjugate gradients start from zero; the affine start gives that up. The scale differs from one by about
         the square of the tolerance times the stiffness of a voxel layer; it is left alone if that would not converge.
+
+        Returns |r|, K x at the prescribed components, and whether the residual is balanced now.
         """
         at, values = conditions.at, conditions.values_mm
         free = x.reshape(-1)[at] - values  # of platens; zero at plainly prescribed components
@@ -277,16 +323,16 @@ class Solver:
         # x_free . K_free,free x_free from what is known at the prescribed components
         stiffness = lift_energy - float(values @ held) - work
         if stiffness <= 0 or abs(work) < 1e-12 * stiffness:
-            return norm, held
+            return norm, held, True
         scale = 1 + work / stiffness
         x *= scale
         x.reshape(-1)[at] = values + scale * free
         after, held_after = self._residual(x, None, r)
         if after <= max(target, norm):
-            return after, held_after
+            return after, held_after, True
         x /= scale
         x.reshape(-1)[at] = values + free
-        return self._residual(x, None, r)
+        return *self._residual(x, None, r), False
 
     def _iterate(
         self, x: np.ndarray, r: np.ndarray, p: np.ndarray, kp: np.ndarray, norm: float, target: float, limit: int
@@ -332,68 +378,62 @@ class Solver:
         return limit
 
 
-def choose_storage(model: VoxelModel) -> AnyLayout:
-    """Rows for bulky bodies, a mesh for thin structures and boxes that are mostly void.
+@dataclass(frozen=True, eq=False)
+class RigidPart:
+    """A rigid motion.
 
-    An element of a mesh costs as much as two voxels of a row. For thin structures its coarse corrections are better by more
-    than that (docs/solver.md, section 3). Orthotropic voxels are always kept in rows.
+    Attributes
+    ----------
+    fit : float64 ndarray of shape (3, 4)
+        For each component its value at node (0, 0, 0) and its slopes along the axes of the layout.
+    at_supports : float64 ndarray of shape (n,)
+        Its values at the prescribed components.
     """
-    _, shape = cropped_box(model.solid)
-    if min(shape) >= LONGEST_ROW and model.orthotropy is None:
-        return mesh_layout(model.solid)
-    rows = choose_layout(model.solid)
-    if model.orthotropy is not None or model.solid.size < _MESH_FROM:
-        return rows
-    thin = coarse_fill(model.solid) < THIN_BELOW or _MESH_COST * np.count_nonzero(model.solid) < rows.work
-    return mesh_layout(model.solid) if thin else rows
+
+    fit: np.ndarray
+    at_supports: np.ndarray
+
+    def field(self, layout: AnyLayout) -> np.ndarray:
+        """The motion of every node, nodes without material included."""
+        field = zeros_field(layout.field_shape, np.float64)
+        for component in range(3):
+            layout.fill_affine(field, component, self.fit[component])
+        return field
 
 
-_STORAGES: dict[str, Callable[[np.ndarray], AnyLayout]] = {"rows": choose_layout, "mesh": mesh_layout}
+def rigid_part(layout: AnyLayout, model: VoxelModel, conditions: Conditions) -> RigidPart | None:
+    """The rigid motion in prescribed values, if it makes up nine tenths of them or more."""
+    values = conditions.values_mm
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest == 0:
+        return None
+    nodes, component = layout.locate(conditions.at)
+    spacing = np.array([model.spacing_mm[axis] for axis in layout.order])
+    fit = np.zeros((3, 4))
+    for c in range(3):  # a shift by the value of one node leaves no rounding where all have the same
+        mine = np.flatnonzero(component == c)
+        fit[c, 0] = values[mine[0]] if len(mine) else 0.0
+    rest = values - fit[component, 0]
+    middle = nodes.mean(axis=0)
+    motions = rigid_motions((nodes - middle) * spacing)[np.arange(len(nodes)), component]
+    scale = np.abs(motions).max(axis=0)
+    scale[scale == 0] = 1
+    weights = np.linalg.pinv(motions / scale, rcond=1e-10) @ (rest / largest) * largest / scale
+    turned = rest - motions @ weights
+    if np.abs(turned).max() < 0.1 * np.abs(rest).max():
+        corners = rigid_motions((np.vstack([np.zeros(3), np.eye(3)]) - middle) * spacing) @ weights
+        fit[:, 0] += corners[0]
+        fit[:, 1:] = (corners[1:] - corners[0]).T
+        rest = turned
+    return RigidPart(fit, values - rest) if np.abs(rest).max() < 0.1 * largest else None
 
 
-def first_level(model: VoxelModel, layout: AnyLayout, workers: Workers) -> Level | MeshLevel:
-    """The finest level of a model."""
-    first, second, elasticity = stiffness_arrays(model, layout)
-    z, y, x = (model.spacing_mm[axis] for axis in layout.order)
-    if isinstance(layout, MeshLayout):
-        return MeshLevel(mesh_of(layout.solid), first, second, elasticity, (z, y, x), workers)
-    return Level(first, second, elasticity, (z, y, x), workers)
-
-
-def estimated_bytes(layout: AnyLayout, mixed: bool, free_motions: int = 0) -> int:
-    """Memory of the arrays of a solve, known before any is allocated.
-
-    Four float64 and six float32 fields and the coefficients on the finest grid, the float32 part again on the coarser
-    ones (a seventh in all; of a mesh two fifths, with the lists of nodes), a float32 field for each free motion of a
-    platen, the result in the user's axes, and flags.
-    """
-    result = int(np.prod(layout.node_shape)) * 3 * 8 + int(np.prod(layout.field_shape)) * 4 * free_motions
-    if isinstance(layout, MeshLayout):
-        nodes, elements = layout.nodes, int(np.count_nonzero(layout.solid))
-        # nodes and coefficients of the stations of an element; interpolation per node, and its place
-        lists = elements * (20 + (10 if mixed else 5)) + nodes * (36 + 8)
-        return int(nodes * 3 * 8 * 4 + (nodes * 3 * 4 * 6 + lists) * 1.4 + result)
-    nz, ny, nx = layout.internal_shape
-    voxels = (nz + 1) * (ny + 1) * padded(nx + 1)
-    single = voxels * 3 * 4 * 6 + voxels * 4 * (2 if mixed else 1)
-    return int(voxels * 3 * 8 * 4 + single * 8 / 7 + voxels * 4 + result)
-
-
-def require_memory(needed: int) -> None:
-    """Refuse a model that will not fit.
-
-    Raises
-    ------
-    SolveError
-        ``not_enough_memory``, with both figures.
-    """
-    available = psutil.virtual_memory().available
-    if needed > 0.9 * available:
-        raise SolveError(
-            Reason.NOT_ENOUGH_MEMORY,
-            f"the solution needs {needed / 2**30:.2f} GiB and {available / 2**30:.2f} GiB are available.",
-            remedy="Coarsen or crop the model.",
-        )
+def _unit(values_mm: np.ndarray, load: np.ndarray | None, stiffest: float) -> float:
+    """A power of two near the largest displacement, or the largest force in terms of the stiffest component."""
+    largest = float(np.abs(values_mm).max(initial=0.0))
+    if load is not None:
+        largest = max(largest, float(max(load.max(), -load.min())) / stiffest)
+    return float(2.0 ** np.clip(np.floor(np.log2(largest)), -1000, 1000)) if largest > 0 else 1.0
 
 
 def affine_start(layout: AnyLayout, conditions: Conditions) -> np.ndarray | None:
