@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from phantoms.solids import DensityFeature, Primitive, Solid, Vector, ellipsoid, plate, round_cone
-from phantoms.vertebral_body import LABEL_OF_LEVEL, LEVELS, BodyShape, Fracture, Placement, body_primitive, body_shape
+from phantoms.vertebral_body import (
+    LABEL_OF_LEVEL,
+    LEVELS,
+    BodyShape,
+    Fracture,
+    Placement,
+    body_primitive,
+    body_shape,
+    table_index,
+)
 
 # By level T1..L5, in mm: pedicle width and height, span of the transverse processes, width and depth of the canal, length of
 # the spinous process behind it and its slope downwards.
@@ -52,13 +61,13 @@ class SpineVertebra:
     @property
     def canal_centre_mm(self) -> Vector:
         """Middle of the spinal canal at mid height, in LPS."""
-        i = LEVELS.index(self.level)
+        i = table_index(self.level)
         back = self.shape.half_depth - self.shape.hollow + 0.5 * _CANAL_DEPTH[i] + 0.3
         return self.place.point(0.0, back, 0.0)
 
     @property
     def canal_half_axes_mm(self) -> tuple[float, float]:
-        i = LEVELS.index(self.level)
+        i = table_index(self.level)
         return 0.5 * _CANAL_WIDTH[i], 0.5 * _CANAL_DEPTH[i]
 
 
@@ -87,6 +96,7 @@ def build_spine(
     scoliosis_deg: float,
     fractures: dict[str, Fracture],
     core_mg_cm3: dict[str, float],
+    stacked: tuple[str, ...] = LEVELS,
 ) -> Spine:
     """Stack vertebrae on the sacral endplate from L5 upwards.
 
@@ -99,9 +109,11 @@ def build_spine(
         Scales the wedges of the discs before balancing.
     scoliosis_deg : float
         Cobb angle of a thoracolumbar curve convex to the right.
+    stacked : tuple of str
+        All levels that the patient has, from cranial to the one on the sacrum.
     """
     sacrum = Placement(np.asarray(sacrum_mm, float), np.eye(3)).turned(np.radians(sacral_slope_deg), 0)
-    healthy = {level: body_shape(level, sex, size=size) for level in LEVELS}
+    healthy = {level: body_shape(level, sex, size=size) for level in stacked}
     target = float(sacrum_mm[1]) + _BALANCE_MM * size
     low, high = (
         -10.0,
@@ -116,7 +128,7 @@ def build_spine(
             high = extra
     shapes = {
         level: body_shape(level, sex, size=size, fracture=fractures[level]) if level in fractures else healthy[level]
-        for level in LEVELS
+        for level in stacked
     }
     places, discs = _stack(sacrum, shapes, size, lordosis, extra, scoliosis_deg)
     return Spine(
@@ -138,8 +150,8 @@ def _stack(
     current = sacrum
     places: dict[str, Placement] = {}
     discs: dict[str, tuple[Placement, float, float, float]] = {}
-    for step, level in enumerate(reversed(LEVELS)):
-        i = LEVELS.index(level)
+    for step, level in enumerate(reversed(list(shapes))):
+        i = table_index(level)
         shape = shapes[level]
         height = _DISC_HEIGHT[i] * size
         more = extra_lordosis_deg if level in _COMPENSATING else 0.0
@@ -156,11 +168,23 @@ def _stack(
 
 
 def vertebra_solid(
-    vertebra: SpineVertebra, *, marrow: str, size: float, cortex: float, texture: float, osteophytes: bool = False
+    vertebra: SpineVertebra,
+    *,
+    marrow: str,
+    size: float,
+    cortex: float,
+    texture: float,
+    osteophytes: bool = False,
+    endplate_sclerosis: bool = False,
+    lesion_mg_cm3: float = 0.0,
 ) -> Solid:
-    """Body and arch of one vertebra; only the body carries the label. `cortex` scales the thickness of every cortex."""
+    """Body and arch of one vertebra; only the body carries the label. `cortex` scales the thickness of every cortex.
+
+    Sclerosis is a dense band below both endplates; a lesion is a ball of denser (or, if negative, rarer) bone on the left
+    side of the body.
+    """
     shape, place, level = vertebra.shape, vertebra.place, vertebra.level
-    i = LEVELS.index(level)
+    i = table_index(level)
     lumbar = level[0] == "L"
     height = float(np.mean(shape.normal_heights))
     back = shape.half_depth - shape.hollow
@@ -300,12 +324,32 @@ def vertebra_solid(
         cortex_mg_cm3=CORTEX_MG_CM3,
         label=LABEL_OF_LEVEL[level],
         label_primitive=len(parts) - 1,
-        features=(vein,),
+        features=(vein, *_disturbances(vertebra, endplate_sclerosis, lesion_mg_cm3, size)),
         texture=texture,
         texture_mm=2.2,
         texture_axis=axis,
         subcortical=0.45,
     )
+
+
+def _disturbances(
+    vertebra: SpineVertebra, endplate_sclerosis: bool, lesion_mg_cm3: float, size: float
+) -> list[DensityFeature]:
+    """Density that does not belong to a healthy core."""
+    shape, place = vertebra.shape, vertebra.place
+    found = []
+    if endplate_sclerosis:
+        wide = 0.7 * shape.half_width
+        for (rim, slope, dip), inwards in ((shape.upper, -1.0), (shape.lower, 1.0)):
+            for v in np.array([-0.6, -0.2, 0.2, 0.55]) * shape.half_depth:
+                height = float(shape.endplate((rim, slope, dip), v)) + inwards * 2.0 * size
+                found.append(
+                    DensityFeature(place.point(-wide, v, height), place.point(wide, v, height), 3.2 * size, 190.0)
+                )
+    if lesion_mg_cm3:
+        centre = place.point(0.45 * shape.half_width, -0.15 * shape.half_depth, 0.0)
+        found.append(DensityFeature(centre, centre, 5.5 * size, lesion_mg_cm3))
+    return found
 
 
 def cement_solid(vertebra: SpineVertebra) -> Solid:
@@ -318,7 +362,7 @@ def cement_solid(vertebra: SpineVertebra) -> Solid:
 
 def screw_solid(vertebra: SpineVertebra, size: float) -> Solid:
     """Two metal screws through the pedicles, with heads behind the facets; no streaks."""
-    i = LEVELS.index(vertebra.level)
+    i = table_index(vertebra.level)
     shape, place = vertebra.shape, vertebra.place
     back = shape.half_depth - shape.hollow
     level = 0.17 * float(np.mean(shape.normal_heights))

@@ -293,21 +293,24 @@ def fat_planes(femur: FemurShape, habitus: Habitus) -> list[Solid]:
     ]
 
 
-def rib_solids(spine: Spine, habitus: Habitus, *, cortex: float) -> list[Solid]:
-    """Ribs of the thoracic vertebrae that are there, from the joint with the body round the chest wall."""
+def rib_solids(spine: Spine, habitus: Habitus, *, cortex: float, pairs: int = 12) -> list[Solid]:
+    """Ribs of the vertebrae that are there, from the joint with the body round the chest wall.
+
+    Some people have 11 or 13 `pairs`: none at T12, or short ones at L1.
+    """
     s = habitus.size
     solids = []
     for vertebra in spine.vertebrae:
-        if vertebra.level[0] != "T":
+        number = int(vertebra.level[1:]) + (12 if vertebra.level[0] == "L" else 0)
+        if number > pairs:
             continue
-        number = int(vertebra.level[1:])
         shape, place = vertebra.shape, vertebra.place
         back = shape.half_depth - shape.hollow
         height = shape.heights[2]
         head = place.point(shape.half_width + 4.5, back - 4.0, 0.28 * height)
         neck = place.point(shape.half_width + 16.0 * s, back + 13.0 * s, 0.22 * height)
         points, radii = [head, neck], [4.6, 4.0]
-        end = _RIB_END_DEG[number - 1]
+        end = _RIB_END_DEG[min(number, 12) - 1] - (10.0 if number > 12 else 0.0)
         for angle in np.arange(32.0 if number < 12 else 26.0, end + 1.0, 11.0):
             a = np.radians(angle)
             drop = -(55.0 if number < 11 else 48.0) * s * (angle / 90.0) ** 1.1

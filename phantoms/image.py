@@ -8,13 +8,15 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from phantoms.projection import aperture
 from phantoms.voxelise import Lattice
 
 _REFERENCE_NOISE_HU = 14.0
 """Standard deviation at dose 1, 120 kVp, 2 mm slices and a standard kernel."""
 
-KERNELS = {"soft": (1.65, 0.80), "standard": (1.35, 1.0), "sharp": (0.85, 2.1)}
-"""By kernel: width of the in-plane point spread function (FWHM in mm) and noise relative to the standard kernel."""
+KERNELS = {"soft": (1.65, 0.71), "standard": (1.35, 1.0), "sharp": (0.85, 2.6)}
+"""By kernel: width of the in-plane point spread function (FWHM in mm), and noise relative to the standard kernel as the
+simulated scanner gives it (docs/phantoms.md)."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ def form_image(
 ) -> NDArray[np.int16]:
     """Blur each slice with the point spread function of the kernel and add noise; values as a scanner stores them.
 
-    The noise has the power spectrum of filtered backprojection, a ramp that the kernel rolls off (``f * MTF(f)`` in amplitude
-    ``sqrt(f) * MTF(f)``), independent from slice to slice. Filtering is periodic within the field of view, which is padded.
+    The noise has the power spectrum of filtered backprojection: a ramp that the kernel rolls off, where the kernel has to make
+    up for the blur of the detector, which counts photons that know nothing of it. It is independent from slice to slice.
+    Filtering is periodic within the field of view, which is padded.
 
     Parameters
     ----------
@@ -99,7 +102,8 @@ def form_image(
     # The voxel mean has blurred already: the kernel adds what is missing to its width.
     missing = max(sigma_mm**2 - (spacing_mm[1] ** 2 + spacing_mm[2] ** 2) / 24.0, 0.0)
     transfer = np.exp(-2 * (np.pi * radius) ** 2 * missing).astype(np.float32)
-    colour = (np.sqrt(radius + 0.004) * np.exp(-2 * (np.pi * radius * 0.8 * sigma_mm) ** 2)).astype(np.float32)
+    kernel_gain = np.exp(-2 * (np.pi * radius * sigma_mm) ** 2) / np.maximum(aperture(radius), 0.05)
+    colour = (np.sqrt(radius + 0.004) * kernel_gain).astype(np.float32)
     weight = np.full(colour.shape, 2.0)
     weight[:, 0] = 1.0
     if shape[1] % 2 == 0:

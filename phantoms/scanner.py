@@ -1,7 +1,7 @@
 """A CT scanner simulated as physics: polychromatic projections, counted photons, water correction, back projection.
 
-Each slice is made of sub-slices as thin as a detector row. Of each, the object is voxelised finer than the image (pixels of
-`OBJECT_PIXEL_MM`, exact means over sub-voxel geometry), split into a basis of substances, projected, seen by the beam of
+Each slice is made of sub-slices as thin as a detector row. Of each, the object is voxelised finer than the image resolves
+(`object_pixel_mm`, exact means over sub-voxel geometry), split into a basis of substances, projected, seen by the beam of
 `phantoms.beam`, counted, and corrected for water. The views of the sub-slices are averaged, filtered and back projected.
 Beam hardening by bone and metal, streaks, noise that follows the body, and the size dependence of CT numbers are
 consequences. There is no scatter, no motion and no cone angle.
@@ -24,13 +24,17 @@ from phantoms.projection import APERTURE, RAY_STEP_MM, VIEWS, Plane, back_projec
 from phantoms.solids import Solid
 from phantoms.voxelise import Lattice, render
 
-OBJECT_PIXEL_MM = 0.5
 FIELD_RADIUS_MM = 250.0
 """Radius of the circle that the detector sees from all sides."""
 
 _SUB_SLICE_MM = 0.7
 _LEAST_SIGNAL_KEV = 60.0  # a reading never falls below one photon
 _BATCH = 4  # sub-slices in memory per thread
+
+
+def object_pixel_mm(psf_fwhm_mm: float) -> float:
+    """Pixel of the object: well below the resolution, since what it blurs is divided out again, and that raises noise."""
+    return min(0.5, 0.4 * psf_fwhm_mm)
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def scan(
         raise ValueError("the slices of this lattice are not stacked along the table: a scanner cannot give them")
     if abs(matrix[:, 1] @ matrix[:, 2]) > 1e-9 * np.linalg.norm(matrix[:, 1]) * np.linalg.norm(matrix[:, 2]):
         raise ValueError("rows and columns of this lattice are not at right angles")
-    work = _Bench.build(solids, lattice, kvp, slice_mm, dose, isocentre_mm, iodine_mg_cm3 or {}, seed)
+    pixel_mm = object_pixel_mm(psf_fwhm_mm)
+    work = _Bench.build(solids, lattice, pixel_mm, kvp, slice_mm, dose, isocentre_mm, iodine_mg_cm3 or {}, seed)
     count = lattice.shape[0]
     hu = np.empty(lattice.shape, np.float32)
     waiting: dict[int, NDArray[np.float32]] = {}
@@ -99,7 +104,10 @@ def scan(
     def finish(k: int) -> None:
         first = k * work.steps
         views = np.asarray(np.mean([waiting[q] for q in range(first, first + work.parts)], axis=0), np.float32)
-        filtered = filter_views(views, psf_sigma_mm=psf_fwhm_mm / 2.3548, object_pixel_mm=OBJECT_PIXEL_MM)
+        # The pixels of the object blur what is seen of it, not the noise: each gets its own filter.
+        filtered = filter_views(views[0], psf_sigma_mm=psf_fwhm_mm / 2.3548, object_pixel_mm=pixel_mm)
+        if dose > 0:
+            filtered += filter_views(views[1], psf_sigma_mm=psf_fwhm_mm / 2.3548, object_pixel_mm=0.0)
         water = back_project(filtered, work.offsets_mm, work.image_plane)
         hu[k] = 1000.0 * (water / work.water_above_air - 1.0)
 
@@ -144,6 +152,7 @@ class _Bench:
     def build(
         solids: Sequence[Solid],
         lattice: Lattice,
+        pixel_mm: float,
         kvp: float,
         slice_mm: float,
         dose: float,
@@ -167,11 +176,9 @@ class _Bench:
             np.maximum(low, -FIELD_RADIUS_MM - 40.0) * stretch,
             np.minimum(high, FIELD_RADIUS_MM + 40.0) * stretch,
         )
-        shape = np.ceil((high - low) / OBJECT_PIXEL_MM).astype(int) + 4
-        start = (low + high) / 2 - (shape - 1) / 2 * OBJECT_PIXEL_MM
-        object_plane = Plane(
-            int(shape[1]), int(shape[0]), (OBJECT_PIXEL_MM, OBJECT_PIXEL_MM), (float(start[1]), float(start[0]))
-        )
+        shape = np.ceil((high - low) / pixel_mm).astype(int) + 4
+        start = (low + high) / 2 - (shape - 1) / 2 * pixel_mm
+        object_plane = Plane(int(shape[1]), int(shape[0]), (pixel_mm, pixel_mm), (float(start[1]), float(start[0])))
         reach = max(float(np.hypot(*np.maximum(np.abs(low), np.abs(high)))), _corner_reach(image_plane))
         offsets = ray_offsets_mm(min(reach, FIELD_RADIUS_MM) + 2.0)
         beam = Beam.at(kvp)
@@ -209,7 +216,8 @@ class _Bench:
         step = self.lattice.index_to_lps[:3, 0]
         matrix = np.eye(4)
         matrix[:3, 0] = step / self.steps
-        matrix[:3, 1], matrix[:3, 2] = along_y * OBJECT_PIXEL_MM, along_x * OBJECT_PIXEL_MM
+        pixel_mm = self.object_plane.pixel_mm[0]
+        matrix[:3, 1], matrix[:3, 2] = along_y * pixel_mm, along_x * pixel_mm
         first_y, first_x = self.object_plane.first_mm
         moved = step * (number - (self.parts - 1) / 2) / self.steps
         matrix[:3, 3] = centre + moved + along_y * first_y + along_x * first_x
@@ -220,17 +228,28 @@ class _Bench:
         )
 
     def measure(self, number: int) -> NDArray[np.float32]:
-        """What the scanner knows of one sub-slice: millimetres of water along every ray, (VIEWS, S)."""
+        """What the scanner knows of one sub-slice: millimetres of water along every ray without noise, and what noise adds.
+
+        Returns
+        -------
+        float32 ndarray of shape (2, VIEWS, S)
+        """
         integrals = project(self.densities(number), self.object_plane, self.offsets_mm)
         basis = self.beam.basis_cm2_g[: integrals.shape[2]] / 10.0
         signal, variance = _detect(integrals, self.counted, basis, self.beam.energy_kev)
         signal, variance = _blurred(signal), _blurred(variance)
+        water = np.zeros((2, *signal.shape), np.float32)
+        water[0] = self._water_mm(signal)
         if self.dose > 0:
             # Photons of many energies: a Poisson number of equal quanta that has the right mean and variance.
             random = np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.seed, spawn_key=(number,))))
             quantum = variance / signal
-            signal = quantum * random.poisson(signal / quantum)
-            signal += ELECTRONIC_NOISE_KEV * random.standard_normal(signal.shape, dtype=np.float32)
+            noisy = quantum * random.poisson(signal / quantum)
+            noisy += ELECTRONIC_NOISE_KEV * random.standard_normal(signal.shape, dtype=np.float32)
+            water[1] = self._water_mm(noisy) - water[0]
+        return water
+
+    def _water_mm(self, signal: NDArray[np.float64]) -> NDArray[np.float32]:
         unattenuated = self.counted @ self.beam.energy_kev
         reading = -np.log(np.maximum(signal, _LEAST_SIGNAL_KEV) / unattenuated)
         return self.correction.water_mm_of(reading.astype(np.float32))
@@ -241,7 +260,7 @@ class _Bench:
         basis = self.beam.basis_cm2_g[: densities.shape[2]]
         middle = int(np.searchsorted(self.beam.energy_kev, 70.0))
         water = densities.sum(axis=(0, 1)) @ basis[:, middle] / basis[0, middle]
-        return float(2.0 * np.sqrt(max(water, 0.0) * OBJECT_PIXEL_MM**2 / np.pi))
+        return float(2.0 * np.sqrt(max(water, 0.0) * self.object_plane.pixel_mm[0] ** 2 / np.pi))
 
 
 def _corner_reach(plane: Plane) -> float:

@@ -52,8 +52,8 @@ def smoke(_count: int | None = None) -> Iterator[Case]:
     coarse = {"slice_mm": 3.0, "pixel_mm": 1.4, "localizer": False}
     yield Case("spine", "spine", 1, {"top_level": "L1", "fractures": {"L2": ["wedge", 0.3]}}, coarse, {"slice_mm": 3.0})
     yield Case("hip", "hip", 2, {"side": "left"}, coarse, {"slice_mm": 3.0})
-    yield Case("rods", "rods", 3, {"length_mm": 12.0}, coarse)
-    yield Case("water", "water", 4, {"length_mm": 9.0}, coarse)
+    yield Case("rods", "rods", 3, {"length_mm": 30.0}, coarse)
+    yield Case("water", "water", 4, {"length_mm": 30.0}, coarse)
 
 
 def calibration(_count: int | None = None) -> Iterator[Case]:

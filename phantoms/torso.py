@@ -13,7 +13,7 @@ from phantoms.anatomy_spine import Spine
 from phantoms.calibration import PLATE_THICKNESS_MM, Rods, rod_plate
 from phantoms.materials import Materials
 from phantoms.solids import Solid, Vector
-from phantoms.vertebral_body import LEVELS, Fracture
+from phantoms.vertebral_body import ALL_LEVELS, LEVELS, Fracture
 
 _SACRUM_MM = np.array([0.0, 25.0, 0.0])
 _MARROW = "marrow_mixed"
@@ -51,6 +51,14 @@ class TorsoOptions:
     contrast : "none", "arterial" or "venous"
     cement, screws, osteophytes : tuple of str
         Levels with a bone-cement plug, with pedicle screws, with bony spurs on the front rims. Truth is that of the bone.
+    endplate_sclerosis : tuple of str
+        Levels with dense bands below both endplates.
+    lesions : dict of level to float
+        Ball of denser (sclerotic) or rarer (lytic, negative) bone in the body, mg/cm3 at its middle. Truth includes it.
+    lumbar_vertebrae : int
+        5, or 6: one more, L6, on the sacrum.
+    rib_pairs : int
+        11, 12 or 13: the last pair stands at T11, T12 or L1.
     rods : str or None
         Calibration plate under the patient, one of ``phantoms.calibration.ROD_PLATES``.
     """
@@ -76,21 +84,35 @@ class TorsoOptions:
     cement: tuple[str, ...] = ()
     screws: tuple[str, ...] = ()
     osteophytes: tuple[str, ...] = ()
+    endplate_sclerosis: tuple[str, ...] = ()
+    lesions: dict[str, float] = field(default_factory=dict)
+    lumbar_vertebrae: int = 5
+    rib_pairs: int = 12
 
     def __post_init__(self) -> None:
         if self.sex not in ("F", "M"):
             raise ValueError(f"sex is {self.sex!r}; it must be F or M")
         unknown = [
             level
-            for level in (self.top_level, *self.fractures, *self.cement, *self.screws, *self.osteophytes)
-            if level not in LEVELS
+            for level in (
+                *(self.top_level, *self.fractures, *self.cement, *self.screws),
+                *(*self.osteophytes, *self.endplate_sclerosis, *self.lesions),
+            )
+            if level not in self.levels
         ]
         if unknown:
             raise ValueError(f"no such vertebra: {', '.join(unknown)}")
         if self.contrast not in ("none", "arterial", "venous"):
             raise ValueError(f"contrast is {self.contrast!r}; it must be none, arterial or venous")
+        if self.lumbar_vertebrae not in (5, 6) or self.rib_pairs not in (11, 12, 13):
+            raise ValueError(f"{self.lumbar_vertebrae} lumbar vertebrae and {self.rib_pairs} pairs of ribs: not known")
         if not 0.6 <= self.size <= 1.4:
             raise ValueError(f"size is {self.size}; it must lie between 0.6 and 1.4")
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """All levels that this patient has, from T1 to the one on the sacrum."""
+        return ALL_LEVELS[: 12 + self.lumbar_vertebrae]
 
     @property
     def spine_density(self) -> float:
@@ -134,12 +156,12 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
     """Build the solids of a torso in LPS mm; the middle of the S1 endplate lies at (0, 25, 0)."""
     rng = np.random.default_rng(seed)
     size, sex = options.size, options.sex
-    first = LEVELS.index(options.top_level)
-    levels = LEVELS[max(first - 3, 0) :]  # those above give their ribs and the margin of the image
+    first = ALL_LEVELS.index(options.top_level)
+    levels = options.levels[max(first - 3, 0) :]  # those above give their ribs and the margin of the image
     matrix_120 = Materials.at(120)
     marrow = matrix_120.hu(_MARROW) / matrix_120.hu_per_mg_cm3
     # Trabecular density rises a little from L3 upwards (about 1 % a level in QCT series).
-    trend = {level: 1.0 + 0.012 * (LEVELS.index("L1") - LEVELS.index(level)) for level in levels}
+    trend = {level: 1.0 + 0.012 * (LEVELS.index("L1") - ALL_LEVELS.index(level)) for level in levels}
     core = {
         level: float(
             max(options.spine_density * trend[level] * (1 + options.variation * rng.standard_normal()) - marrow, 0.0)
@@ -157,6 +179,7 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
         scoliosis_deg=options.scoliosis_deg,
         fractures=options.fractures,
         core_mg_cm3=core,
+        stacked=options.levels,
     )
     head = (np.array([86.0 if sex == "F" else 90.0, 5.0, -100.0])) * size
     femur = anatomy_hip.femur_shape(
@@ -185,7 +208,7 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
         *anatomy_spine.disc_solids(spine),
         *anatomy_sacrum.canal_solids(spine, anatomy_sacrum.sacral_canal_points(spine.sacrum, size)),
         *(anatomy_hip.joint_capsule(head, femur.head_radius_mm, side) for side in ("left", "right")),
-        *anatomy_trunk.rib_solids(spine, habitus, cortex=cortex),
+        *anatomy_trunk.rib_solids(spine, habitus, cortex=cortex, pairs=options.rib_pairs),
         anatomy_sacrum.sacrum_solid(
             spine.sacrum,
             sex=sex,
@@ -203,17 +226,23 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
         )
         solids.append(anatomy_hip.femur_solid(femur, side, texture=options.texture))
     for v in spine.vertebrae:
-        spurs = v.level in options.osteophytes
         solids.append(
             anatomy_spine.vertebra_solid(
-                v, marrow=_MARROW, size=size, cortex=cortex, texture=options.texture, osteophytes=spurs
+                v,
+                marrow=_MARROW,
+                size=size,
+                cortex=cortex,
+                texture=options.texture,
+                osteophytes=v.level in options.osteophytes,
+                endplate_sclerosis=v.level in options.endplate_sclerosis,
+                lesion_mg_cm3=options.lesions.get(v.level, 0.0),
             )
         )
         if v.level in options.cement:
             solids.append(anatomy_spine.cement_solid(v))
         if v.level in options.screws:
             solids.append(anatomy_spine.screw_solid(v, size))
-    shown = LEVELS[first:]
+    shown = options.levels[first:]
     top_vertebra = spine.vertebra(options.top_level)
     top = float(top_vertebra.place.point(0, 0, top_vertebra.shape.upper[0])[2]) + 14.0 * size
     bottom = float(femur.lesser_trochanter_mm[2]) - 72.0 * size if options.hips else -115.0 * size

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from phantoms.solids import BODY, Primitive, Vector, primitive
 
 LEVELS = (*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6)))
-LABEL_OF_LEVEL = {**{f"T{i}": 7 + i for i in range(1, 13)}, **{f"L{i}": 19 + i for i in range(1, 6)}}
+ALL_LEVELS = (*LEVELS, "L6")
+"""With the sixth lumbar vertebra that some people have; it is as large as their fifth."""
+LABEL_OF_LEVEL = {**{f"T{i}": 7 + i for i in range(1, 13)}, **{f"L{i}": 19 + i for i in range(1, 7)}}
 
 _POINT_INSET_MM = 2.5
 """How far inside the rim the anterior and posterior height points lie (osteophytes are left out that way)."""
@@ -28,6 +30,11 @@ _ANTERIOR_TO_POSTERIOR = {
     "M": (0.95, 0.95, 0.94, 0.93, 0.92, 0.91, 0.91, 0.91, 0.90, 0.91, 0.87, 0.89, 0.91, 0.94, 0.97, 1.02, 1.11),
 }
 _SCALE = {"F": {"height": 1.06, "endplate": 0.97}, "M": {"height": 1.13, "endplate": 1.07}}
+
+
+def table_index(level: str) -> int:
+    """Where a level stands in tables from T1 to L5."""
+    return min(ALL_LEVELS.index(level), len(LEVELS) - 1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ def body_shape(level: str, sex: str, *, size: float = 1.0, fracture: Fracture | 
 
     The endplates are solved so that the three heights on the midline are met exactly.
     """
-    i = LEVELS.index(level)
+    i = table_index(level)
     scale = _SCALE[sex]
     posterior = _HEIGHT[i] * scale["height"] * size
     anterior = posterior * _ANTERIOR_TO_POSTERIOR[sex][i]

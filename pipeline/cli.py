@@ -292,7 +292,9 @@ def phantom(
     dose: Annotated[float, typer.Option(help="Dose relative to a usual scan: noise falls with its root.")] = 1.0,
     kernel: Annotated[str, typer.Option(help="Reconstruction kernel: soft, standard or sharp.")] = "standard",
     mode: Annotated[str, typer.Option(help="fast, or projections: a scan simulated as physics, slow.")] = "fast",
-    file_format: Annotated[str, typer.Option("--format", help="dicom, enhanced (multi-frame) or nifti.")] = "dicom",
+    file_format: Annotated[
+        str, typer.Option("--format", help="dicom, enhanced, nifti, or model (for a solver).")
+    ] = "dicom",
     option: Annotated[
         list[str] | None,
         typer.Option("--set", help="Anatomy as NAME=JSON, repeatable: top_level=T4, age_years=80, hips=false."),

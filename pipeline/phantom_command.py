@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import phantoms
+from phantoms.mechanics import write_models
 from pipeline.errors import Refusal
 
 
 def write_one(kind: str, output: Path, *, seed: int, options: dict[str, Any], scan: dict[str, Any]) -> None:
-    """Write a phantom and its truth.
+    """Write a phantom and its truth; format ``model`` writes voxel models for a solver instead of images.
 
     Raises
     ------
@@ -22,7 +23,11 @@ def write_one(kind: str, output: Path, *, seed: int, options: dict[str, Any], sc
         known = f"kinds are: {', '.join(phantoms.KINDS)}; suites (--suite) are: {', '.join(phantoms.SUITES)}"
         raise Refusal("unknown_phantom", f"is not known; {known}.", subject=f"phantom '{kind}'")
     try:
-        phantoms.write_study(phantoms.make_phantom(kind, seed=seed, **options), output, **scan)
+        phantom = phantoms.make_phantom(kind, seed=seed, **options)
+        if scan.get("file_format") == "model":
+            write_models(phantom, output)
+        else:
+            phantoms.write_study(phantom, output, **scan)
     except (ValueError, TypeError, OSError) as error:
         raise Refusal("bad_phantom", f"cannot be made: {error}", subject=f"phantom '{kind}'") from error
 

@@ -218,3 +218,48 @@ def test_cement_metal_and_spurs_are_where_they_were_put():
         if name == "spurs":
             assert (change[~body] > 150).sum() * 2.0 > 100, "bone outside the body, in mm3"
             assert np.abs(change[body]).mean() < 30
+
+
+def built(**options):
+    """Truth on a coarse image, and the names of the solids."""
+    phantom = make_phantom("torso", seed=3, hips=False, top_level="T12", **options)
+    truth = phantom.truth(phantom.image(slice_mm=4.0, pixel_mm=2.5, dose=0.0))
+    return truth, {solid.name for solid in phantom.solids}
+
+
+def test_a_sixth_lumbar_vertebra_stands_between_the_fifth_and_the_sacrum():
+    usual, _ = built()
+    more, _ = built(lumbar_vertebrae=6)
+    with pytest.raises(KeyError):
+        usual.vertebra("L6")
+    extra = more.vertebra("L6")
+    assert extra.label == 25
+    assert usual.vertebra("L5").centre_lps_mm[2] == pytest.approx(extra.centre_lps_mm[2], abs=4.0)
+    assert more.vertebra("L5").centre_lps_mm[2] > extra.centre_lps_mm[2] + 25.0
+    with pytest.raises(ValueError, match="L6"):
+        make_phantom("torso", fractures={"L6": ("wedge", 0.3)})
+
+
+def test_ribs_end_where_they_were_asked_to():
+    for pairs, last, none in ((11, "rib_11_left", "rib_12_left"), (12, "rib_12_right", "rib_13_right")):
+        _, names = built(rib_pairs=pairs)
+        assert last in names
+        assert none not in names
+    assert "rib_13_left" in built(rib_pairs=13)[1]
+    with pytest.raises(ValueError, match="ribs"):
+        make_phantom("torso", rib_pairs=14)
+
+
+def test_lesions_and_sclerosis_are_in_the_body_and_in_its_truth():
+    usual, _ = built()
+    changed, _ = built(lesions={"L1": 400.0, "L2": -60.0}, endplate_sclerosis=["L3"])
+    difference = {
+        level: changed.vertebra(level).trabecular_mineral_mg_cm3 - usual.vertebra(level).trabecular_mineral_mg_cm3
+        for level in ("T12", "L1", "L2", "L3")
+    }
+    assert difference["T12"] == 0.0
+    assert difference["L1"] > 10.0
+    assert difference["L2"] < -2.0
+    assert 0.0 < difference["L3"] < 25.0  # the band lies outside the middle half of the height
+    with pytest.raises(ValueError, match="T13"):
+        make_phantom("torso", lesions={"T13": 100.0})
