@@ -249,8 +249,8 @@ class _Path:
 
 def _curve(path: _Path, elastic: dict[str, np.ndarray], seconds: float) -> Curve:
     body, records = path.body, path.records
-    solver, load = body.solver, body.load
-    conditions, layout = solver.conditions, solver.layout
+    solver, load, layout = body.solver, body.load, body.layout
+    conditions = solver.conditions
     reactions = {}
     for name, (at, component) in conditions.sets.items():
         where = np.searchsorted(conditions.at, at)
