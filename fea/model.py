@@ -13,6 +13,10 @@ from fea.materials import Orthotropy
 
 FloatOrArray = float | np.ndarray
 
+# what float32 has room for, with stiffnesses and their inverses on every grid
+_MODULI_MPA = (1e-20, 1e36)
+_EDGES_MM = (1e-9, 1e9)
+
 
 @dataclass(frozen=True, eq=False)
 class VoxelModel:
@@ -46,13 +50,15 @@ class VoxelModel:
     solid: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.modulus_mpa, np.ma.MaskedArray):
+            raise SolveError(Reason.BAD_MODULUS, "the modulus array is masked.", remedy="Fill it, with 0 for void.")
         given = np.asarray(self.modulus_mpa)
         if given.ndim != 3 or min(given.shape) < 1:
             raise SolveError(Reason.BAD_SHAPE, f"the modulus array has shape {given.shape}, not (nz, ny, nx).")
         if not np.issubdtype(given.dtype, np.number) or np.issubdtype(given.dtype, np.complexfloating):
             raise SolveError(Reason.BAD_MODULUS, f"the modulus array is of type {given.dtype}.")
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            modulus = np.ascontiguousarray(given, dtype=np.float32)
+            modulus = np.array(given, dtype=np.float32, order="C")
         finite = np.isfinite(modulus)
         if not finite.all():
             where = tuple(int(n) for n in np.argwhere(~finite)[0])
@@ -72,11 +78,15 @@ class VoxelModel:
                 f"moduli span from {modulus[solid].min():.3g} to {modulus.max():.3g} MPa.",
                 remedy="Set negligible moduli to zero.",
             )
-        spacing = tuple(float(edge) for edge in np.asarray(self.spacing_mm, dtype=np.float64).ravel())
-        if len(spacing) != 3 or not all(np.isfinite(edge) and edge > 0 for edge in spacing):
-            raise SolveError(Reason.BAD_SPACING, f"spacing {spacing} mm is not three positive lengths.")
+        if not _MODULI_MPA[0] <= float(modulus.max()) <= _MODULI_MPA[1]:
+            raise SolveError(
+                Reason.BAD_MODULUS, f"the largest modulus is {modulus.max():.3g} MPa, outside {_MODULI_MPA} MPa."
+            )
+        spacing = tuple(real_numbers(self.spacing_mm, Reason.BAD_SPACING, "the spacing").ravel().tolist())
+        if len(spacing) != 3 or not all(_EDGES_MM[0] <= edge <= _EDGES_MM[1] for edge in spacing):
+            raise SolveError(Reason.BAD_SPACING, f"spacing {spacing} mm is not three lengths in {_EDGES_MM} mm.")
         poisson: FloatOrArray
-        ratio = np.asarray(self.poisson, dtype=np.float64)
+        ratio = real_numbers(self.poisson, Reason.BAD_POISSON, "Poisson's ratio")
         if ratio.ndim and ratio.shape != modulus.shape:
             raise SolveError(Reason.BAD_POISSON, f"the Poisson array has shape {ratio.shape}, not {modulus.shape}.")
         law = _placed_law(self.orthotropy, solid)
@@ -90,7 +100,7 @@ class VoxelModel:
                 f"Poisson's ratio ranges from {used.min()} to {used.max()}; it must lie in (-1, 0.5).",
             )
         if ratio.ndim and used.max() > used.min():
-            poisson = np.ascontiguousarray(ratio)
+            poisson = np.array(ratio)
             if law is not None:
                 raise SolveError(
                     Reason.BAD_POISSON,
@@ -123,6 +133,23 @@ class VoxelModel:
         return nz + 1, ny + 1, nx + 1
 
 
+def real_numbers(value: object, reason: Reason, what: str) -> np.ndarray:
+    """A value as float64.
+
+    Raises
+    ------
+    SolveError
+        With the given reason, if it holds anything but real numbers.
+    """
+    try:
+        array = np.asarray(value)
+        if np.issubdtype(array.dtype, np.complexfloating) or isinstance(value, np.ma.MaskedArray):
+            raise TypeError
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise SolveError(reason, f"{what} is not made of real numbers.") from None
+
+
 def _placed_law(law: Orthotropy | None, solid: np.ndarray) -> Orthotropy | None:
     """The law without what does not matter: None if every voxel is isotropic, no mask if none is."""
     if law is None or law.isotropic is None:
@@ -149,14 +176,14 @@ def checked_nodes(name: str, nodes: np.ndarray) -> np.ndarray:
 
 
 def _checked_component(name: str, value: FloatOrArray, count: int) -> np.ndarray:
-    array = np.asarray(value, dtype=np.float64)
+    array = real_numbers(value, Reason.BAD_CONDITION, f"'{name}': a component")
     if array.ndim > 1 or (array.ndim == 1 and len(array) != count):
         raise SolveError(
             Reason.BAD_CONDITION, f"'{name}': a component has shape {array.shape}; expected a number or ({count},)."
         )
     if not np.isfinite(array).all():
         raise SolveError(Reason.BAD_CONDITION, f"'{name}': a component is not finite.")
-    return np.ascontiguousarray(np.broadcast_to(array, (count,)))
+    return np.array(np.broadcast_to(array, (count,)))
 
 
 @dataclass(frozen=True, eq=False)

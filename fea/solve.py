@@ -25,6 +25,7 @@ from fea.vectors import advance, begin_cycle, inner, remainder, turn
 from fea.workers import Workers
 
 _PATIENCE = 60  # iterations without progress before the bounds, and then the solution, are given up
+_LARGEST_FORCE_N = 1e140
 _TIGHTENINGS = 3  # of the tolerance, where the residual cannot be balanced otherwise
 
 
@@ -211,16 +212,17 @@ class Solver:
         if carried is not None:
             conditions = replace(conditions, values_mm=wanted - carried.at_supports)
         # everything in units of a power of two near the largest, which is exact: squares of 1e-200 mm are none
-        unit = _unit(conditions.values_mm, load, 1 / float(level.inverse[level.inverse > 0].min(initial=1.0)))
+        stiffest = 1 / float(level.inverse[level.inverse > 0].min(initial=1.0))
+        unit = _unit(conditions.values_mm, load, stiffest)
         values = conditions.values_mm / unit
         conditions, platens = replace(conditions, values_mm=values), [platen.scaled(1 / unit) for platen in platens]
         if load is not None:
             load /= unit
+        if unit * stiffest > _LARGEST_FORCE_N:
+            raise SolveError(Reason.BAD_CONDITION, "the forces that belong to these loads have squares beyond float64.")
         x, r = level.zeros(np.float64), level.zeros(np.float64)
         x.reshape(-1)[conditions.at] = values
         reference, lift_force = self._residual(x, load, r)
-        if not np.isfinite(reference):
-            raise SolveError(Reason.BAD_CONDITION, "the forces that belong to these displacements exceed float64.")
         lift_energy = float(values @ lift_force)
         norm, held = reference, lift_force
         guess: np.ndarray | None
