@@ -159,7 +159,7 @@ def solve_curve(
     factors = np.asarray(load_factors, dtype=np.float64).ravel()
     if not np.isfinite(factors).all():
         raise SolveError(Reason.BAD_CONDITION, "a load factor is not finite.")
-    if getattr(model, "orthotropy", None) is not None:
+    if model.orthotropy is not None:
         raise SolveError(Reason.BAD_MATERIAL_LAW, "yield laws are for isotropic voxels; the model is orthotropic.")
     solver = Solver(model, prescribed, threads=threads, floating=floating, storage="rows")
     # the load factor multiplies the whole field, so the linear solution is the best first guess there is
