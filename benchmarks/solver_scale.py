@@ -10,15 +10,17 @@ of the time per degree of freedom from that of its family: 0 would be exactly li
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fea
-from benchmarks.measuring import OtherWork, PeakMemory, in_own_process, write_json
-from benchmarks.solver import warm_up
+from benchmarks.measuring import OtherWork, in_own_process, write_json
+from benchmarks.solver import measure_memory, warm_up
 from benchmarks.solver_models import cube, femur, platens, vertebra
 
 MODELS: dict[str, Callable[[], fea.VoxelModel]] = {
@@ -40,15 +42,11 @@ LINEAR_WITHIN = 0.30
 _ENOUGH_SECONDS = 1.5  # small models are repeated so long, large ones solved once
 
 
-def measure(threads: int, name: str, rtol: float, memory: bool) -> dict[str, Any]:
-    """Wall time of one model, the best of a few; or the peak memory of one run."""
+def measure(threads: int, name: str, rtol: float) -> dict[str, Any]:
+    """Wall time of one model, the best of a few."""
     warm_up(threads)
     model = MODELS[name]()
     ends = platens(model)
-    if memory:
-        with PeakMemory() as peak:
-            fea.solve(model, ends, threads=threads, rtol=rtol)
-        return {"peak_bytes": peak.bytes + model.modulus_mpa.nbytes}
     best, end = float("inf"), time.perf_counter() + _ENOUGH_SECONDS
     with OtherWork() as others:
         while True:
@@ -92,13 +90,17 @@ def main() -> None:
     )
     records: list[dict[str, Any]] = []
     for name in options.models or MODELS:
-        shared: dict[str, Any] = {"name": name, "rtol": options.rtol, "memory": False}
+        shared: dict[str, Any] = {"name": name, "rtol": options.rtol}
         record: dict[str, Any] = {"model": name} | in_own_process(measure, threads=1, **shared)
         if record["dof"] > options.largest_dof:
             continue
         several = in_own_process(measure, threads=options.threads, **shared)
         record["wall_s_threads"], record["threads"] = several["wall_s"], options.threads
-        record |= in_own_process(measure, threads=options.threads, **shared | {"memory": True})
+        with tempfile.TemporaryDirectory() as folder:  # made elsewhere, or memory it left behind would be used again
+            path = str(Path(folder) / "model.npz")
+            model = MODELS[name]()
+            fea.save_model(path, model, platens(model))
+            record |= in_own_process(measure_memory, threads=options.threads, path=path, rtol=options.rtol)
         records.append(record)
         print(
             f"{name:>10} {'x'.join(map(str, record['box'])):>13} {record['solid']:6.2f} {record['dof']:9d} "
