@@ -7,7 +7,7 @@ elements) is the business of its level.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -108,6 +108,10 @@ def _dense_product(matrix: np.ndarray, index: np.ndarray, source: np.ndarray, ta
         target[index[i]] = total
 
 
+def _nothing() -> np.ndarray:
+    return np.empty(0, np.float32)
+
+
 @dataclass(eq=False)
 class _Grid:
     """One level of the hierarchy with its work fields."""
@@ -118,8 +122,8 @@ class _Grid:
     right: np.ndarray
     x: np.ndarray
     r: np.ndarray
-    d: np.ndarray
-    e: np.ndarray
+    d: np.ndarray = field(default_factory=_nothing)
+    e: np.ndarray = field(default_factory=_nothing)
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
@@ -149,17 +153,25 @@ class Multigrid:
     finest : AnyLevel
         With its diagonal set.
     workers : Workers
+
+    Attributes
+    ----------
+    spare : float64 field
+        For the caller's use between cycles: the memory of the two directions of the finest grid, which only a cycle wants.
     """
 
     def __init__(self, finest: AnyLevel, workers: Workers) -> None:
         self.workers = workers
         self.grids: list[_Grid] = []
+        self.spare = np.empty(0)
         self.degrees = finest.degrees
         level: AnyLevel | None = finest
         while level is not None:
             cap = level.bound()
-            grid = _Grid(level, cap, cap, *(level.zeros() for _ in range(5)))
+            grid = _Grid(level, cap, cap, *(level.zeros() for _ in range(3 if level is finest else 5)))
             self.grids.append(grid)
+            if level is finest:
+                self.clear()
             coarsest, level = level, level.coarser()
             if level is not None:
                 steps = max(_LEAST_LANCZOS_STEPS, self._degree(len(self.grids) - 1) + 5)
@@ -195,8 +207,8 @@ class Multigrid:
             beside.append(length)
             x, previous = previous, x
         values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside[: len(diagonal) - 1])
-        for field in (grid.x, grid.r, grid.d):
-            field[:] = 0
+        for used in (grid.x, grid.r, grid.d):
+            used[:] = 0
         return _SAFETY * float(values[-1] + length * abs(vectors[-1, -1]))
 
     def _degree(self, number: int) -> int:
@@ -209,6 +221,20 @@ class Multigrid:
             grid.bound = grid.cap
         return changed
 
+    def clear(self) -> None:
+        """Make `spare` zero, and with it the two directions: kernels leave alone what lies outside the material."""
+        spare, finest = self.spare, self.grids[0]
+        if not spare.size:
+            spare = self.spare = finest.level.zeros(np.float64)
+            finest.d, finest.e = spare.reshape(-1).view(np.float32).reshape(2, *spare.shape)
+            return
+        self.workers.slabs(len(spare), self.grids[0].level.nodes, lambda first, stop: spare[first:stop].fill(0))
+
+    def release(self) -> None:
+        """Give the memory of `spare` back until it is wanted again."""
+        self.spare = np.empty(0)
+        self.grids[0].d = self.grids[0].e = _nothing()
+
     def cycle(self) -> float:
         """x = B right on the finest grid (fields `right`, `x`), x already holding its first smoothing step.
 
@@ -217,6 +243,7 @@ class Multigrid:
         float
             The product x . right.
         """
+        self.clear()
         return self._cycle(0)
 
     def first_factor(self, number: int = 0) -> float:

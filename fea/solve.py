@@ -245,13 +245,13 @@ class Solver:
             else:
                 norm, held = self._residual(x, load, r)
             del guess
-        p, kp = level.zeros(np.float64), level.zeros(np.float64)
+        p = level.zeros(np.float64)
         iterations, tightenings = 0, 0
         target = goal = rtol * reference
         settled = norm <= target
         while not settled:
             before = norm
-            iterations += self._iterate(x, r, p, kp, norm, goal, max_iterations - iterations)
+            iterations += self._iterate(x, r, p, norm, goal, max_iterations - iterations)
             ties.fit(platens, ties.gather(x), x)  # directions come from float32 and are rigid only up to its rounding
             norm, held = self._residual(x, load, r)
             balanced = True
@@ -267,7 +267,8 @@ class Solver:
             settled = norm <= target and (balanced or tightenings == _TIGHTENINGS or iterations >= max_iterations)
             if norm <= target and not settled:
                 goal, tightenings = 0.1 * norm, tightenings + 1
-        del p, kp, r
+        del p, r
+        self.multigrid.release()
         exerted = held * unit - applied
         reactions = {
             name: np.bincount(component, exerted[np.searchsorted(conditions.at, at)], minlength=3)
@@ -336,9 +337,7 @@ class Solver:
         x.reshape(-1)[at] = values + free
         return *self._residual(x, None, r), False
 
-    def _iterate(
-        self, x: np.ndarray, r: np.ndarray, p: np.ndarray, kp: np.ndarray, norm: float, target: float, limit: int
-    ) -> int:
+    def _iterate(self, x: np.ndarray, r: np.ndarray, p: np.ndarray, norm: float, target: float, limit: int) -> int:
         """Preconditioned conjugate gradients on x and r in place, until |r| <= target; the number of steps."""
         level, cycle, run, sums = self.level, self.multigrid, self.workers.slabs, self._sums
         grid = cycle.grids[0]
@@ -353,6 +352,8 @@ class Solver:
                 product += self.correction.add(grid.right, grid.x)
             run(planes, level.nodes, partial(turn, grid.x, product / before if before else 0.0, p))
             before = product
+            cycle.clear()
+            kp = cycle.spare
             if self.correction is None:
                 curvature = level.apply_free(p, kp)
             else:

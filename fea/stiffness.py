@@ -247,6 +247,7 @@ class Level:
         fixed = np.zeros(coarse.field_shape, dtype=bool)
         fixed[:, :, :, : len(i)] = self.fixed[k][:, j][..., i]
         coarse.fix(np.flatnonzero(fixed))
+        self.fixed = np.empty(0, bool)
         return coarse
 
     def restrict(self, residual: np.ndarray, coarse: Level, right: np.ndarray) -> None:

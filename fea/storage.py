@@ -64,8 +64,8 @@ def first_level(model: VoxelModel, layout: AnyLayout, workers: Workers) -> Level
 def estimated_bytes(layout: AnyLayout, mixed: bool, free_motions: int = 0) -> int:
     """Memory of the arrays of a solve, known before any is allocated.
 
-    Four float64 and six float32 fields and the coefficients on the finest grid, the float32 part again on the coarser
-    ones (a seventh in all; of a mesh two fifths, with the lists of nodes), a float32 field for each free motion of a
+    Four float64 and four float32 fields and the coefficients on the finest grid, six float32 ones and coefficients on the
+    coarser ones (a seventh in all; of a mesh two fifths, with the lists of nodes), a float32 field for each free motion of a
     platen, the result in the user's axes, and flags.
     """
     result = int(np.prod(layout.node_shape)) * 3 * 8 + int(np.prod(layout.field_shape)) * 4 * free_motions
@@ -73,11 +73,11 @@ def estimated_bytes(layout: AnyLayout, mixed: bool, free_motions: int = 0) -> in
         nodes, elements = layout.nodes, int(np.count_nonzero(layout.solid))
         # nodes and coefficients of the stations of an element; interpolation per node, and its place
         lists = elements * (20 + (10 if mixed else 5)) + nodes * (36 + 8)
-        return int(nodes * 3 * 8 * 4 + (nodes * 3 * 4 * 6 + lists) * 1.4 + result)
+        return int(nodes * 3 * 8 * 4 + nodes * 3 * 4 * (4 + 6 * 0.4) + lists * 1.4 + result)
     nz, ny, nx = layout.internal_shape
     voxels = (nz + 1) * (ny + 1) * padded(nx + 1)
-    single = voxels * 3 * 4 * 6 + voxels * 4 * (2 if mixed else 1)
-    return int(voxels * 3 * 8 * 4 + single * 8 / 7 + voxels * 4 + result)
+    coefficients = voxels * 4 * (2 if mixed else 1) * 8 / 7
+    return int(voxels * 3 * 8 * 4 + voxels * 3 * 4 * (4 + 6 / 7) + coefficients + voxels * 4 + result)
 
 
 def require_memory(needed: int) -> None:
