@@ -48,8 +48,3 @@ def right_or_refused(call: Callable[[], float], expected: float, rel: float = 1e
     except SolveError:
         return
     assert found == pytest.approx(expected, rel=rel)
-
-
-def weak(reason: str, *values: object) -> list[object]:
-    """Parameters that are known to go wrong, and why; the mark goes when the solver is mended."""
-    return [pytest.param(value, marks=pytest.mark.xfail(reason=reason, strict=False)) for value in values]

@@ -20,7 +20,6 @@ from tests.fea.small_block import (
     platens,
     reaction,
     right_or_refused,
-    weak,
 )
 
 
@@ -86,7 +85,6 @@ def test_arrays_that_are_no_moduli(moduli):
     assert caught.value.reason == Reason.BAD_MODULUS
 
 
-@pytest.mark.xfail(reason="the mask is ignored", strict=False)
 def test_a_masked_array_is_not_taken_for_a_whole_one():
     masked = np.ma.array(MODULI, mask=MODULI > 50)
     with pytest.raises(SolveError) as caught:
@@ -101,7 +99,10 @@ def test_a_masked_array_is_not_taken_for_a_whole_one():
         (1.0, 0.3),
         (CUBE, None),
         (CUBE, [0.3]),
-        *weak("a bare ValueError or TypeError", (("a", 1, 1), 0.3), ((1j, 1, 1), 0.3), (CUBE, "a"), (CUBE, 1j)),
+        (("a", 1, 1), 0.3),
+        ((1j, 1, 1), 0.3),
+        (CUBE, "a"),
+        (CUBE, 1j),
     ],
 )
 def test_spacings_and_ratios_that_are_none(spacing_and_ratio):
@@ -118,7 +119,6 @@ def test_spacing_and_ratio_of_other_types():
         assert reaction(VoxelModel(MODULI, spacing, poisson)) == pytest.approx(EXPECTED, rel=1e-6)
 
 
-@pytest.mark.xfail(reason="a float32 array is kept, not copied; so are prescribed values", strict=False)
 def test_a_model_does_not_change_with_the_array_it_came_from():
     moduli = MODULI.astype(np.float32)
     model = VoxelModel(moduli, CUBE)
@@ -151,7 +151,6 @@ def test_nodes_that_are_none(nodes):
     assert caught.value.reason == Reason.BAD_CONDITION
 
 
-@pytest.mark.xfail(reason="two sets of one name count shared nodes twice in the reaction", strict=False)
 def test_nodes_named_twice_count_once():
     """Within one set, in two sets of one name, and in two sets of two names (then in each)."""
     model = VoxelModel(MODULI, CUBE)
@@ -179,9 +178,7 @@ def test_nothing_is_prescribed():
     assert not still.displacement_mm.any()
 
 
-@pytest.mark.parametrize(
-    "force", [np.nan, np.inf, [np.nan, 0.0, 0.0], *weak("a bare ValueError", np.zeros((2, 3)), np.zeros(4), "up")]
-)
+@pytest.mark.parametrize("force", [np.nan, np.inf, [np.nan, 0.0, 0.0], np.zeros((2, 3)), np.zeros(4), "up"])
 def test_body_forces_that_are_none(force):
     model = VoxelModel(MODULI, CUBE)
     with pytest.raises(SolveError) as caught:
@@ -218,7 +215,7 @@ def test_all_nodes_are_held_and_loaded():
 # --- options
 
 
-@pytest.mark.parametrize("value", weak("NaN passes the stopping rule", np.nan, np.inf))
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_start_that_is_not_finite(value):
     model = VoxelModel(MODULI, CUBE)
     initial = np.zeros((*model.node_shape, 3))
@@ -228,8 +225,7 @@ def test_a_start_that_is_not_finite(value):
 
 @pytest.mark.parametrize(
     "shape",
-    weak(
-        "its shape is not checked",
+    [
         (2, 2, 2, 3),
         (20, 20, 20, 3),
         (3, 6, 7, 8),
@@ -237,7 +233,7 @@ def test_a_start_that_is_not_finite(value):
         (6, 7, 8, 4),
         (7, 7, 8, 3),
         (6, 7, 8),
-    ),
+    ],
 )
 def test_a_start_of_another_shape(shape):
     with pytest.raises(SolveError):
@@ -251,9 +247,7 @@ def test_a_start_that_is_far_off(size):
     right_or_refused(lambda: reaction(model, initial=initial), EXPECTED)
 
 
-@pytest.mark.parametrize(
-    "rtol", weak("the tolerance is not checked", 0, -1, np.nan, np.inf, 1.0, 2.0, True, "tight", None)
-)
+@pytest.mark.parametrize("rtol", [0, -1, np.nan, np.inf, 1.0, 2.0, True, "tight", None])
 def test_tolerances_that_are_none(rtol):
     model = VoxelModel(MODULI, CUBE)
     with pytest.raises(SolveError) as caught:

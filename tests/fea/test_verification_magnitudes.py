@@ -18,7 +18,6 @@ from tests.fea.small_block import (
     platens,
     reaction,
     right_or_refused,
-    weak,
 )
 
 
@@ -30,7 +29,11 @@ from tests.fea.small_block import (
         1e20,
         1e40,
         1e150,
-        *weak("squares leave the range of float64", 1e-300, 1e-200, 1e-160, 1e200, 1e300),
+        1e-300,
+        1e-200,
+        1e-160,
+        1e200,
+        1e300,
     ],
 )
 def test_displacements_and_forces_of_any_size(size):
@@ -43,7 +46,7 @@ def test_displacements_and_forces_of_any_size(size):
     )
 
 
-@pytest.mark.parametrize("size", [1e-20, 1e20, 1e30, 1e36, *weak("numbers leave float32", 1e-44, 1e-38, 1e-30, 3e38)])
+@pytest.mark.parametrize("size", [1e-20, 1e20, 1e30, 1e36, 1e-44, 1e-38, 1e-30, 3e38])
 def test_moduli_of_any_size(size):
     # float32 is coarse near its end: compare with what the rounded moduli should give
     moduli = (MODULI * (size / 99)).astype(np.float32)
@@ -52,11 +55,17 @@ def test_moduli_of_any_size(size):
     )
 
 
-@pytest.mark.parametrize(
-    "size", [1e-6, 1e-3, 1e3, 1e6, *weak("numbers leave their range", 1e-300, 1e-100, 1e-30, 1e30, 1e100, 1e300)]
-)
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1e3, 1e6, 1e-300, 1e-100, 1e-30, 1e30, 1e100, 1e300])
 def test_voxels_of_any_size(size):
     right_or_refused(lambda: reaction(VoxelModel(MODULI, (size,) * 3)) / size, EXPECTED)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_ordinary_sizes_are_not_refused(size):
+    """Metres, millimetres, micrometres; MPa, Pa, GPa; large and small loads."""
+    assert reaction(VoxelModel(MODULI, CUBE), DROP * size) == pytest.approx(EXPECTED * size, rel=1e-8)
+    assert reaction(VoxelModel(MODULI * size, CUBE)) == pytest.approx(EXPECTED * size, rel=1e-6)
+    assert reaction(VoxelModel(MODULI, (size,) * 3)) == pytest.approx(EXPECTED * size, rel=1e-6)
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -76,7 +85,7 @@ def test_voxels_of_any_proportion(axis, ratio):
     assert found == pytest.approx(forces[-1, ..., 0].sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize("far_mm", [1.0, *weak("the stopping rule counts rigid motions as load", 1e4, 1e8)])
+@pytest.mark.parametrize("far_mm", [1.0, 1e2, 1e4, 1e8])
 def test_a_small_load_on_a_large_rigid_motion(far_mm):
     """A body that is carried far away and then loaded a little is as stiff as before; or the tolerance is refused."""
     model = VoxelModel(np.random.default_rng(1).uniform(50, 100, (8, 8, 8)), CUBE)
@@ -95,7 +104,7 @@ def test_a_small_load_on_a_large_rigid_motion(far_mm):
     right_or_refused(lambda: pressed(far_mm), pressed(0.0), rel=1e-3)
 
 
-@pytest.mark.parametrize("seed", [*weak("the scaling that balances the residual is rejected", 0), 1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
 def test_the_reaction_of_a_slender_bar(seed):
     """Layers along a bar a thousand voxels long, at the default tolerance; supports on both sides agree."""
     layers = np.random.default_rng(seed).uniform(1, 3, 1000).astype(np.float32)
@@ -139,7 +148,6 @@ def test_rows_longer_than_the_scratch(axis, length, section):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="rows longer than the scratch are not refused", strict=False)
 def test_a_box_longer_than_the_scratch_on_all_axes():
     """No row would fit: refused, not written beyond the scratch."""
     solid = np.broadcast_to(np.ones((1, 1, 1), bool), (LONGEST_ROW + 80,) * 3)
