@@ -137,8 +137,6 @@ def test_a_body_with_softening_voxels_is_followed_past_its_peak():
     assert (np.diff(curve.dissipated_nmm) >= 0).all()
     assert (curve.damage >= 0).all()
     assert curve.damage.max() <= 0.9 + 1e-9
-    one, two = (solve_curve(model, supports, law, [1.0, 2.0], threads=threads).displacement_mm for threads in (1, 2))
-    assert np.array_equal(one, two)
 
 
 def test_what_was_found_before_a_failed_step_is_not_lost():

@@ -280,12 +280,16 @@ def test_strong_voxels_stay_elastic():
     assert not curve.yielded[:, :, 5:].any()
 
 
-def test_the_curve_does_not_depend_on_threads():
+@pytest.mark.parametrize("softening", [None, Softening(1.0)])
+def test_the_curve_does_not_depend_on_threads(softening):
     model, supports = specimen(1, (40, 50, 52))
-    law = YieldMaterial(0.006 * model.modulus_mpa.astype(np.float64))
+    law = YieldMaterial(0.006 * model.modulus_mpa.astype(np.float64), softening=softening)
     one, two = (solve_curve(model, supports, law, [1.0], threads=threads) for threads in (1, 2))
     assert np.array_equal(one.displacement_mm, two.displacement_mm)
     assert np.array_equal(one.plastic_strain, two.plastic_strain)
+    assert np.array_equal(one.damage, two.damage)
+    assert one.damage.any() == (softening is not None)
+    assert one.dissipated_nmm[-1] == two.dissipated_nmm[-1]
 
 
 def test_a_load_beyond_the_limit_is_refused():
