@@ -19,6 +19,8 @@ import fea
 from benchmarks.measuring import OtherWork, in_own_process, write_json
 from benchmarks.solver import warm_up
 from benchmarks.solver_models import bending, cube, foam, platens, sheets, tube
+from fea.mesh_layout import MeshLayout
+from fea.storage import Storage
 
 
 class Case(NamedTuple):
@@ -67,7 +69,7 @@ def cases() -> Iterator[Case]:
         yield Case("Poisson's ratio", f"{poisson:g}", partial(_with_poisson, poisson))
 
 
-def measure(threads: int, series: str, rtol: float) -> dict[str, Any]:
+def measure(threads: int, series: str, rtol: float, storage: Storage = "auto") -> dict[str, Any]:
     """Solve the models of one series, one run each."""
     warm_up(threads)
     records: list[dict[str, Any]] = []
@@ -76,10 +78,10 @@ def measure(threads: int, series: str, rtol: float) -> dict[str, Any]:
             continue
         model = case.model()
         ends = case.load(model)
-        record: dict[str, Any] = {"series": series, "value": case.value}
+        record: dict[str, Any] = {"series": series, "value": case.value, "storage": storage}
         try:
             with OtherWork() as others:
-                solver = fea.Solver(model, ends, threads=threads, floating="remove")
+                solver = fea.Solver(model, ends, threads=threads, floating="remove", storage=storage)
                 solution = solver.solve(rtol=rtol)
         except fea.SolveError as error:
             records.append(record | {"refused": error.reason.value})
@@ -87,6 +89,7 @@ def measure(threads: int, series: str, rtol: float) -> dict[str, Any]:
         seconds = solution.setup_s + solution.solve_s
         record |= {
             "dof": solution.dof,
+            "kept_as": "mesh" if isinstance(solver.layout, MeshLayout) else "rows",
             "iterations": solution.iterations,
             "residual": solution.residual,
             "wall_s": seconds,
@@ -104,14 +107,17 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rtol", type=float, default=1e-6)
+    parser.add_argument("--storage", choices=["auto", "rows", "mesh"], default="auto", help="how models are kept")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     records: list[dict[str, Any]] = []
     for series in dict.fromkeys(case.series for case in cases()):
-        found = in_own_process(measure, threads=options.threads, series=series, rtol=options.rtol)["records"]
+        given = {"series": series, "rtol": options.rtol, "storage": options.storage}
+        found = in_own_process(measure, threads=options.threads, **given)["records"]
         records += found
         print(f"\n{series:<24}" + "".join(f"{record['value']:>9}" for record in found))
         lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+            ("kept as", lambda r: r["kept_as"]),
             ("DOF / 1000", lambda r: f"{r['dof'] / 1000:.0f}"),
             ("iterations", lambda r: str(r["iterations"])),
             ("us per DOF", lambda r: f"{r['us_per_dof']:.2f}"),
