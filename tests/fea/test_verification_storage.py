@@ -134,6 +134,19 @@ def test_both_ways_agree(seed, kind):
     assert np.abs(one - two).max() < 1e-6 * np.abs(one).max()
 
 
+@pytest.mark.xfail(reason="given up after 60 iterations without progress of the residual; 260 would do", strict=False)
+def test_a_hard_small_model_is_not_given_up():
+    """Eleven voxels, moduli from 12 to 8000 MPa: the residual stands still for long before it falls."""
+    rng = np.random.default_rng(1958)
+    model = porous_model(1958, (8, 8, 2), 0.05, True, 1e3)
+    nodes = nodes_of(model.solid)
+    bottom, inside = nodes[nodes[:, 0] == 0], nodes[nodes[:, 0] > 0]
+    values, push = rng.standard_normal((len(bottom), 3)) * 0.01, rng.standard_normal((len(inside), 3))
+    held = Prescribed("bottom", bottom, *values.T)
+    result = Solver(model, [held], storage="rows").solve(forces=[NodalForce(inside, *push.T)], rtol=1e-9)
+    np.testing.assert_allclose(result.reaction_n["bottom"], -push.sum(axis=0), atol=1e-6 * np.abs(push).sum())
+
+
 @pytest.mark.parametrize("pull", [1.7, 1.05])
 def test_an_orthotropic_mesh_is_right_or_refused(pull):
     """Orthotropic voxels are kept in rows; who insists on a mesh must not get the answer of another material."""
