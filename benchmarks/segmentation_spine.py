@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from scipy import ndimage
 from phantoms import make_phantom
 from phantoms.anatomy_spine import LABEL_OF_LEVEL
 from pipeline.segmentation.spine import SpineResult, segment_spine
+from pipeline.segmentation.spine.chain import second_opinions, trace_spine
 from pipeline.volume import Grid, Volume, canonical_order
 
 _REFERENCE = "ts_example_3mm"
@@ -104,9 +106,26 @@ def compare(result: SpineResult, volume: Volume, references: dict[str, NDArray[n
                 "status": found.status.value,
                 "codes": sorted({f.code for f in found.findings}),
                 "score": round(found.score, 3),
+                "centre_lps_mm": found.frame.centre_lps_mm,
                 **agreement(result.labels == found.label, reference, volume.hu, volume.spacing_mm),
             }
         rows.append(row)
+    return rows
+
+
+def with_opinions(rows: list[dict], result: SpineResult, volume: Volume) -> list[dict]:
+    """The rows with what the second opinion says of each body; asked again, because the result keeps findings only."""
+    if not result.vertebrae:
+        return rows
+    trace = trace_spine(volume, threads=2)
+    opinions = second_opinions(trace, threads=2)
+    centres = np.array([body.frame.centre_lps_mm for body in trace.bodies])
+    for row in rows:
+        if "centre_lps_mm" in row:
+            away = np.linalg.norm(centres - row.pop("centre_lps_mm"), axis=1)
+            if away.min() < 3.0:
+                opinion = opinions[int(away.argmin())]
+                row |= {"watershed_dice": opinion.watershed_dice, "pedicle_hu": opinion.pedicle_contrast_hu}
     return rows
 
 
@@ -211,7 +230,7 @@ def run_perturbed(data: Path) -> list[dict]:
         geometry[:3, :3] *= scale
         volume = Volume(np.ascontiguousarray(changed), Grid(changed.shape, geometry))
         result = segment_spine(volume, threads=2)
-        found = compare(result, volume, kept)[::-1]
+        found = with_opinions(compare(result, volume, kept)[::-1], result, volume)
         right = sum(r["named"] == r["level"] for r in found)
         wrong = sum(r["named"] is not None and r["named"] != r["level"] for r in found)
         text = "  ".join(f"{r['dice']:.3f} ({r['named'] or '-'})" for r in found)
@@ -246,7 +265,7 @@ def run_real(data: Path) -> list[dict]:
             "findings": [f.text for f in result.findings],
         })  # fmt: skip
         if case == _REFERENCE:
-            for row in compare(result, volume, reference_bodies(data / case))[::-1]:
+            for row in with_opinions(compare(result, volume, reference_bodies(data / case))[::-1], result, volume):
                 print(
                     f"    {row['level']}: Dice {row['dice']:.3f}, surface {row['surface_mm']:.2f} mm, volume"
                     f" {100 * (row['volume_ratio'] - 1):+.1f} %, inner HU {row['hu']:+.1f}, named {row['named']}"
@@ -274,7 +293,7 @@ def run_phantoms() -> list[dict]:
         start = time.perf_counter()
         result = segment_spine(volume, threads=2)
         seconds = time.perf_counter() - start
-        bodies = []
+        bodies: list[dict] = []
         for vertebra in result.vertebrae:
             mask = result.labels == vertebra.label
             counts = np.bincount(labels[mask], minlength=64)
@@ -288,8 +307,10 @@ def run_phantoms() -> list[dict]:
             bodies.append({
                 "level": level, "named": vertebra.level, "status": vertebra.status.value, "score": vertebra.score,
                 "dice": 2.0 * float((mask & reference).sum()) / float(mask.sum() + reference.sum()),
-                "height_errors_mm": errors, "codes": [f.code for f in vertebra.findings],
+                "centre_lps_mm": vertebra.frame.centre_lps_mm, "height_errors_mm": errors,
+                "codes": [f.code for f in vertebra.findings],
             })  # fmt: skip
+        with_opinions(bodies, result, volume)
         heights = np.array([e for b in bodies if b["status"] != "failed" for e in b["height_errors_mm"]])
         heights = heights[np.isfinite(heights)] if len(heights) else np.array([np.nan])
         right = sum(b["named"] == b["level"] for b in bodies)
@@ -302,6 +323,34 @@ def run_phantoms() -> list[dict]:
         )
         rows.append({"part": "phantom", "phantom": title, "seconds": seconds, "bodies": bodies})
     return rows
+
+
+def gate_tables(rows: list[dict]) -> str:
+    """How status, score and second opinion go with the truth, over all bodies with a reference."""
+    bodies = [b for r in rows if r["part"] in ("perturbed", "phantom") for b in r["bodies"] if b["status"] != "absent"]
+    good, bad = [b for b in bodies if b["dice"] >= 0.9], [b for b in bodies if b["dice"] < 0.8]
+    naming = {"level_unknown", "level_uncertain", "level_conflict", "level_anchor"}
+    clear = sum(b["status"] == "ok" or not set(b["codes"]) - naming for b in good)
+    lines = [
+        f"{len(bodies)} bodies; {len(good)} with a Dice of 0.90 or more: {sum(b['status'] == 'ok' for b in good)} ok, "
+        f"{clear} with no doubt but the name, {sum(b['status'] != 'failed' for b in good)} not refused.",
+        f"{len(bad)} with a Dice below 0.80: {sum(b['status'] == 'ok' for b in bad)} ok, "
+        f"{sum(b['status'] == 'warning' for b in bad)} with a warning.",
+    ]
+    for key, edges in (
+        ("score", (0.0, 0.3, 0.6, 0.8, 0.95, 1.01)),
+        ("watershed_dice", (0.0, 0.7, 0.76, 0.8, 0.84, 0.88, 1.0)),
+    ):
+        lines += ["", f"| {key} | bodies | mean Dice | lowest Dice | refused |", "| --- | --- | --- | --- | --- |"]
+        for low, high in pairwise(edges):
+            part = [b for b in bodies if low <= b.get(key, -1.0) < high]
+            if part:
+                dice = [b["dice"] for b in part]
+                refused = sum(b["status"] == "failed" for b in part)
+                lines.append(
+                    f"| {low:.2f}-{min(high, 1.0):.2f} | {len(part)} | {np.mean(dice):.3f} | {min(dice):.3f} | {refused} |"
+                )
+    return "\n".join(lines)
 
 
 def _height_errors(vertebra, known) -> list[float]:  # type: ignore[no-untyped-def]
@@ -333,6 +382,9 @@ def main() -> None:
         rows += run_perturbed(options.data)
     if "phantom" in parts:
         rows += run_phantoms()
+    if {"perturbed", "phantom"} & set(parts):
+        print()
+        print(gate_tables(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 

@@ -40,7 +40,9 @@ def segment(
     Segmentation
         On the grid of `volume`; without structures, and with findings that say why, where nothing is in view.
     """
-    bodies = segment_spine(volume, pinned_levels=dict(pinned_levels) if pinned_levels else None, threads=threads)
+    # A volume that is used for the hips only may end below the pinned body, which is then no error.
+    pins = dict(pinned_levels) if pinned_levels and spine else None
+    bodies = segment_spine(volume, pinned_levels=pins, threads=threads)
     labels = bodies.labels if spine else np.zeros(volume.shape, np.uint8)
     findings = list(bodies.findings) if spine else []
     femora: tuple = ()

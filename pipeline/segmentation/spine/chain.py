@@ -35,6 +35,7 @@ from pipeline.segmentation.spine.levels import (
     name_levels,
 )
 from pipeline.segmentation.spine.quality import Repeat, judge_bodies
+from pipeline.segmentation.spine.second import SecondOpinion, pedicle_profile, second_opinion
 from pipeline.segmentation.spine.tracking import centre_canal, extend_canal
 from pipeline.segmentation.spine.tube import Outlines, Tube, find_outlines, patient_turn, straighten
 from pipeline.segmentation.spine.view import fit_cut_body, scanned_part
@@ -127,7 +128,7 @@ def segment_spine(
     pins = _bodies_of_pins(trace, pinned_levels or {})
     masks = [rasterise(model, volume.grid) for model in trace.bodies]
     repeats = _repeat(volume, trace, masks, threads=workers)
-    judged = judge_bodies(volume, trace.bodies, trace.discs, masks, repeats)
+    judged = judge_bodies(volume, trace.bodies, trace.discs, masks, repeats, second_opinions(trace, threads=workers))
     if all(_rejected(findings) for findings, _ in judged):
         text = "No spine was found in this volume: nothing along what looks like a canal passes as a vertebral body."
         return SpineResult(labels, (), None, None, (Finding("no_spine", Severity.WARNING, text),))
@@ -212,6 +213,18 @@ def _bodies_of_pins(trace: Trace, pinned_levels: dict[str, float]) -> dict[int, 
                 remedy="Give the LPS z coordinate of a point inside the body.",
             )  # fmt: skip
     return pins
+
+
+def second_opinions(trace: Trace, *, threads: int) -> list[SecondOpinion]:
+    """What a watershed and the pedicles say of each body."""
+    pedicles = pedicle_profile(trace.tube)
+
+    def ask(i: int) -> SecondOpinion:
+        above, below = trace.discs[i : i + 2]
+        return second_opinion(trace.fine_hu, trace.fine_grid, trace.bodies[i], above, below, trace.tube, pedicles)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(ask, range(len(trace.bodies))))
 
 
 def _repeat(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ from pipeline.errors import Finding, Severity
 from pipeline.segmentation.sampling import index_box
 from pipeline.segmentation.spine.body import BodyModel
 from pipeline.segmentation.spine.discs import Disc
+from pipeline.segmentation.spine.second import SecondOpinion
 from pipeline.segmentation.spine.view import filled_slices, holds_filled_slice
 from pipeline.volume import Volume
 
@@ -32,6 +34,8 @@ _METAL_HU = 2500.0
 _METAL_REACH_MM = 10.0
 _CEMENT_HU, _CEMENT_SHARE = 900.0, 0.05
 _LEAST_REPEAT_DICE, _FAILING_REPEAT_DICE = 0.95, 0.85
+_LEAST_WATERSHED_DICE, _FAILING_WATERSHED_DICE = 0.76, 0.68
+_LEAST_PEDICLE_HU = 20.0
 _THICK_SLICE_MM = 4.0
 
 
@@ -54,6 +58,7 @@ def judge_bodies(
     discs: tuple[Disc, ...],
     masks: list[tuple[tuple[slice, slice, slice], NDArray[np.bool_]]],
     repeats: list[Repeat],
+    opinions: Sequence[SecondOpinion] = (),
 ) -> list[tuple[list[Finding], float]]:
     """Findings and score of each body.
 
@@ -67,6 +72,8 @@ def judge_bodies(
     masks : list of (box, mask)
         Voxels of each body as `body.rasterise` gives them.
     repeats : list of Repeat
+    opinions : sequence of SecondOpinion, optional
+        One for each body, or none at all.
 
     Returns
     -------
@@ -144,10 +151,34 @@ def judge_bodies(
                 "outline_unstable", _FAILURE if again < _FAILING_REPEAT_DICE else _WARNING,
                 f"Done again on another grid, the outline overlaps the first one by a Dice of only {again:.2f}.",
             )  # fmt: skip
+        if opinions:
+            findings.extend(_opinion_findings(opinions[i], bool(hidden)))
         if slice_mm > _THICK_SLICE_MM:
             add("thick_slices", _WARNING, f"Slices are {slice_mm:.1f} mm apart: heights are not reliable.")
-        out.append((findings, _score(body, min(above.response_hu, below.response_hu), least_disc, least_plate, again)))
+        score = _score(body, min(above.response_hu, below.response_hu), least_disc, least_plate, again)
+        if opinions:
+            score *= _agreement(opinions[i].watershed_dice)
+        out.append((findings, score))
     return out
+
+
+def _opinion_findings(opinion: SecondOpinion, disc_hidden: bool) -> list[Finding]:
+    """Where another method finds another body, or the pedicles stand where the discs should be."""
+    out = []
+    if opinion.watershed_dice < _LEAST_WATERSHED_DICE:
+        severity = _FAILURE if opinion.watershed_dice < _FAILING_WATERSHED_DICE else _WARNING
+        dice = opinion.watershed_dice
+        text = f"A watershed between the same discs finds another outline: the overlap is a Dice of {dice:.2f}."
+        out.append(Finding("second_opinion_differs", severity, text))
+    if opinion.pedicle_contrast_hu < _LEAST_PEDICLE_HU:
+        text = "The discs do not lie between the pedicles: one of them may have been put in the wrong place."
+        out.append(Finding("discs_against_pedicles", _FAILURE if disc_hidden else _WARNING, text))
+    return out
+
+
+def _agreement(watershed_dice: float) -> float:
+    """Agreement with the watershed as a factor of the score: 0 at 0.62, 1 at 0.78."""
+    return float(np.clip((watershed_dice - 0.62) / 0.16, 0.0, 1.0))
 
 
 def _by_slice(slice_mm: float, limits: tuple[tuple[float, float], ...]) -> float:

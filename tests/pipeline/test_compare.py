@@ -1,0 +1,111 @@
+"""Outside masks beside the own chain: disagreements are told, agreement can be refined; the segmenter of the documentation."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from phantoms import make_phantom
+from pipeline.segmentation.compare import compare_with_own_chain, refine_with_own_chain
+from pipeline.segmentation.masks import read_masks
+from pipeline.segmentation.model import Segmentation
+from pipeline.volume import Grid, Volume, canonical_order
+
+LEVELS = ("L1", "L2", "L3", "L4", "L5")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "segmentation-own.md"
+
+
+@pytest.fixture(scope="module")
+def torso() -> tuple[Volume, dict[str, np.ndarray]]:
+    """A torso from L1 to the sacrum, and the exact masks of its bodies."""
+    phantom = make_phantom("torso", seed=8, top_level="L1", hips=False)
+    image = phantom.image(120.0, slice_mm=2.0, pixel_mm=1.4)
+    index_to_lps = np.asarray(image.lattice.index_to_lps)
+    hu, matrix, _ = canonical_order(image.hu, index_to_lps)
+    labels, _, _ = canonical_order(image.labels, index_to_lps)
+    truth = phantom.truth(image)
+    return Volume(hu, Grid(hu.shape, matrix)), {level: labels == truth.vertebra(level).label for level in LEVELS}
+
+
+def _masks(folder: Path, volume: Volume, named: dict[str, np.ndarray]) -> Segmentation:
+    """Masks through the door that a user's masks take."""
+    array = np.zeros(volume.shape, np.uint8)
+    for number, mask in enumerate(named.values(), start=1):
+        array[mask] = number
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.grid.index_to_lps[:, [2, 1, 0, 3]]
+    nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), folder / "seg.nii.gz")
+    names = {f"vertebrae_body_{level}": number for number, level in enumerate(named, start=1)}
+    (folder / "seg.json").write_text(json.dumps(names))
+    return read_masks(folder / "seg.nii.gz", volume)
+
+
+def _in_blocks(mask: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """The mask as it would be at coarser voxels: each block is what most of it is."""
+    padded = np.pad(mask, [(0, -n % k) for n, k in zip(mask.shape, size, strict=True)])
+    z, y, x = (n // k for n, k in zip(padded.shape, size, strict=True))
+    blocks = padded.reshape(z, size[0], y, size[1], x, size[2]).mean(axis=(1, 3, 5)) >= 0.5
+    for axis, k in enumerate(size):
+        blocks = blocks.repeat(k, axis)
+    return blocks[: mask.shape[0], : mask.shape[1], : mask.shape[2]]
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2.0 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def test_masks_that_are_one_level_off_are_told(tmp_path: Path, torso) -> None:
+    volume, bodies = torso
+    shifted = dict(zip(("T12", *LEVELS[:-1]), bodies.values(), strict=True))
+    compared = compare_with_own_chain(_masks(tmp_path, volume, shifted), volume, threads=1)
+    assert [v.level for v in compared.vertebrae] == ["T12", "L1", "L2", "L3", "L4"], "the names stay those of the masks"
+    told = [f.text for v in compared.vertebrae for f in v.findings if f.code == "level_disagrees"]
+    assert len(told) == 5
+    assert "calls this body T12" in told[0]
+    assert "it is L1" in told[0]
+
+
+def test_right_masks_raise_nothing_and_a_shrunken_one_does(tmp_path: Path, torso) -> None:
+    volume, bodies = torso
+    wrong = bodies | {"L3": ndimage.binary_erosion(bodies["L3"], iterations=3)}
+    compared = compare_with_own_chain(_masks(tmp_path, volume, wrong), volume, threads=1)
+    told = {v.level: {f.code for f in v.findings} for v in compared.vertebrae}
+    assert "outline_disagrees" in told["L3"]
+    for level in ("L1", "L2", "L4", "L5"):
+        assert not told[level] & {"outline_disagrees", "level_disagrees"}
+
+
+def test_coarse_masks_are_refined_to_the_resolution_of_the_ct(tmp_path: Path, torso) -> None:
+    """Masks in steps of 4 mm, as from a fast model: nearer to the truth after refining, and with surfaces."""
+    volume, bodies = torso
+    coarse = {level: _in_blocks(mask, (2, 3, 3)) for level, mask in bodies.items()}
+    masks = _masks(tmp_path, volume, coarse)
+    refined = refine_with_own_chain(masks, volume, threads=1)
+    assert [v.name for v in refined.vertebrae] == [v.name for v in masks.vertebrae]
+    taken = [v for v in refined.vertebrae if any(f.code == "refined" for f in v.findings)]
+    assert len(taken) >= 4
+    for vertebra in taken:
+        assert vertebra.surface is not None
+        truth = bodies[str(vertebra.level)]
+        assert _dice(refined.mask(vertebra), truth) > max(0.93, _dice(masks.mask(vertebra), truth))
+
+
+def test_the_segmenter_of_the_documentation_works() -> None:
+    """The example is cut out of the page and run on three bright bricks."""
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    assert code is not None
+    lines = [line for line in code.group(1).splitlines() if line.strip()]
+    assert len(lines) <= 36
+    scope: dict = {}
+    exec(compile(code.group(1), str(PAGE), "exec"), scope)
+    hu = np.full((60, 40, 40), 40, np.int16)
+    for first in (4, 24, 44):
+        hu[first : first + 12, 10:28, 8:32] = 250
+    found = scope["segmenter"](Volume(hu, Grid(hu.shape, np.eye(4)[[2, 1, 0, 3]] * np.array([2.0, 1.5, 1.5, 1.0]))))
+    assert len(found.vertebrae) == 3
+    assert all(v.level is None for v in found.vertebrae)
