@@ -24,7 +24,8 @@ from fea.supports import AnyLayout, Conditions, force_field, held_pieces, imbala
 from fea.vectors import advance, begin_cycle, inner, remainder, turn
 from fea.workers import Workers
 
-_PATIENCE = 60  # iterations without progress before the bounds, and then the solution, are given up
+# iterations without progress before the cycle is made robust, and after which the solution is given up
+_PATIENCE, _LAST_PATIENCE = 60, 400
 _LARGEST_FORCE_N = 1e140
 _TIGHTENINGS = 3  # of the tolerance, where the residual cannot be balanced otherwise
 
@@ -257,14 +258,18 @@ class Solver:
             balanced = True
             if load is None:
                 norm, held, balanced = self._balance(x, r, norm, held, conditions, lift_energy, target)
-            if not norm <= target and (not norm <= 0.5 * before or iterations >= max_iterations):
+            stuck = not norm <= 0.5 * before or iterations >= max_iterations
+            if not norm <= target and stuck and 0 < tightenings < _TIGHTENINGS:
+                goal, tightenings = target, _TIGHTENINGS  # back to what was reached before
+                continue
+            if not norm <= target and stuck:
                 reason = Reason.NOT_CONVERGED if iterations >= max_iterations else Reason.STAGNATED
                 raise SolveError(
                     reason,
                     f"the relative residual stands at {norm / reference:.2g} after {iterations} iterations; "
                     f"{rtol:.2g} was asked for.",
                 )
-            settled = norm <= target and (balanced or tightenings == _TIGHTENINGS or iterations >= max_iterations)
+            settled = norm <= target and (balanced or tightenings >= _TIGHTENINGS or iterations >= max_iterations)
             if norm <= target and not settled:
                 goal, tightenings = 0.1 * norm, tightenings + 1
         del p, r
@@ -343,7 +348,7 @@ class Solver:
         grid = cycle.grids[0]
         planes = level.field_shape[0]
         scale = 1 / norm
-        before, best, since = 0.0, norm, 0
+        before, best, since, patience = 0.0, norm, 0, _PATIENCE
         for iteration in range(limit):
             factor = np.float32(cycle.first_factor())
             run(planes, level.nodes, partial(begin_cycle, r, scale, factor, level.inverse, grid.right, grid.x))
@@ -374,10 +379,11 @@ class Solver:
                 return iteration + 1
             since = 0 if norm < 0.9 * best else since + 1
             best = min(best, norm)
-            if since >= _PATIENCE:
-                if not cycle.use_safe_bounds():
+            if since >= patience:
+                if patience == _LAST_PATIENCE:
                     return iteration + 1
-                since, before = 0, 0.0
+                cycle.use_safe_bounds()
+                since, before, patience = 0, 0.0, _LAST_PATIENCE
         return limit
 
 
