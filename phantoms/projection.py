@@ -52,20 +52,21 @@ def view_angles_rad() -> NDArray[np.float64]:
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _project(
-    image: np.ndarray, first_y: float, first_x: float, pixel: float, angles: np.ndarray, first_s: float, step_s: float,
-    out: np.ndarray,
+    image: np.ndarray, turned: np.ndarray, first_y: float, first_x: float, pixel: float, angles: np.ndarray, first_s: float,
+    step_s: float, out: np.ndarray,
 ) -> None:  # fmt: skip
-    rows, columns, parts = image.shape
-    count = out.shape[1]
+    """Line integrals of `image` (B, Y, X); `turned` is the same with x and y exchanged, so that a ray walks along memory."""
+    parts, rows, columns = image.shape
     for view in range(angles.shape[0]):
         c, s = math.cos(angles[view]), math.sin(angles[view])
         by_rows = abs(c) >= abs(s)
+        source = turned if by_rows else image
         main, other = (c, s) if by_rows else (s, c)
         lines, across = (rows, columns) if by_rows else (columns, rows)
         first_line, first_across = (first_y, first_x) if by_rows else (first_x, first_y)
         length = pixel / abs(main)
         slope = -other / main  # pixels across per line
-        for ray in range(count):
+        for ray in range(out.shape[2]):
             offset = first_s + ray * step_s
             start = ((offset - first_line * other) / main - first_across) / pixel
             low, high = 0, lines
@@ -77,16 +78,15 @@ def _project(
             elif start < 0.0 or start > across - 1.0001:
                 continue
             for part in range(parts):
-                total = 0.0
+                plane = source[part]
+                total = np.float32(0.0)
                 for line in range(low, high):
                     place = start + slope * line
                     index = int(place)
-                    share = place - index
-                    if by_rows:
-                        total += image[line, index, part] * (1.0 - share) + image[line, index + 1, part] * share
-                    else:
-                        total += image[index, line, part] * (1.0 - share) + image[index + 1, line, part] * share
-                out[view, ray, part] = total * length
+                    share = np.float32(place - index)
+                    below = plane[index, line]
+                    total += below + share * (plane[index + 1, line] - below)
+                out[part, view, ray] = total * length
 
 
 def project(image: NDArray[np.float32], plane: Plane, offsets_mm: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -94,7 +94,7 @@ def project(image: NDArray[np.float32], plane: Plane, offsets_mm: NDArray[np.flo
 
     Parameters
     ----------
-    image : float32 ndarray of shape (Y, X, B)
+    image : float32 ndarray of shape (B, Y, X)
         Zero at its rim; several quantities at once.
     plane : Plane
     offsets_mm : float ndarray of shape (S,)
@@ -102,13 +102,14 @@ def project(image: NDArray[np.float32], plane: Plane, offsets_mm: NDArray[np.flo
 
     Returns
     -------
-    float32 ndarray of shape (VIEWS, S, B)
+    float32 ndarray of shape (B, VIEWS, S)
     """
     if abs(plane.pixel_mm[0] - plane.pixel_mm[1]) > 1e-9:
         raise ValueError("pixels to project must be square")
-    out = np.zeros((VIEWS, len(offsets_mm), image.shape[2]), np.float32)
+    out = np.zeros((image.shape[0], VIEWS, len(offsets_mm)), np.float32)
+    turned = np.ascontiguousarray(image.transpose(0, 2, 1))
     step = float(offsets_mm[1] - offsets_mm[0])
-    _project(image, *plane.first_mm, plane.pixel_mm[0], view_angles_rad(), float(offsets_mm[0]), step, out)
+    _project(image, turned, *plane.first_mm, plane.pixel_mm[0], view_angles_rad(), float(offsets_mm[0]), step, out)
     return out
 
 

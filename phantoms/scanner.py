@@ -211,7 +211,7 @@ class _Bench:
         return self.basis[0].hu("water")
 
     def densities(self, number: int) -> NDArray[np.float32]:
-        """Partial densities of the basis in one sub-slice: (Y, X, B) in g/cm3 above air."""
+        """Partial densities of the basis in one sub-slice: (B, Y, X) in g/cm3 above air."""
         centre, along_x, along_y = self.in_plane
         step = self.lattice.index_to_lps[:3, 0]
         matrix = np.eye(4)
@@ -224,7 +224,6 @@ class _Bench:
         slab = Lattice((1, self.object_plane.rows, self.object_plane.columns), matrix)
         return np.stack(
             [render(self.solids, slab, one, background="air", seed=self.seed, threads=1)[0][0] for one in self.basis],
-            axis=-1,
         )
 
     def measure(self, number: int) -> NDArray[np.float32]:
@@ -235,7 +234,7 @@ class _Bench:
         float32 ndarray of shape (2, VIEWS, S)
         """
         integrals = project(self.densities(number), self.object_plane, self.offsets_mm)
-        basis = self.beam.basis_cm2_g[: integrals.shape[2]] / 10.0
+        basis = self.beam.basis_cm2_g[: len(integrals)] / 10.0
         signal, variance = _detect(integrals, self.counted, basis, self.beam.energy_kev)
         signal, variance = _blurred(signal), _blurred(variance)
         water = np.zeros((2, *signal.shape), np.float32)
@@ -257,9 +256,9 @@ class _Bench:
     def water_equivalent_diameter_mm(self, number: int) -> float:
         """Diameter of the water cylinder that attenuates as much as a sub-slice, at the middle of the spectrum."""
         densities = self.densities(number).astype(float)
-        basis = self.beam.basis_cm2_g[: densities.shape[2]]
+        basis = self.beam.basis_cm2_g[: len(densities)]
         middle = int(np.searchsorted(self.beam.energy_kev, 70.0))
-        water = densities.sum(axis=(0, 1)) @ basis[:, middle] / basis[0, middle]
+        water = densities.sum(axis=(1, 2)) @ basis[:, middle] / basis[0, middle]
         return float(2.0 * np.sqrt(max(water, 0.0) * self.object_plane.pixel_mm[0] ** 2 / np.pi))
 
 
@@ -279,7 +278,7 @@ def _detect(
     integrals: np.ndarray, counted: np.ndarray, basis: np.ndarray, energy: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the signal (keV, keV2) of every ray from its line integrals (g/cm3 mm)."""
-    views, rays, parts = integrals.shape
+    parts, views, rays = integrals.shape
     signal, variance = np.empty((views, rays)), np.empty((views, rays))
     for view in range(views):
         for ray in range(rays):
@@ -287,7 +286,7 @@ def _detect(
             for bin_ in range(energy.shape[0]):
                 depth = 0.0
                 for part in range(parts):
-                    depth += integrals[view, ray, part] * basis[part, bin_]
+                    depth += integrals[part, view, ray] * basis[part, bin_]
                 light = counted[ray, bin_] * energy[bin_] * math.exp(-depth)
                 mean += light
                 spread += light * energy[bin_]
