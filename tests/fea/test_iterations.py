@@ -29,17 +29,17 @@ CASES = {
     "voxels, contrast 1e2": (partial(cube, 28, contrast=1e2, block=1), platens, 14),
     "voxels, contrast 1e6": (partial(cube, 28, contrast=1e6, block=1), platens, 62),
     "foam, 80 % solid": (partial(foam, 36, solid=0.8), platens, 19),
-    "foam, 50 % solid": (partial(foam, 36, solid=0.5), platens, 29),
-    "foam, 30 % solid": (partial(foam, 36, solid=0.3), platens, 97),
+    "foam, 50 % solid": (partial(foam, 36, solid=0.5), platens, 23),
+    "foam, 30 % solid": (partial(foam, 36, solid=0.3), platens, 60),
     "sheets, 20 % solid": (partial(sheets, 36, sigma=3.0), platens, 40),
     "voxels 1.4 long": (partial(stretched, 1.4), platens, 10),
     "voxels 5 long": (partial(stretched, 5.0), platens, 10),
-    "tube, wall 1.5": (partial(tube, 24, 60, 1.5), bending, 58),
-    "tube, wall 4": (partial(tube, 24, 60, 4.0), bending, 32),
+    "tube, wall 1.5": (partial(tube, 24, 60, 1.5), bending, 16),
+    "tube, wall 4": (partial(tube, 24, 60, 4.0), bending, 10),
     "Poisson's ratio 0.45": (partial(with_poisson, 0.45), platens, 15),
     "Poisson's ratio 0.49": (partial(with_poisson, 0.49), platens, 29),
     "vertebra": (partial(vertebra, 1.0), platens, 14),
-    "femur": (partial(femur, 4.0), platens, 110),
+    "femur": (partial(femur, 4.0), platens, 120),
 }
 
 
