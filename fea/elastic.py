@@ -181,7 +181,8 @@ def apply_slab(
     scratch: np.ndarray,
 ) -> None:
     """`slab` for isotropic voxels with coefficients `first` and `second` of shape (nz, ny+1, stride)."""
-    material = Isotropic(first.reshape(-1), second.reshape(-1))
+    # uncounted views, or each row would count references to the arrays up and down
+    material = Isotropic(row(first.reshape(-1), 0, first.size), row(second.reshape(-1), 0, second.size))
     slab(material, mode, u, ranges, q, inverse, out, smoothing, sums, z0, z1, scratch)
 
 
@@ -202,5 +203,6 @@ def apply_orthotropic_slab(
     scratch: np.ndarray,
 ) -> None:
     """`slab` for orthotropic voxels with coefficients `first` and `second` of shape (nz, ny+1, stride)."""
-    material = Orthotropic(first.reshape(-1), second.reshape(-1))
+    # uncounted views, or each row would count references to the arrays up and down
+    material = Orthotropic(row(first.reshape(-1), 0, first.size), row(second.reshape(-1), 0, second.size))
     slab(material, mode, u, ranges, q, inverse, out, smoothing, sums, z0, z1, scratch)
