@@ -1,11 +1,12 @@
 """Voxel finite elements: linear and nonlinear solution on the grid of an image."""
 
+from fea.damage import Softening
 from fea.errors import Reason, SolveError
 from fea.loads import body_force
 from fea.materials import Orthotropy
 from fea.model import NodalForce, Prescribed, VoxelModel, load_model, save_model
 from fea.nodes import face_nodes, nodes_of
-from fea.nonlinear import Curve, solve_curve
+from fea.nonlinear import Curve, CurveStopped, solve_curve
 from fea.plasticity import YieldMaterial
 from fea.platens import PlatenState, RigidPlaten
 from fea.post import ElementFields, element_fields
@@ -13,6 +14,7 @@ from fea.solve import Solution, Solver, solve
 
 __all__ = [
     "Curve",
+    "CurveStopped",
     "ElementFields",
     "NodalForce",
     "Orthotropy",
@@ -20,6 +22,7 @@ __all__ = [
     "Prescribed",
     "Reason",
     "RigidPlaten",
+    "Softening",
     "Solution",
     "SolveError",
     "Solver",

@@ -11,7 +11,7 @@ from fea.element import Spacing
 from fea.grid import zeros_field
 from fea.mesh import Mesh, Transfer, coarser_mesh
 from fea.mesh_layout import field_shape
-from fea.stiffness import Elasticity, coarsening, dense_stiffness
+from fea.stiffness import HELD_SHARE, Elasticity, coarsening, dense_stiffness
 from fea.workers import Workers
 
 # Degrees of the smoother, finest mesh first; each mesh has about a fifth of the elements of the one before.
@@ -152,7 +152,7 @@ class MeshLevel:
     def coarser(self) -> MeshLevel | None:
         """The next mesh, each piece with the sum of its elements' coefficients over the volume of a coarse voxel.
 
-        A component is fixed where the coincident fine one is, or where, by weight, half of those are that interpolate from it.
+        A component is fixed where the coincident fine one is, or where fixed ones hold a share of it (`HELD_SHARE`).
         """
         fine, *coefficients = self.source
         factors = coarsening(fine.extents, self.spacing_mm)
@@ -176,7 +176,7 @@ class MeshLevel:
             held = fixed[transfer.back_index, c]
             part = np.bincount(row, weight * held, minlength=mesh.nodes)
             part[row[held & (weight == 1)]] = np.inf
-            at.append(3 * np.flatnonzero(part >= 0.5 * whole) + c)
+            at.append(3 * np.flatnonzero(part > HELD_SHARE * whole) + c)
         coarse.fix(np.concatenate(at))
         self._source, self.fixed = None, np.empty(0, bool)
         return coarse

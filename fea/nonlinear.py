@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fea.errors import Reason, SolveError
-from fea.model import NodalForce, Prescribed, VoxelModel
+from fea.model import NodalForce, Prescribed, VoxelModel, real_numbers
 from fea.newton import Body, State, equilibrium
 from fea.plasticity import YieldMaterial
 from fea.solve import Solver
@@ -18,6 +18,7 @@ from fea.yielding import KEPT_ALPHA, KEPT_DAMAGE
 
 _LINEAR_RTOL = 1e-6
 _SMALLEST_PART = 1 / 64  # of a load step, before it is given up
+_LARGEST_MOVE = 0.5  # of the size of the body, between its parts
 _CUT_BACKS = 40  # in one load step, wherever they are
 
 
@@ -150,15 +151,17 @@ def solve_curve(
     ------
     CurveStopped
         A `SolveError` with the reason ``step_too_small`` and the curve so far, if a load step fails even at a 64th of its
-        length, or needs more than 40 cuts: for forces the body cannot carry them; under prescribed displacements it breaks at
-        once (snap-back).
+        length, or needs more than 40 cuts, or if parts of the body move apart by more than half of its size: for forces the
+        body cannot carry them; under prescribed displacements it breaks at once (snap-back).
     SolveError
         As `fea.solve`; ``bad_material_law`` for orthotropic models.
     """
     began = time.perf_counter()
-    factors = np.asarray(load_factors, dtype=np.float64).ravel()
+    factors = real_numbers(load_factors, Reason.BAD_CONDITION, "the load factor").ravel()
     if not np.isfinite(factors).all():
         raise SolveError(Reason.BAD_CONDITION, "a load factor is not finite.")
+    if isinstance(rtol, bool) or not isinstance(rtol, (int, float, np.floating)) or not 0 < rtol < 1:
+        raise SolveError(Reason.BAD_CONDITION, f"the tolerance is {rtol!r}; it must lie between 0 and 1.")
     if model.orthotropy is not None:
         raise SolveError(Reason.BAD_MATERIAL_LAW, "yield laws are for isotropic voxels; the model is orthotropic.")
     solver = Solver(model, prescribed, threads=threads, floating=floating, storage="rows")
@@ -175,6 +178,12 @@ def solve_curve(
         if progress is not None:
             progress(float(factor))
     curve = _curve(path, elastic.reaction_n, time.perf_counter() - began)
+    if stopped and path.flowed:
+        raise CurveStopped(
+            f"beyond load factor {path.now.factor:.6g} parts of the body move apart by more than half of its size.",
+            "It does not carry these forces, or the displacements are too large for small strains.",
+            replace(curve, complete=False),
+        )
     if stopped:
         raise CurveStopped(
             f"no equilibrium was found beyond load factor {path.now.factor:.6g} (residual {path.worst:.2g}).",
@@ -193,7 +202,7 @@ class _Path:
         held = np.zeros(len(body.solver.conditions.at))
         self.now = State(0.0, np.zeros_like(unit), held, np.zeros(3), 0.0, 0, 0)
         self.earlier: State | None = None
-        self.work, self.worst = 0.0, 0.0
+        self.work, self.worst, self.flowed = 0.0, 0.0, False
         self.lost = np.zeros(2)  # dissipation, and loss of the hourglass modes
         self.records = [_Record(0.0, held, np.zeros(3), 0.0, 0.0, 0.0)]
 
@@ -205,6 +214,9 @@ class _Path:
         while pieces:
             found = equilibrium(body, self._guess(pieces[-1]), pieces[-1], rtol, max_newton_steps)
             newton, inner = newton + found.newton, inner + found.inner
+            if found.residual <= rtol and self._flows(found.u):
+                self.flowed = True
+                break
             if found.residual <= rtol:
                 pieces.pop()
                 self._accept(found)
@@ -222,6 +234,16 @@ class _Path:
             record.newton, record.inner, record.cut_backs = newton, inner, cuts
             self.records.append(record)
         return not pieces
+
+    def _flows(self, u: np.ndarray) -> bool:
+        """Whether parts of the body have moved apart by more than half of its size.
+
+        Strains are not small then. Under forces it means that no equilibrium exists: what balances them is the little
+        stiffness that hourglass modes keep.
+        """
+        _, _, components, _ = u.shape
+        size = max(n * h for n, h in zip(self.body.layout.shape, self.body.solver.model.spacing_mm, strict=True))
+        return any(float(np.ptp(u[:, :, c])) > _LARGEST_MOVE * size for c in range(components))
 
     def _guess(self, goal: float) -> np.ndarray:
         """First guess for the next state: the last increment continued, or the elastic solution at the start."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from fea.damage import NEVER, Softening
 from fea.errors import Reason, SolveError
+from fea.model import real_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class YieldMaterial:
     softening: Softening | None = None
 
     def __post_init__(self) -> None:
-        stress = np.asarray(self.yield_stress_mpa, dtype=np.float64)
+        stress = real_numbers(self.yield_stress_mpa, Reason.BAD_MATERIAL_LAW, "the yield stress")
         if np.isnan(stress).any() or (stress < 0).any():
             raise SolveError(Reason.BAD_MATERIAL_LAW, "yield stresses must be positive numbers (or infinite).")
         if not 0 <= self.hardening_ratio < np.inf:

@@ -38,6 +38,9 @@ DENSE_DEGREES = (2, 6)
 POROUS_DEGREES = (3, 12, 30, 60)
 THIN_BELOW = 0.65
 _COARSEST_NODES = 80
+# A coarse component is fixed where fixed ones hold more than this share, by weight, of what interpolates from it. Supports
+# that lie oblique to the grid would vanish from the coarser ones if only coincident components counted.
+HELD_SHARE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +237,7 @@ class Level:
         return POROUS_DEGREES if coarse_fill(self.solid[:, :ny, :nx]) < THIN_BELOW else DENSE_DEGREES
 
     def coarser(self) -> Level | None:
-        """The next grid: averaged coefficients, and components fixed where the coincident fine one is."""
+        """The next grid: averaged coefficients; fixed is what coincides with or mostly hangs on what is fixed here."""
         factors = self._halved = coarsening(self.extents, self.spacing_mm)
         if factors == (1, 1, 1):
             return None
@@ -246,6 +249,14 @@ class Level:
         k, j, i = (np.minimum(at, n) for at, n in zip(nodes, self.extents, strict=True))
         fixed = np.zeros(coarse.field_shape, dtype=bool)
         fixed[:, :, :, : len(i)] = self.fixed[k][:, j][..., i]
+        coarse.fix(np.empty(0, np.int64))
+        weights = []
+        for given in (self.fixed, self.fixed | (self.inverse > 0)):
+            indicator = self.zeros()
+            indicator[:] = given
+            weights.append(coarse.zeros())
+            self.restrict(indicator, coarse, weights[-1])
+        fixed |= weights[0] > HELD_SHARE * weights[1]
         coarse.fix(np.flatnonzero(fixed))
         self.fixed = np.empty(0, bool)
         return coarse

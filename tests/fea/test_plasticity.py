@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fea import (
+    NodalForce,
     Prescribed,
     Reason,
     SolveError,
@@ -416,3 +417,23 @@ def test_thick_sphere_collapses_at_the_known_pressure():
     inner = (6 * h**3 * (r <= 1).sum() / np.pi) ** (1 / 3)
     pressure = work[-1] / (0.03 * np.pi / 2)  # volume swept by u = 0.03 / r^2 over an eighth of a sphere
     assert pressure == pytest.approx(2 * 5.0 * np.log(outer / inner), rel=0.06)
+
+
+def test_forces_beyond_the_limit_are_not_carried_by_hourglass_stiffness():
+    """56 N on a perfectly plastic block that bears 21 N: no equilibrium, and the curve up to there."""
+    modulus = np.full((5, 6, 7), 50.0)
+    model = VoxelModel(modulus, (1.0, 1.0, 1.0))
+    bottom = Prescribed("bottom", face_nodes(model, 0, False), 0.0, 0.0, 0.0)
+    push = NodalForce(face_nodes(model, 0, True), z=-1.0)
+    with pytest.raises(CurveStopped, match="move apart") as caught:
+        solve_curve(model, [bottom], YieldMaterial(modulus * 0.01), [0.2, 1.0], [push])
+    assert caught.value.reason == Reason.STEP_TOO_SMALL
+    assert caught.value.curve.load_factor.tolist()[:2] == [0.0, 0.2]
+
+
+@pytest.mark.parametrize("rtol", [0, -1, 1, np.nan, None, "a"])
+def test_tolerances_of_curves_that_are_none(rtol):
+    model = VoxelModel(np.ones((2, 2, 2)), (1.0, 1.0, 1.0))
+    sides = [Prescribed("bottom", face_nodes(model, 0, False), 0.0, 0.0, 0.0)]
+    with pytest.raises(SolveError, match="tolerance"):
+        solve_curve(model, sides, YieldMaterial(1.0), [1.0], rtol=rtol)
