@@ -37,7 +37,9 @@ from fea.workers import Workers
 DENSE_DEGREES = (2, 6)
 POROUS_DEGREES = (3, 12, 30, 60)
 THIN_BELOW = 0.65
-_COARSEST_NODES = 80
+# The coarsest grid of a body several times as long as thick must still bend: one element across its thickness would not.
+_COARSEST_NODES, _COARSEST_NODES_SLENDER = 80, 300
+_SLENDER = 4.0
 # A coarse component is fixed where fixed ones hold more than this share, by weight, of what interpolates from it. Supports
 # that lie oblique to the grid would vanish from the coarser ones if only coincident components counted.
 HELD_SHARE = 0.2
@@ -298,7 +300,9 @@ class Level:
 def coarsening(extents: tuple[int, int, int], spacing_mm: Spacing) -> tuple[int, int, int]:
     """Which axes of a grid to halve: those whose spacing is near the smallest; none on the coarsest grid."""
     can = [n > 1 for n in extents]
-    if np.prod([n + 1 for n in extents]) <= _COARSEST_NODES or not any(can):
+    lengths = [n * h for n, h in zip(extents, spacing_mm, strict=True)]
+    enough = _COARSEST_NODES_SLENDER if max(lengths) > _SLENDER * min(lengths) else _COARSEST_NODES
+    if np.prod([n + 1 for n in extents]) <= enough or not any(can):
         return 1, 1, 1
     smallest = min(h for h, ok in zip(spacing_mm, can, strict=True) if ok)
     z, y, x = (2 if ok and h < 1.5 * smallest else 1 for h, ok in zip(spacing_mm, can, strict=True))
