@@ -67,10 +67,13 @@ class PhantomImage:
 
 
 def noise_hu(dose: float, kvp: float, slice_mm: float, kernel: str) -> float:
-    """Standard deviation of the noise: falls with the root of dose and slice thickness, rises at low tube voltage."""
+    """Standard deviation of the noise: falls with the root of dose and slice thickness, rises at low tube voltage.
+
+    Dose stands for tube load; the exponent lies between those of the simulated scanner (2.0 at 80 and 1.3 at 140 kVp).
+    """
     if dose <= 0:
         return 0.0
-    return float(_REFERENCE_NOISE_HU * KERNELS[kernel][1] * (120.0 / kvp) ** 1.3 * (2.0 / slice_mm) ** 0.5 / dose**0.5)
+    return float(_REFERENCE_NOISE_HU * KERNELS[kernel][1] * (120.0 / kvp) ** 1.6 * (2.0 / slice_mm) ** 0.5 / dose**0.5)
 
 
 def form_image(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import Pair, Result, draw, report, statistics, summary
+from benchmarks.accuracy import Pair, Result, draw, fault_table, report, statistics, summary
 from benchmarks.ct_image_quality import modulation_transfer
 
 
@@ -63,3 +63,19 @@ def test_the_edge_method_finds_the_transfer_of_the_kernel():
     frequency, transfer = modulation_transfer("fast", "soft")
     for level, expected in ((0.5, 0.441 / 1.65), (0.1, 0.804 / 1.65)):
         assert float(frequency[np.argmax(transfer < level)]) == pytest.approx(expected, rel=0.06)
+
+
+def test_the_table_of_faults_says_only_what_the_sound_study_did_not():
+    factors = {"fault": "sound", "expect": "usable", "text": "nothing"}
+    sound = Result("sound", "done", "", factors, [], [], [], ["usual"])
+    thick = Result(
+        "a",
+        "refused",
+        "too_thick",
+        {"fault": "a", "expect": "refused", "text": "thick"},
+        [],
+        [],
+        [],
+        ["usual", "too_thick"],
+    )
+    assert "| thick | refused | refused (too_thick) | too_thick |  |" in fault_table([sound, thick])
