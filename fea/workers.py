@@ -31,7 +31,7 @@ from fea.grid import zeros_field
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 
-_SERIAL_BELOW = 16_000  # nodes; a pass over fewer takes less time than waking a thread
+_SERIAL_BELOW = 100_000  # nodes; passes over fewer take some hundred microseconds, and two threads gain nothing there
 _LEAST_PLANES = 4  # planes a thread must get: one more layer of elements is worked through at every border
 _SHARED_OUT = 0.75  # of the planes go out as one large slab for each thread, the rest as small ones for who is free
 _ALERT_S = 40e-6  # for how long a thread watches; from one pass to the next it takes half of that
