@@ -300,10 +300,13 @@ def gate_summary(rows: list[Row]) -> str:
     good = [r for r in judged if (r.dice or 0) >= 0.90]
     bad = [r for r in judged if (r.dice or 0) < 0.80]
     kept = sum(r.status != "failed" for r in good)
+    view = {"truncated_femur", "head_truncated", "shaft_too_short"}
+    clear = sum(r.status != "failed" and not set(r.codes.split()) - view for r in good)
     passed_ok = sum(r.status == "ok" for r in bad)
     passed = sum(r.status != "failed" for r in bad)
     lines = [
-        f"{len(judged)} femora with a reference; {len(good)} with Dice >= 0.90, of which {kept} were not refused;",
+        f"{len(judged)} femora with a reference; {len(good)} with Dice >= 0.90, of which {kept} were not refused "
+        f"and {clear} are ok, or would be if more of the bone were in view;",
         f"{len(bad)} with Dice < 0.80, of which {passed_ok} passed as ok and {passed - passed_ok} with a warning.",
     ]
     return "\n".join(lines)

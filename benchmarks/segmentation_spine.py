@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,6 +50,14 @@ _PHANTOMS: dict[str, tuple[dict, dict]] = {
     "osteoporosis, 40 mg/cm3": ({"age_years": 82, "spine_density_mg_cm3": 40.0}, {"slice_mm": 2.0}),
     "arterial contrast": ({"contrast": "arterial"}, {"slice_mm": 2.0}),
     "scoliosis 25 degrees": ({"scoliosis_deg": 25.0}, {"slice_mm": 2.0}),
+    "scoliosis 40 degrees": ({"scoliosis_deg": 40.0, "top_level": "T8"}, {"slice_mm": 1.5}),
+    "sharp kernel, 3 mm": ({}, {"slice_mm": 3.0, "kernel": "sharp"}),
+    "small woman": ({"size": 0.82, "fat_mm": 8.0}, {"slice_mm": 2.0}),
+    "tall stout man, low dose": ({"sex": "M", "size": 1.12, "fat_mm": 60.0}, {"slice_mm": 2.0, "dose": 0.3}),
+    "screws L4, L5; osteophytes": (
+        {"screws": ("L4", "L5"), "osteophytes": ("L1", "L2", "L3")},
+        {"slice_mm": 2.0},
+    ),
     "fractures T12, L2": ({"fractures": {"T12": ("wedge", 0.3), "L2": ("biconcave", 0.3)}}, {"slice_mm": 2.0}),
 }
 
@@ -274,12 +282,14 @@ def run_real(data: Path) -> list[dict]:
     return rows
 
 
-def run_phantoms() -> list[dict]:
+def run_phantoms(wanted: Sequence[str] = ()) -> list[dict]:
     print(f"\n{'phantom':28s}{'bodies':>8s}{'right':>7s}{'wrong':>7s}{'ok':>5s}{'Dice':>8s}{'lowest':>8s}"
           f"{'height error: mean':>20s}{'sd (mm)':>9s}{'worst':>8s}{'s':>7s}")  # fmt: skip
     name_of = {number: level for level, number in LABEL_OF_LEVEL.items()}
     rows = []
     for title, (options, imaging) in _PHANTOMS.items():
+        if wanted and title not in wanted:
+            continue
         phantom = make_phantom("torso", seed=3, **options)
         image = phantom.image(120.0, **imaging)
         truth = phantom.truth(image)
@@ -372,6 +382,7 @@ def main() -> None:
     default = os.environ.get("OPENBCT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
     parser.add_argument("--data", type=Path, default=Path(default), help="folder of the development set of real CT")
     parser.add_argument("--only", nargs="*", choices=("real", "perturbed", "phantom"), default=None)
+    parser.add_argument("--phantoms", nargs="*", default=(), help="only these phantoms, by their titles")
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     options = parser.parse_args()
     parts = options.only or ("real", "perturbed", "phantom")
@@ -381,7 +392,7 @@ def main() -> None:
     if "perturbed" in parts:
         rows += run_perturbed(options.data)
     if "phantom" in parts:
-        rows += run_phantoms()
+        rows += run_phantoms(options.phantoms)
     if {"perturbed", "phantom"} & set(parts):
         print()
         print(gate_tables(rows))

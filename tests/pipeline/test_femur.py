@@ -397,3 +397,29 @@ def test_the_surface_lies_at_half_the_height_of_the_cortex_however_dense(cortex_
     level = surface_field(ndimage.binary_fill_holes(hu > 150), hu, grid, 150.0)
     equivalent_mm = (3 * float((level > 0).sum()) / (4 * np.pi)) ** (1 / 3)
     assert equivalent_mm == pytest.approx(20.0, abs=0.3)
+
+
+@pytest.mark.parametrize(("dice", "severity"), [(0.96, None), (0.88, Severity.WARNING), (0.80, Severity.FAILURE)])
+def test_an_outline_that_does_not_come_out_again_is_told(dice: float, severity: Severity | None) -> None:
+    found = quality.repeat_findings(dice)
+    assert [f.severity for f in found] == ([] if severity is None else [severity])
+    assert all(f.code == "outline_unstable" for f in found)
+
+
+@pytest.mark.realdata
+def test_a_femur_that_lost_its_cortex_is_refused(real_data: Callable[[str], Path]) -> None:
+    """60 HU taken from the inside of the bone: the outline breaks up at 3 mm voxels, and the repeat shows it."""
+    image = sitk.ReadImage(str(real_data("ts_example_3mm") / "ct.nii.gz"))
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(real_data("ts_example_3mm") / "labels.nii.gz")))
+    matrix = np.eye(4)
+    matrix[:3, :3] = (np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing()))[:, ::-1]
+    matrix[:3, 3] = image.GetOrigin()
+    hu = sitk.GetArrayFromImage(image).astype(np.float32)
+    for femur in (75, 76):
+        deep = ndimage.distance_transform_edt(labels == femur, sampling=image.GetSpacing()[::-1]) > 2.5
+        hu = np.where(deep, np.maximum(hu - 60.0, -80.0), hu)
+    array, canonical, _ = canonical_order(hu, matrix)
+    found = segment_femora(Volume(array, Grid(array.shape, canonical)), threads=1)
+    right = next(f for f in found.femora if f.side == "right")
+    assert right.status is Status.FAILED
+    assert "outline_unstable" in {f.code for f in right.findings}

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from pipeline.errors import InputRefused, Severity
-from pipeline.segmentation.model import BodyFrame
+from pipeline.segmentation.model import BodyFrame, Vertebra
 from pipeline.segmentation.spine.body import ANGLES, HEIGHTS, BodyModel, rasterise
 from pipeline.segmentation.spine.canal import relative_hu
+from pipeline.segmentation.spine.chain import level_findings
 from pipeline.segmentation.spine.cortex import SHELL_MM, blur_sd_mm, outer_face_mm
 from pipeline.segmentation.spine.discs import Disc
-from pipeline.segmentation.spine.levels import LevelSigns, level_above, name_from_pins, name_levels
-from pipeline.segmentation.spine.quality import Repeat, judge_bodies
+from pipeline.segmentation.spine.levels import LevelSigns, Naming, level_above, name_from_pins, name_levels
+from pipeline.segmentation.spine.quality import Repeat, judge_bodies, small_skeleton_findings
 from pipeline.volume import Grid, Volume
 
 # --- where the cortex is -----------------------------------------------------------------------------------------------------
@@ -220,6 +221,25 @@ def test_sacrum_and_last_rib_that_agree_name_every_body():
     assert naming.levels == (*_LEVELS, "S1")
     assert naming.anchor == "sacrum and last rib"
     assert min(c for c in naming.confidence if c is not None) > 0.95
+
+
+def test_what_hangs_on_a_level_is_told():
+    """One landmark leaves room for a transitional vertebra: how much, and what would change, stands in the finding."""
+    sure = Naming(("L5",), (0.99,), ({},), "sacrum and last rib")
+    likely = Naming(("L5",), (0.94,), ({"L4": 0.03, "S1": 0.03},), "sacrum")
+    doubtful = Naming((None,), (None,), ({"L5": 0.6, "L4": 0.4},), "sacrum", "six bodies", "level_uncertain")
+    texts = [level_findings(naming)[0].text for naming in (sure, likely, doubtful)]
+    assert "off by one" not in texts[0]
+    assert "probability of 0.06" in texts[1]
+    assert all("mean of L1 and L2" in text for text in texts[1:])
+
+
+@pytest.mark.parametrize(("width_mm", "told"), [(27.0, True), (36.0, False)])
+def test_the_spine_of_a_child_is_told(width_mm: float, told: bool):
+    frame = BodyFrame(np.zeros(3), np.eye(3)[0], np.eye(3)[1], np.eye(3)[2])
+    bodies = [Vertebra(f"vertebra_L{i}", f"L{i}", 19 + i, frame, None, width_mm, 24.0, 1.0) for i in (1, 2, 3)]
+    assert bool(small_skeleton_findings(bodies)) is told
+    assert not small_skeleton_findings([replace(b, level=None) for b in bodies]), "thoracic bodies may be as small"
 
 
 def test_the_sacrum_alone_names_with_room_for_a_transitional_vertebra():

@@ -16,7 +16,7 @@ from pipeline.segmentation.femur import quality
 from pipeline.segmentation.femur.geometry import section_through
 from pipeline.segmentation.femur.head import SIDES, Field, Head, fit_repeatedly
 from pipeline.segmentation.femur.landmarks import landmarks_about_head
-from pipeline.segmentation.femur.outline import box_about, on_grid, outline_femur
+from pipeline.segmentation.femur.outline import Outline, box_about, on_grid, outline_femur
 from pipeline.segmentation.femur.search import ACCEPTED_SCORE, METAL_HU, Region, find_heads, hip_region
 from pipeline.segmentation.model import LABEL_OF, Femur, FemurLandmarks
 from pipeline.segmentation.sampling import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.segmentation.spine import SpineResult
 
 SEARCH_SPACING_MM = 2.0
+_REPEAT_SPACING_MM, _REPEAT_BONE_SCALE = 2.0, 0.8
 KEPT_SHAFT_MM = 45.0
 """The mask ends so far below the lesser trochanter: enough for a virtual test, and the same length in everybody."""
 
@@ -182,6 +183,7 @@ def _segment_one(volume: Volume, field: Field, head: Head, findings: list[Findin
     mask, part = on_grid(np.where(kept | ~outline.mask, outline.field, np.float32(-1)), outline.grid, volume.grid)
     found = [*findings, *quality.head_findings(head), *quality.joint_findings(outline, fine, volume)]
     found += quality.mask_findings(outline, fine, head)
+    found += quality.repeat_findings(_repeat_dice(volume, box, outline, field.bone_scale, head))
     found += quality.side_cut_findings(quality.side_cut_share(mask, part, volume))
     found += quality.metal_findings(mask, part, volume)
     geometry, density, strength = quality.geometry_findings(
@@ -201,6 +203,22 @@ def _segment_one(volume: Volume, field: Field, head: Head, findings: list[Findin
         findings=tuple(found),
     )
     return FoundFemur(femur, mask, part)
+
+
+def _repeat_dice(volume: Volume, box: IndexBox, outline: Outline, bone_scale: float, head: Head) -> float:
+    """Overlap with the outline that comes out on a coarser grid and by lower thresholds.
+
+    An outline that follows the bone stays where it is; one that stands on single voxels of a thin cortex does not.
+    """
+    hu, grid = resample_isotropic(volume, _REPEAT_SPACING_MM, box=box, threads=1)
+    again = outline_femur(Field(hu, grid, _REPEAT_BONE_SCALE * bone_scale), head)
+    theirs, part = on_grid(again.field, again.grid, outline.grid)
+    second = np.zeros(outline.mask.shape, dtype=bool)
+    second[part] = theirs
+    missed = int(np.count_nonzero(again.mask)) * again.grid.voxel_volume_mm3 / outline.grid.voxel_volume_mm3
+    common = float((second & outline.mask).sum())
+    # What the repeat holds beyond the box of the first outline counts as not met.
+    return 2.0 * common / max(float(outline.mask.sum()) + max(float(second.sum()), missed), 1.0)
 
 
 def _neck_width_mm(mask: NDArray[np.bool_], grid: Grid, landmarks: FemurLandmarks) -> float | None:

@@ -17,6 +17,8 @@ from pipeline.volume import Volume
 MISSING_WARNING, MISSING_FAILURE = 0.065, 0.095
 """Read off the cases in docs/segmentation-femur.md: up to 0.054 in outlines that look right, 0.056 and more in broken ones,
 of which it therefore catches some."""
+REPEAT_WARNING, REPEAT_FAILURE = 0.90, 0.85
+"""Read off the same cases: 0.90 to 0.96 for outlines with a Dice of 0.88 and more, 0.79 and 0.80 for the two below 0.70."""
 DENSITY_SHAFT_MM = 10.0
 STRENGTH_SHAFT_MM = 20.0
 """Shaft below the lesser trochanter without which the hip cannot be measured, or tested."""
@@ -95,6 +97,17 @@ def mask_findings(outline: Outline, field: Field, head: Head) -> list[Finding]:
         out.append(Finding("leak_into_pelvis", Severity.FAILURE, text))
     out += _closed(mask, outline, field)
     return out
+
+
+def repeat_findings(dice: float) -> list[Finding]:
+    """Does the outline come out again on another grid and by lower thresholds?"""
+    if dice >= REPEAT_WARNING:
+        return []
+    text = (
+        "Done again on a coarser grid and by lower thresholds, the outline overlaps the first one "
+        f"by a Dice of only {dice:.2f}."
+    )
+    return [Finding("outline_unstable", Severity.FAILURE if dice < REPEAT_FAILURE else Severity.WARNING, text)]
 
 
 def _closed(mask: NDArray[np.bool_], outline: Outline, field: Field) -> list[Finding]:

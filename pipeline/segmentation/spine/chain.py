@@ -34,7 +34,7 @@ from pipeline.segmentation.spine.levels import (
     name_from_pins,
     name_levels,
 )
-from pipeline.segmentation.spine.quality import Repeat, judge_bodies
+from pipeline.segmentation.spine.quality import Repeat, judge_bodies, small_skeleton_findings
 from pipeline.segmentation.spine.second import SecondOpinion, pedicle_profile, second_opinion
 from pipeline.segmentation.spine.tracking import centre_canal, extend_canal
 from pipeline.segmentation.spine.tube import Outlines, Tube, find_outlines, patient_turn, straighten
@@ -45,6 +45,10 @@ _COARSE_MM = 2.0
 _LEAST_TURN, _GREATEST_TURN = np.radians(7.0), np.radians(60.0)
 _LEAST_GAIN_MM = 8.0
 _LEFT_RIGHT_MM, _FRONT_MM, _BACK_MM = 62.0, 70.0, 25.0
+_IF_NAMED_OTHERWISE = (
+    "Each number stays that of its body under any name; what a name decides is the norm its shape is held against, and which "
+    "bodies make up the mean of L1 and L2."
+)
 _CUT, _DOUBTFUL = "cut_by_field_of_view", "implausible_height"
 
 
@@ -152,9 +156,8 @@ def segment_spine(
         part = labels[box]
         part[mask & (part == 0)] = vertebra.label
         vertebrae.append(vertebra)
-    return SpineResult(
-        labels, tuple(vertebrae), None, trace.canal.points_lps_mm, tuple(_level_findings(naming, trace))
-    )  # fmt: skip
+    concerning_all = (*level_findings(naming), *small_skeleton_findings(vertebrae))
+    return SpineResult(labels, tuple(vertebrae), None, trace.canal.points_lps_mm, concerning_all)
 
 
 def _vertebra(model: BodyModel, i: int, naming: Naming, findings: list[Finding], score: float) -> Vertebra:
@@ -185,11 +188,20 @@ def _rejected(findings: list[Finding]) -> bool:
     return any(f.severity is Severity.FAILURE for f in findings)
 
 
-def _level_findings(naming: Naming, trace: Trace) -> list[Finding]:
+def level_findings(naming: Naming) -> list[Finding]:
+    """What the levels stand on, what is doubtful about them, and what hangs on that."""
+    if naming.code in ("level_uncertain", "level_conflict"):
+        text = f"Levels: {naming.reason}. {_IF_NAMED_OTHERWISE}"
+        return [Finding(naming.code, Severity.WARNING, text)]
     if naming.reason:
         return [Finding(naming.code, Severity.WARNING, f"Levels: {naming.reason}.")]
     by = {"pin": "a level that the user pinned"}.get(naming.anchor, f"the {naming.anchor}")
-    return [Finding("level_anchor", Severity.INFO, f"The levels are counted from {by}.")]
+    text = f"The levels are counted from {by}."
+    off = 1.0 - min((c for c in naming.confidence if c is not None), default=1.0)
+    if off >= 0.02:
+        variant = "four or six lumbar vertebrae, or a missing or extra rib"
+        text += f" With a probability of {off:.2f} ({variant}) the count is off by one. {_IF_NAMED_OTHERWISE}"
+    return [Finding("level_anchor", Severity.INFO, text)]
 
 
 def _bodies_of_pins(trace: Trace, pinned_levels: dict[str, float]) -> dict[int, str]:

@@ -44,6 +44,7 @@ _WIDTH_AT = {
 _WIDTH_SD_MM = 4.5
 _SACRAL_LOG_LIKELIHOOD = (-6.0, -3.5, -1.5, -0.3, -0.1)
 _NOT_SACRAL_LOG_LIKELIHOOD = (-0.05, -0.6, -2.5, -6.0, -7.5)
+_SIZES, _SIZE_SD = np.arange(0.82, 1.19, 0.04), 0.08
 _LATERAL_FIELD_MM = 70.0
 _RIB_MM, _NO_RIB_MM = 60.0, 50.0
 _LEAST_CONFIDENCE = 0.9
@@ -224,7 +225,7 @@ def name_levels(signs: list[LevelSigns], *, plausible: list[bool], cut: list[boo
     nothing = Naming((None,) * count, (None,) * count, ({},) * count)
     if count == 0 or not shifts:
         return replace(nothing, reason="there are no bodies, or too many", code="level_unknown")
-    total = np.array([sum(_log_likelihood(_SEQUENCE[k + i], s) for i, s in enumerate(signs)) for k in shifts])
+    total = np.array([_fit_of_sequence(_SEQUENCE[k : k + count], signs) for k in shifts])
     weight = np.exp(total - total.max())
     weight /= weight.sum()
     best = shifts[int(weight.argmax())]
@@ -351,13 +352,26 @@ def _last_rib(signs: list[LevelSigns], plausible: list[bool]) -> int | None:
     return None
 
 
-def _log_likelihood(level: str, signs: LevelSigns) -> float:
-    """How well the signs of one body agree with a level; every term is bounded so that one bad reading cannot decide."""
+def _fit_of_sequence(levels: tuple[str, ...], signs: list[LevelSigns]) -> float:
+    """How well the signs of all bodies agree with their levels, in a person of the size that suits these levels best."""
+    return max(
+        sum(_log_likelihood(level, s, size) for level, s in zip(levels, signs, strict=True))
+        - 0.5 * ((size - 1.0) / _SIZE_SD) ** 2
+        for size in _SIZES
+    )
+
+
+def _log_likelihood(level: str, signs: LevelSigns, size: float = 1.0) -> float:
+    """How well the signs of one body agree with a level; every term is bounded so that one bad reading cannot decide.
+
+    `size` is that of the person relative to the usual one; it scales what is expected of widths, processes and ribs.
+    """
     sacral = level.startswith("S")
     total = (_SACRAL_LOG_LIKELIHOOD if sacral else _NOT_SACRAL_LOG_LIKELIHOOD)[signs.sacral_signs]
     if sacral:
         return total
     mean, sd = _REACH_MEAN_SD_MM[level]
+    mean *= size
     for reach, cut in zip(signs.reach_mm, signs.cut_off, strict=True):
         deviation = (reach - mean) / sd
         # A rib that leaves the field is at least as long as what is seen of it; a thoracic rib cannot be too long. At L4 and
@@ -368,5 +382,5 @@ def _log_likelihood(level: str, signs: LevelSigns) -> float:
         floor = -1.0 if level in ("L4", "L5") and deviation > 0 else -4.0
         total += max(-0.25 * deviation**2, floor)
     places = [_SEQUENCE.index(name) for name in _WIDTH_AT]
-    expected = float(np.interp(_SEQUENCE.index(level), places, list(_WIDTH_AT.values())))
+    expected = size * float(np.interp(_SEQUENCE.index(level), places, list(_WIDTH_AT.values())))
     return total + max(-0.25 * ((signs.width_mm - expected) / _WIDTH_SD_MM) ** 2, -2.0)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import Finding, Severity
+from pipeline.segmentation.model import Vertebra
 from pipeline.segmentation.sampling import index_box
 from pipeline.segmentation.spine.body import BodyModel
 from pipeline.segmentation.spine.discs import Disc
@@ -37,6 +38,8 @@ _LEAST_REPEAT_DICE, _FAILING_REPEAT_DICE = 0.95, 0.85
 _LEAST_WATERSHED_DICE, _FAILING_WATERSHED_DICE = 0.76, 0.68
 _LEAST_PEDICLE_HU = 20.0
 _THICK_SLICE_MM = 4.0
+_LEAST_LUMBAR_BODIES, _ADULT_LUMBAR_WIDTH_MM = 2, 29.0
+"""The phantom of a woman of 0.82 of the usual size, the smallest on the page of the spine, has lumbar bodies of 30 to 41 mm."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,18 @@ def judge_bodies(
             score *= _agreement(opinions[i].watershed_dice)
         out.append((findings, score))
     return out
+
+
+def small_skeleton_findings(vertebrae: Sequence[Vertebra]) -> list[Finding]:
+    """A warning where the lumbar bodies are those of a child: every limit and norm in this project is that of adults."""
+    widths = [v.width_mm for v in vertebrae if v.level is not None and v.level[0] == "L" and v.status != "failed"]
+    if len(widths) < _LEAST_LUMBAR_BODIES or float(np.median(widths)) >= _ADULT_LUMBAR_WIDTH_MM:
+        return []
+    text = (
+        f"The lumbar bodies are {np.median(widths):.0f} mm wide, less than those of adults ({_ADULT_LUMBAR_WIDTH_MM:.0f} mm): "
+        "a child, or a wrong scale of the images. No norm applies."
+    )
+    return [Finding("small_skeleton", _WARNING, text)]
 
 
 def _opinion_findings(opinion: SecondOpinion, disc_hidden: bool) -> list[Finding]:
