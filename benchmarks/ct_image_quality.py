@@ -90,7 +90,8 @@ def imaged(solids: tuple[Solid, ...], lattice: Lattice, mode: str, **options: An
 
 
 def _square(half_mm: float, pixel_mm: float, *, count: int = 1, step_mm: float = 0.7) -> Lattice:
-    return Lattice.upright([-half_mm, -half_mm, 0], [half_mm, half_mm, count * step_mm], (step_mm, pixel_mm, pixel_mm))
+    low, high = np.array([-half_mm, -half_mm, 0.0]), np.array([half_mm, half_mm, count * step_mm])
+    return Lattice.upright(low, high, (step_mm, pixel_mm, pixel_mm))
 
 
 def _distance(lattice: Lattice, x_mm: float, y_mm: float) -> NDArray[np.float64]:
