@@ -15,7 +15,7 @@ from fea.stiffness import HELD_SHARE, Elasticity, coarsening, dense_stiffness
 from fea.workers import Workers
 
 # Degrees of the smoother, finest mesh first; each mesh has about a fifth of the elements of the one before.
-MESH_DEGREES = (2, 6, 12)
+MESH_DEGREES = (2, 6, 12, 24)
 
 
 class MeshLevel:

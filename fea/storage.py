@@ -21,6 +21,7 @@ from fea.workers import Workers
 
 Storage = Literal["auto", "rows", "mesh"]
 _MESH_COST = 2.0  # one element of a mesh takes the time of so many voxels in rows
+_MESH_SHARE = 0.4  # solid share of the box below which rows, which keep whole boxes, would take twice the memory
 _MESH_FROM = 20_000  # voxels; smaller models are not worth loading a second set of kernels
 _LAYOUTS: dict[str, Callable[[np.ndarray], AnyLayout]] = {"rows": choose_layout, "mesh": mesh_layout}
 
@@ -28,8 +29,9 @@ _LAYOUTS: dict[str, Callable[[np.ndarray], AnyLayout]] = {"rows": choose_layout,
 def layout_for(model: VoxelModel, storage: Storage) -> AnyLayout:
     """Rows for bulky bodies, a mesh for thin structures and boxes that are mostly void, unless one of them is asked for.
 
-    An element of a mesh costs as much as two voxels of a row. For thin structures its coarse corrections are better by more
-    than that (docs/solver.md, section 3). Orthotropic voxels are always kept in rows.
+    An element of a mesh costs as much as two voxels of a row, and takes as much memory as some two voxels of the box. For
+    thin structures its coarse corrections are better by more than that (docs/solver.md, section 3). Orthotropic voxels are
+    always kept in rows.
 
     Raises
     ------
@@ -48,8 +50,9 @@ def layout_for(model: VoxelModel, storage: Storage) -> AnyLayout:
     rows = choose_layout(model.solid)
     if model.orthotropy is not None or model.solid.size < _MESH_FROM:
         return rows
-    thin = coarse_fill(model.solid) < THIN_BELOW or _MESH_COST * np.count_nonzero(model.solid) < rows.work
-    return mesh_layout(model.solid) if thin else rows
+    elements = np.count_nonzero(model.solid)
+    empty = _MESH_COST * elements < rows.work or elements < _MESH_SHARE * np.prod(rows.shape)
+    return mesh_layout(model.solid) if empty or coarse_fill(model.solid) < THIN_BELOW else rows
 
 
 def first_level(model: VoxelModel, layout: AnyLayout, workers: Workers) -> Level | MeshLevel:
@@ -66,9 +69,10 @@ def estimated_bytes(layout: AnyLayout, mixed: bool, free_motions: int = 0) -> in
 
     Four float64 and four float32 fields and the coefficients on the finest grid, six float32 ones and coefficients on the
     coarser ones (a seventh in all; of a mesh two fifths, with the lists of nodes), a float32 field for each free motion of a
-    platen, the result in the user's axes, and flags.
+    platen, the result in the user's axes, and the model.
     """
-    result = int(np.prod(layout.node_shape)) * 3 * 8 + int(np.prod(layout.field_shape)) * 4 * free_motions
+    # the result, and the model itself: moduli, flags, numbers of pieces
+    result = int(np.prod(layout.node_shape)) * (3 * 8 + 8) + int(np.prod(layout.field_shape)) * 4 * free_motions
     if isinstance(layout, MeshLayout):
         nodes, elements = layout.nodes, int(np.count_nonzero(layout.solid))
         # nodes and coefficients of the stations of an element; interpolation per node, and its place

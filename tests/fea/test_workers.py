@@ -136,7 +136,7 @@ def test_threads_start_with_the_first_pass_and_end_with_their_owner():
 
 def test_a_deleted_solver_leaves_no_thread_and_no_array():
     before = helpers()
-    model = VoxelModel(np.full((40, 40, 40), 1000.0), (1.0, 1.0, 1.0))
+    model = VoxelModel(np.full((47, 47, 47), 1000.0), (1.0, 1.0, 1.0))
     ends = [
         Prescribed("bottom", face_nodes(model, 0, False), z=0.0, y=0.0, x=0.0),
         Prescribed("top", face_nodes(model, 0, True), z=-0.1),
