@@ -13,7 +13,7 @@ import re
 import pytest
 from numba import njit, types
 
-from fea import kernels, tangent, transfer, vectors, yielding
+from fea import elastic, kernels, mesh_kernels, tangent, transfer, vectors, yielding
 
 pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="looks for x86 instructions"
@@ -38,6 +38,7 @@ RANGES = types.Array(N, 3, "C")
 SLAB = (N, N)
 
 YIELDING = types.NamedTuple([*[R32] * 4, R64, R32, R64, *[F64] * 8, FLAG], yielding.Yielding)
+ORTHOTROPIC = types.NamedTuple([R32, R32], elastic.Orthotropic)
 TANGENT = types.NamedTuple([R32, R32, R32], tangent.Tangent)
 
 # kernel, argument types, and the packed operations that its loops need at the very least, once for every loop
@@ -62,6 +63,9 @@ HOT = [
     (yielding._measure, (R64, N, N, N, N, N, R64, R64, R64), 40),
     (yielding._return, (YIELDING, N, N, N, N, R64), 60),
     (yielding._forces, (YIELDING, N, N, N, N, R64, R64, R64, R64), 100),
+    (mesh_kernels._strain, (R32, R32, R32, R32, N, N, R32), 100),
+    (mesh_kernels._strain, (R64, R64, R32, R32, N, N, R64), 100),
+    (elastic.orthotropic_rows, (ORTHOTROPIC, R32, R32, *[N] * 7, FLAG, *[R32] * 4), 100),
     (tangent.tangent_rows, (TANGENT, R32, R32, *[N] * 7, FLAG, *[R32] * 4), 100),
 ]
 
