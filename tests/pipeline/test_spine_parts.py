@@ -162,6 +162,18 @@ def test_a_disc_in_the_wrong_place_fails_the_bodies_on_both_sides():
     assert codes[1].get("implausible_height") is codes[2].get("implausible_height") is Severity.FAILURE
 
 
+def test_a_last_body_that_is_cut_does_not_fail_its_neighbour():
+    """Its lower disc lies beyond the scan, so that something else was taken for it."""
+    bodies, discs = _column()
+    discs[-1] = replace(discs[-1], centre_lps_mm=discs[-1].centre_lps_mm + np.array([0.0, 0.0, 12.0]))
+    discs[-2] = replace(discs[-2], centre_lps_mm=discs[-2].centre_lps_mm - np.array([0.0, 0.0, 3.0]))
+    whole, _ = _codes(_volume(), bodies, discs)
+    assert whole[-2].get("implausible_height") is Severity.FAILURE
+    cut, _ = _codes(_volume(), [*bodies[:-1], replace(bodies[-1], unseen=0.2)], discs)
+    assert "implausible_height" not in cut[-2]
+    assert cut[-1]["cut_by_field_of_view"] is Severity.FAILURE
+
+
 def test_a_collapsed_body_is_kept_with_a_warning():
     bodies, discs = _column()
     bodies[2] = _body(bodies[2].frame.centre_lps_mm[2], height=11.0)

@@ -91,6 +91,8 @@ def judge_bodies(
     content = np.array([b.volume_mm3 for b in bodies])
     pitch_trend, height_trend, volume_trend = _trend(pitch), _trend(height), _trend(content)
     off_trend = pitch / pitch_trend - 1.0
+    # A body that the scan cuts may be low because its disc is not in view: that says nothing about the body beside it.
+    in_view = np.where([body.unseen > _UNSEEN_SHARE for body in bodies], 0.0, off_trend)
     filled = filled_slices(volume)
     out = []
     for i, body in enumerate(bodies):
@@ -125,7 +127,7 @@ def judge_bodies(
         ratio = float(pitch[i] / width)
         off_pitch = float(off_trend[i])
         relative_height = float(height[i] / height_trend[i])
-        beside = off_trend[max(i - 1, 0) : i + 2]
+        beside = in_view[max(i - 1, 0) : i + 2]
         # A broken body is low by itself; a disc put in the wrong place makes one body low and the next one high.
         misplaced = beside.min() < -_PITCH_OFF_TREND and beside.max() > 0.6 * _PITCH_OFF_TREND
         too_low = ratio < _PITCH_PER_WIDTH[0] and bool(hidden)
