@@ -28,6 +28,7 @@ from pipeline.ingest import Selection, Stack, Study, load_volume, read_source_he
 from pipeline.measure import Measured, measure
 from pipeline.pictures import evidence_of
 from pipeline.segmentation.chain import segment
+from pipeline.segmentation.compare import compare_with_own_chain
 from pipeline.segmentation.mask_names import CONVENTIONS
 from pipeline.segmentation.masks import read_masks
 from pipeline.segmentation.model import LEVELS, Segmentation
@@ -283,7 +284,11 @@ def _segmented(volume: Volume, regions: tuple[Region, ...], settings: Settings) 
     end because of it. Outside masks that do not fit are a refusal, because the user meant these and no others.
     """
     if settings.masks is not None:
-        return read_masks(Path(settings.masks), volume, convention=settings.masks_convention)
+        masks = read_masks(Path(settings.masks), volume, convention=settings.masks_convention)
+        if settings.pinned_levels:
+            text = "Outside masks name their own levels; the levels given by the user were not applied."
+            masks = replace(masks, findings=(*masks.findings, Finding("pins_not_applied", Severity.WARNING, text)))
+        return compare_with_own_chain(masks, volume, threads=settings.threads)
     fallen_back: tuple[Finding, ...] = ()
     if settings.segmenter == "totalsegmentator":
         try:
