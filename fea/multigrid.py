@@ -19,7 +19,7 @@ from fea import kernels
 from fea.vectors import inner, orthogonalise, scatter
 from fea.workers import Workers
 
-_DENSE_COMPONENTS = 1500  # more are smoothed on the coarsest grid, not solved for
+_DENSE_COMPONENTS = 1000  # more are smoothed on the coarsest grid, not solved for
 _COARSEST_DEGREE = 30
 _LEAST_LANCZOS_STEPS = 6
 _SAFETY = 1.02
