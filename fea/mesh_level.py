@@ -6,19 +6,18 @@ from functools import partial
 
 import numpy as np
 
-from fea import kernels, mesh_kernels
+from fea import mesh_kernels
 from fea.element import Spacing
-from fea.grid import zeros_field
 from fea.mesh import Mesh, Transfer, coarser_mesh
 from fea.mesh_layout import field_shape
-from fea.stiffness import HELD_SHARE, Elasticity, coarsening, dense_stiffness
+from fea.stiffness import HELD_SHARE, Elasticity, Stiffness, coarsening, dense_stiffness
 from fea.workers import Workers
 
 # Degrees of the smoother, finest mesh first; each mesh has about a fifth of the elements of the one before.
 MESH_DEGREES = (2, 6, 12, 24)
 
 
-class MeshLevel:
+class MeshLevel(Stiffness):
     """A mesh with its stiffness.
 
     Fields are arrays of shape (chunks, entries) that hold, flat, three components per node and zeros at the end.
@@ -43,23 +42,18 @@ class MeshLevel:
         spacing_mm: Spacing,
         workers: Workers,
     ) -> None:
-        self.elasticity = elasticity
+        super().__init__(elasticity, spacing_mm, workers)
         self._source: tuple[Mesh, np.ndarray, np.ndarray] | None = (mesh, first, second)
         self._plane_start = mesh.plane_start
         self._stations, station, self._layer_start = mesh_kernels.strips(mesh.corners, mesh.layer_start)
         self._first = self._along_strips(first, station)
         self._second = self._first if second is first else self._along_strips(second, station)
-        self.spacing_mm, self.workers = spacing_mm, workers
-        self.numbers = elasticity.numbers(spacing_mm)
-        self.numbers32 = self.numbers.astype(np.float32)
         self.nodes = mesh.nodes
         self.planes = len(self._plane_start) - 1
         self.field_shape = field_shape(self.nodes)
         self._scratch = mesh_kernels.scratch_size(int(np.diff(mesh.plane_start).max()))
         self.degrees = MESH_DEGREES
         self._transfer: Transfer | None = None
-        self.inverse = np.empty(0, np.float32)
-        self.fixed = np.empty(0, bool)
 
     def _along_strips(self, coefficient: np.ndarray, station: np.ndarray) -> np.ndarray:
         values = np.zeros(self._stations.shape[1], np.float32)
@@ -72,10 +66,6 @@ class MeshLevel:
         if self._source is None:
             raise RuntimeError("the mesh has been given up")
         return self._source
-
-    def zeros(self, dtype: type = np.float32) -> np.ndarray:
-        """A field of zeros on this mesh."""
-        return zeros_field(self.field_shape, dtype)
 
     def diagonal(self) -> np.ndarray:
         """Diagonal of the stiffness, float64 field."""
@@ -91,16 +81,6 @@ class MeshLevel:
                 total += np.bincount(nodes, source, minlength=self.nodes)
             components += entries * total[:, None]
         return field
-
-    def fix(self, at: np.ndarray) -> None:
-        """Set `inverse` from the diagonal and the flat indices of the fixed components."""
-        diagonal = self.diagonal()
-        usable = diagonal > 1e-9 * diagonal.max()
-        self.fixed = np.zeros(self.field_shape, dtype=bool)
-        self.fixed.reshape(-1)[at] = True
-        usable &= ~self.fixed
-        self.inverse = self.zeros()
-        np.divide(1.0, diagonal, out=self.inverse, where=usable, casting="unsafe")
 
     def _run(
         self,
@@ -122,32 +102,6 @@ class MeshLevel:
             scratch=(kind, self._scratch),
         )  # fmt: skip
         return float(sums.sum())
-
-    def apply(self, u: np.ndarray, out: np.ndarray) -> None:
-        """out = K u on every component."""
-        self._run(kernels.RAW, u, out)
-
-    def apply_free(self, u: np.ndarray, out: np.ndarray) -> float:
-        """out = K u on the free components, 0 elsewhere; returns u . out."""
-        return self._run(kernels.MASKED_DOT, u, out)
-
-    def smooth(
-        self,
-        mode: int,
-        u: np.ndarray,
-        c1: float,
-        c2: float,
-        source: np.ndarray,
-        residual: np.ndarray,
-        direction: np.ndarray,
-        x: np.ndarray,
-    ) -> float:
-        """One smoothing step, one of the modes of `kernels.apply_slab`."""
-        return self._run(mode, u, residual, (np.float32(c1), np.float32(c2), source, direction, x))
-
-    def bound(self) -> float:
-        """See `Elasticity.bound`."""
-        return self.elasticity.bound(self.spacing_mm)
 
     def coarser(self) -> MeshLevel | None:
         """The next mesh, each piece with the sum of its elements' coefficients over the volume of a coarse voxel.

@@ -7,6 +7,7 @@ coarser grids are made of, are then averages of the two arrays.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 
@@ -100,80 +101,45 @@ class Elasticity:
         return found
 
 
-class Level:
-    """One grid with its stiffness.
+class Stiffness(ABC):
+    """What rows and meshes have in common: one grid's operator, its diagonal, and what is fixed.
 
     Attributes
     ----------
-    shape : tuple of 3 ints
-        Voxels along the internal axes.
-    first, second : float32 ndarray of shape (nz, ny+1, stride)
-        Coefficients; the same array twice where all voxels have one law up to their modulus.
     elasticity : Elasticity
-        What they are coefficients of.
-    solid : bool ndarray of shape (nz, ny, stride)
-    inverse : float32 ndarray of shape (nz+1, ny+1, 3, stride)
+    field_shape : tuple of ints
+    nodes : int
+    inverse : float32 field
         Inverse of the operator's diagonal, 0 at fixed and at void components.
+    fixed : bool field
     """
 
-    def __init__(
-        self,
-        first: np.ndarray,
-        second: np.ndarray,
-        elasticity: Elasticity,
-        spacing_mm: Spacing,
-        workers: Workers,
-    ) -> None:
-        nz, rows, stride = first.shape
-        self.shape = (nz, rows - 1, stride)
-        self.first, self.second, self.elasticity = first, second, elasticity
-        self.spacing_mm, self.workers = spacing_mm, workers
-        self._slab = elastic.apply_orthotropic_slab if elasticity.poisson is None else elastic.apply_slab
+    def __init__(self, elasticity: Elasticity, spacing_mm: Spacing, workers: Workers) -> None:
+        self.elasticity, self.spacing_mm, self.workers = elasticity, spacing_mm, workers
         self.numbers = elasticity.numbers(spacing_mm)
         self.numbers32 = self.numbers.astype(np.float32)
-        self.field_shape = (nz + 1, rows, 3, stride)
-        self.nodes = (nz + 1) * rows * stride
-        solid = self.solid
-        self.ranges = row_ranges(solid)
-        self.extents = (nz, rows - 1, int(np.flatnonzero(solid.any(axis=(0, 1)))[-1]) + 1)
-        self._halved = (1, 1, 1)
+        self.field_shape: tuple[int, ...] = ()
+        self.nodes = 0
         self.inverse = np.empty(0, np.float32)
         self.fixed = np.empty(0, bool)
 
-    @property
-    def factors(self) -> tuple[float, float]:
-        """See `Elasticity.factors`."""
-        return self.elasticity.factors
-
-    @property
-    def solid(self) -> np.ndarray:
-        """Which voxels hold material: bool (nz, ny, stride)."""
-        solid: np.ndarray = self.second[:, :-1] > 0
-        if self.elasticity.poisson is None and self.first is not self.second:
-            solid |= self.first[:, :-1] > 0
-        return solid
-
-    def zeros(self, dtype: type = np.float32) -> np.ndarray:
-        """A field of zeros on this grid."""
-        return zeros_field(self.field_shape, dtype)
-
+    @abstractmethod
     def diagonal(self) -> np.ndarray:
         """Diagonal of the stiffness, float64 field."""
-        nz, rows, stride = self.first.shape
-        field = self.zeros(np.float64)
-        parts = list(zip((self.first, self.second), self.elasticity.diagonals(self.spacing_mm), strict=True))
-        if self.first is self.second:
-            parts = [(self.first, parts[0][1] + parts[1][1])]
-        for source, entries in parts:
-            total = np.zeros((nz + 1, rows, stride))
-            for dk in (0, 1):
-                for dj in (0, 1):
-                    part = total[dk : dk + nz, dj:]
-                    part += source[:, : rows - dj]
-                    part[:, :, 1:] += source[:, : rows - dj, :-1]
-            for c in range(3):
-                field[:, :, c] += entries[c] * total
-        return field
+
+    @abstractmethod
+    def _run(
+        self,
+        mode: int,
+        u: np.ndarray,
+        out: np.ndarray,
+        smoothing: tuple[np.float32, np.float32, np.ndarray, np.ndarray, np.ndarray] | None = None,
+    ) -> float:
+        """One pass of the kernel in one of its modes; the sum over what it adds up."""
+
+    def zeros(self, dtype: type = np.float32) -> np.ndarray:
+        """A field of zeros on this grid or mesh."""
+        return zeros_field(self.field_shape, dtype)
 
     def fix(self, at: np.ndarray) -> None:
         """Set `inverse` from the diagonal and the flat indices of the fixed components."""
@@ -184,27 +150,6 @@ class Level:
         usable &= ~self.fixed
         self.inverse = self.zeros()
         np.divide(1.0, diagonal, out=self.inverse, where=usable, casting="unsafe")
-
-    def _run(
-        self,
-        mode: int,
-        u: np.ndarray,
-        out: np.ndarray,
-        smoothing: tuple[np.float32, np.float32, np.ndarray, np.ndarray, np.ndarray] | None = None,
-    ) -> float:
-        kind = u.dtype.type
-        sums = np.zeros(self.field_shape[0])
-        numbers = self.numbers32 if kind is np.float32 else self.numbers
-        self.workers.slabs(
-            self.field_shape[0],
-            self.nodes,
-            partial(
-                self._slab, mode, u, self.first, self.second, self.ranges, numbers, self.inverse, out,
-                smoothing, sums,
-            ),
-            scratch=(kind, kernels.scratch_size(self.field_shape)),
-        )  # fmt: skip
-        return float(sums.sum())
 
     def apply(self, u: np.ndarray, out: np.ndarray) -> None:
         """out = K u on every component. `out` must be zero where there is no material."""
@@ -231,6 +176,95 @@ class Level:
     def bound(self) -> float:
         """See `Elasticity.bound`."""
         return self.elasticity.bound(self.spacing_mm)
+
+
+class Level(Stiffness):
+    """One grid with its stiffness.
+
+    Attributes
+    ----------
+    shape : tuple of 3 ints
+        Voxels along the internal axes.
+    first, second : float32 ndarray of shape (nz, ny+1, stride)
+        Coefficients; the same array twice where all voxels have one law up to their modulus.
+    elasticity : Elasticity
+        What they are coefficients of.
+    solid : bool ndarray of shape (nz, ny, stride)
+    inverse : float32 ndarray of shape (nz+1, ny+1, 3, stride)
+        Inverse of the operator's diagonal, 0 at fixed and at void components.
+    """
+
+    def __init__(
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        elasticity: Elasticity,
+        spacing_mm: Spacing,
+        workers: Workers,
+    ) -> None:
+        nz, rows, stride = first.shape
+        self.shape = (nz, rows - 1, stride)
+        super().__init__(elasticity, spacing_mm, workers)
+        self.first, self.second = first, second
+        self._slab = elastic.apply_orthotropic_slab if elasticity.poisson is None else elastic.apply_slab
+        self.field_shape = (nz + 1, rows, 3, stride)
+        self.nodes = (nz + 1) * rows * stride
+        solid = self.solid
+        self.ranges = row_ranges(solid)
+        self.extents = (nz, rows - 1, int(np.flatnonzero(solid.any(axis=(0, 1)))[-1]) + 1)
+        self._halved = (1, 1, 1)
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """See `Elasticity.factors`."""
+        return self.elasticity.factors
+
+    @property
+    def solid(self) -> np.ndarray:
+        """Which voxels hold material: bool (nz, ny, stride)."""
+        solid: np.ndarray = self.second[:, :-1] > 0
+        if self.elasticity.poisson is None and self.first is not self.second:
+            solid |= self.first[:, :-1] > 0
+        return solid
+
+    def diagonal(self) -> np.ndarray:
+        """Diagonal of the stiffness, float64 field."""
+        nz, rows, stride = self.first.shape
+        field = self.zeros(np.float64)
+        parts = list(zip((self.first, self.second), self.elasticity.diagonals(self.spacing_mm), strict=True))
+        if self.first is self.second:
+            parts = [(self.first, parts[0][1] + parts[1][1])]
+        for source, entries in parts:
+            total = np.zeros((nz + 1, rows, stride))
+            for dk in (0, 1):
+                for dj in (0, 1):
+                    part = total[dk : dk + nz, dj:]
+                    part += source[:, : rows - dj]
+                    part[:, :, 1:] += source[:, : rows - dj, :-1]
+            for c in range(3):
+                field[:, :, c] += entries[c] * total
+        return field
+
+    def _run(
+        self,
+        mode: int,
+        u: np.ndarray,
+        out: np.ndarray,
+        smoothing: tuple[np.float32, np.float32, np.ndarray, np.ndarray, np.ndarray] | None = None,
+    ) -> float:
+        kind = u.dtype.type
+        sums = np.zeros(self.field_shape[0])
+        numbers = self.numbers32 if kind is np.float32 else self.numbers
+        self.workers.slabs(
+            self.field_shape[0],
+            self.nodes,
+            partial(
+                self._slab, mode, u, self.first, self.second, self.ranges, numbers, self.inverse, out,
+                smoothing, sums,
+            ),
+            scratch=(kind, kernels.scratch_size(self.field_shape)),
+        )  # fmt: skip
+        return float(sums.sum())
 
     @property
     def degrees(self) -> tuple[int, ...]:
