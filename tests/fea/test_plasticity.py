@@ -431,6 +431,19 @@ def test_forces_beyond_the_limit_are_not_carried_by_hourglass_stiffness():
     assert caught.value.curve.load_factor.tolist()[:2] == [0.0, 0.2]
 
 
+def test_a_body_carried_far_by_its_supports_does_not_flow():
+    """Both faces shifted by many times the size of a body with voids, and pressed a little: no flow is seen in that."""
+    modulus = np.full((5, 6, 7), 50.0)
+    modulus[:, :2, :2] = 0
+    model = VoxelModel(modulus, (1.0, 1.0, 1.0))
+    bottom = Prescribed("bottom", face_nodes(model, 0, False), 100.0, 0.0, 0.0)
+    top = Prescribed("top", face_nodes(model, 0, True), 99.9, 0.0, 0.0)
+    curve = solve_curve(model, [bottom, top], YieldMaterial(0.5), [1.0])
+    near = [Prescribed("bottom", bottom.nodes, 0.0, 0.0, 0.0), Prescribed("top", top.nodes, -0.1, 0.0, 0.0)]
+    expected = solve_curve(model, near, YieldMaterial(0.5), [1.0])
+    assert curve.reaction_n["top"][-1] == pytest.approx(expected.reaction_n["top"][-1], rel=1e-3, abs=1e-2)
+
+
 @pytest.mark.parametrize("rtol", [0, -1, 1, np.nan, None, "a"])
 def test_tolerances_of_curves_that_are_none(rtol):
     model = VoxelModel(np.ones((2, 2, 2)), (1.0, 1.0, 1.0))
