@@ -28,7 +28,7 @@ from pipeline.ingest import Selection, Stack, Study, load_volume, read_source_he
 from pipeline.measure import Measured, measure
 from pipeline.pictures import evidence_of
 from pipeline.segmentation.chain import segment
-from pipeline.segmentation.compare import compare_with_own_chain
+from pipeline.segmentation.compare import beside_own_chain
 from pipeline.segmentation.mask_names import CONVENTIONS
 from pipeline.segmentation.masks import read_masks
 from pipeline.segmentation.model import LEVELS, Segmentation
@@ -58,6 +58,7 @@ class Settings:
 
     masks: str | None = None
     masks_convention: str | None = None
+    refine_masks: bool = False
     calibration: str | None = None
     segmenter: str = "own"
     pinned_levels: tuple[tuple[str, float], ...] = ()
@@ -84,6 +85,8 @@ class Settings:
             known = ", ".join(CONVENTIONS)
             subject = f"--masks-convention {self.masks_convention}"
             raise InputRefused("unknown_convention", f"is not known; known are {known}.", subject=subject)
+        if self.refine_masks and self.masks is None and self.segmenter == "own":
+            raise InputRefused("nothing_to_refine", "needs masks from elsewhere (--masks).", subject="--refine-masks")
         for level, _ in self.pinned_levels:
             if level not in LEVELS:
                 raise InputRefused(
@@ -283,26 +286,21 @@ def _segmented(volume: Volume, regions: tuple[Region, ...], settings: Settings) 
     A network that was asked for and cannot run is a finding, and the own chain takes its place: a batch of thousands does not
     end because of it. Outside masks that do not fit are a refusal, because the user meant these and no others.
     """
+    pins = dict(settings.pinned_levels)
+    fallen_back: tuple[Finding, ...] = ()
+    masks: Segmentation | None = None
     if settings.masks is not None:
         masks = read_masks(Path(settings.masks), volume, convention=settings.masks_convention)
-        if settings.pinned_levels:
-            text = "Outside masks name their own levels; the levels given by the user were not applied."
-            masks = replace(masks, findings=(*masks.findings, Finding("pins_not_applied", Severity.WARNING, text)))
-        return compare_with_own_chain(masks, volume, threads=settings.threads)
-    fallen_back: tuple[Finding, ...] = ()
-    if settings.segmenter == "totalsegmentator":
+    elif settings.segmenter == "totalsegmentator":
         try:
-            return total_segmentator(volume)
+            masks = total_segmentator(volume)
         except InputRefused as refusal:
             text = f"TotalSegmentator could not be used, the own chain took its place. {refusal}"
             fallen_back = (Finding(refusal.reason, Severity.WARNING, text),)
-    own = segment(
-        volume,
-        spine="spine" in regions,
-        hips="hips" in regions,
-        pinned_levels=dict(settings.pinned_levels),
-        threads=settings.threads,
-    )
+    if masks is not None:
+        return beside_own_chain(masks, volume, pins, refine=settings.refine_masks, threads=settings.threads)
+    spine, hips = "spine" in regions, "hips" in regions
+    own = segment(volume, spine=spine, hips=hips, pinned_levels=pins, threads=settings.threads)
     return replace(own, findings=(*fallen_back, *own.findings))
 
 

@@ -6,6 +6,7 @@ own chain, which lies between voxels, takes the place of a mask that agrees with
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import ndimage
 
 from pipeline.errors import Finding, Severity, Status
 from pipeline.segmentation.chain import segment
+from pipeline.segmentation.mask_levels import apply_pins
 from pipeline.segmentation.model import Femur, Segmentation, Vertebra
 from pipeline.volume import Volume
 
@@ -21,9 +23,16 @@ _SAME_BODY_SHARE = 0.3
 _LEAST_DICE = 0.8
 _REFINED_DICE = 0.85
 _OWN_CONFIDENCE = 0.9
+_NOT_REFINED = Finding(
+    "not_refined",
+    Severity.INFO,
+    "The mask was left as it is: the own chain does not outline the same bone with confidence.",
+)
 
 
-def compare_with_own_chain(masks: Segmentation, volume: Volume, *, threads: int | None = None) -> Segmentation:
+def compare_with_own_chain(
+    masks: Segmentation, volume: Volume, *, own: Segmentation | None = None, threads: int | None = None
+) -> Segmentation:
     """Outside masks with findings that say where the own chain disagrees.
 
     Parameters
@@ -32,6 +41,8 @@ def compare_with_own_chain(masks: Segmentation, volume: Volume, *, threads: int 
         From `masks.read_masks`, or of any other segmenter.
     volume : Volume
         The CT the masks belong to.
+    own : Segmentation, optional
+        What `chain.segment` makes of that CT, if it is at hand.
     threads : int, optional
 
     Returns
@@ -41,7 +52,7 @@ def compare_with_own_chain(masks: Segmentation, volume: Volume, *, threads: int 
         ``outline_disagrees`` where the overlap is a Dice below 0.8; and ``not_found_by_own_chain`` for the study. A structure
         that the own chain refuses is not compared.
     """
-    own = segment(volume, spine=bool(masks.vertebrae), hips=bool(masks.femora), threads=threads)
+    own = own if own is not None else own_view(masks, volume, threads=threads)
     met = _same_structures(masks, own)
     structures: tuple[Vertebra | Femur, ...] = (*masks.vertebrae, *masks.femora)
     vertebrae = tuple(v.with_findings(*_of_vertebra(v, *met.get(v.label, (None, 0.0)))) for v in masks.vertebrae)
@@ -54,39 +65,110 @@ def compare_with_own_chain(masks: Segmentation, volume: Volume, *, threads: int 
     return replace(masks, vertebrae=vertebrae, femora=femora, findings=(*masks.findings, *more))
 
 
-def refine_with_own_chain(masks: Segmentation, volume: Volume, *, threads: int | None = None) -> Segmentation:
-    """Outside bodies replaced by the own outline at the resolution of the CT, wherever both agree.
+def beside_own_chain(
+    masks: Segmentation,
+    volume: Volume,
+    pinned_levels: Mapping[str, float],
+    *,
+    refine: bool = False,
+    threads: int | None = None,
+) -> Segmentation:
+    """Masks as a run takes them: under the levels that the user pinned, compared with the own chain, and refined if asked.
 
     Parameters
     ----------
     masks, volume, threads
         As in `compare_with_own_chain`.
+    pinned_levels : mapping of str to float
+        As in `mask_levels.apply_pins`; may be empty. A volume that shows no spine of the masks needs none.
+    refine : bool
+        As `refine_with_own_chain` does.
+    """
+    if pinned_levels and masks.vertebrae:
+        masks = apply_pins(masks, pinned_levels)
+    own = own_view(masks, volume, threads=threads)
+    compared = compare_with_own_chain(masks, volume, own=own)
+    return refine_with_own_chain(compared, volume, own=own) if refine else compared
+
+
+def own_view(masks: Segmentation, volume: Volume, *, threads: int | None = None) -> Segmentation:
+    """What the own chain sees of the regions that the masks hold."""
+    return segment(volume, spine=bool(masks.vertebrae), hips=bool(masks.femora), threads=threads)
+
+
+def refine_with_own_chain(
+    masks: Segmentation, volume: Volume, *, own: Segmentation | None = None, threads: int | None = None
+) -> Segmentation:
+    """Outside masks replaced by the own outline at the resolution of the CT, wherever both agree.
+
+    Parameters
+    ----------
+    masks, volume, own, threads
+        As in `compare_with_own_chain`.
 
     Returns
     -------
     Segmentation
-        Bodies that overlap an accepted own body by a Dice of 0.85 take its outline, frame and surface, and keep their name and
-        level; all others stay as they are. The finding ``refined`` or ``not_refined`` says which.
+        Bodies and femora that overlap an accepted structure of the own chain by a Dice of 0.85 take its outline, frame, surface
+        or landmarks, score, and what was found on that outline; they keep their name and level. All others stay as they are.
+        The finding ``refined`` or ``not_refined`` says which.
     """
-    own = segment(volume, spine=True, hips=False, threads=threads)
+    own = own if own is not None else own_view(masks, volume, threads=threads)
     met = _same_structures(masks, own)
     labels = masks.labels.copy()
-    out = []
-    for vertebra in masks.vertebrae:
-        mine, dice = met.get(vertebra.label, (None, 0.0))
-        usable = isinstance(mine, Vertebra) and mine.status is not Status.FAILED and dice >= _REFINED_DICE
-        if not usable or not isinstance(mine, Vertebra):
-            text = "The mask was left as it is: the own chain does not outline the same body with confidence."
-            out.append(vertebra.with_findings(Finding("not_refined", Severity.INFO, text)))
-            continue
-        labels[masks.labels == vertebra.label] = 0
-        labels[(own.labels == mine.label) & (labels == 0)] = vertebra.label
-        text = f"The outline is that of the own chain, which overlaps the mask by a Dice of {dice:.2f}."
-        outlined = replace(
-            vertebra, frame=mine.frame, surface=mine.surface, width_mm=mine.width_mm, depth_mm=mine.depth_mm
-        )
-        out.append(outlined.with_findings(Finding("refined", Severity.INFO, text)))
-    return replace(masks, labels=labels, vertebrae=tuple(out), method=f"{masks.method}, refined by {own.method}")
+    structures: tuple[Vertebra | Femur, ...] = (*masks.vertebrae, *masks.femora)
+    taken = {
+        structure.label: met[structure.label]
+        for structure in structures
+        if structure.label in met and _takes_over(structure, *met[structure.label])
+    }
+    # Only when every mask that is replaced has left: neighbours may give up voxels to each other.
+    labels[np.isin(labels, list(taken))] = 0
+    for label, (mine, _) in taken.items():
+        labels[(own.labels == mine.label) & (labels == 0)] = label
+    return replace(
+        masks,
+        labels=labels,
+        arches=None if masks.arches is None else np.where(labels == 0, masks.arches, 0).astype(np.uint8),
+        vertebrae=tuple(_refined_vertebra(v, *taken.get(v.label, (None, 0.0))) for v in masks.vertebrae),
+        femora=tuple(_refined_femur(f, *taken.get(f.label, (None, 0.0))) for f in masks.femora),
+        method=f"{masks.method}, refined by {own.method}",
+    )
+
+
+def _takes_over(structure: Vertebra | Femur, mine: Vertebra | Femur, dice: float) -> bool:
+    """Whether the own outline of a structure may take the place of its mask."""
+    return type(mine) is type(structure) and mine.status is not Status.FAILED and dice >= _REFINED_DICE
+
+
+def _refined_vertebra(vertebra: Vertebra, mine: Vertebra | Femur | None, dice: float) -> Vertebra:
+    """A body of the masks under its own name and level, with the outline of the own chain and all that hangs on it."""
+    if not isinstance(mine, Vertebra):
+        return vertebra.with_findings(_NOT_REFINED)
+    # What was found on the outline of the mask is gone with it; what the own chain says of levels concerns its own names.
+    of_level = [f for f in vertebra.findings if f.code.startswith("level_")]
+    of_outline = [f for f in mine.findings if not f.code.startswith("level_")]
+    return replace(
+        vertebra,
+        frame=mine.frame,
+        surface=mine.surface,
+        width_mm=mine.width_mm,
+        depth_mm=mine.depth_mm,
+        score=mine.score,
+        complete=mine.complete,
+        findings=(*of_level, *of_outline, _refined(dice)),
+    )
+
+
+def _refined_femur(femur: Femur, mine: Vertebra | Femur | None, dice: float) -> Femur:
+    if not isinstance(mine, Femur):
+        return femur.with_findings(_NOT_REFINED)
+    return replace(mine, name=femur.name, side=femur.side, label=femur.label).with_findings(_refined(dice))
+
+
+def _refined(dice: float) -> Finding:
+    text = f"The outline is that of the own chain, which overlaps the mask by a Dice of {dice:.2f}."
+    return Finding("refined", Severity.INFO, text)
 
 
 def _same_structures(masks: Segmentation, own: Segmentation) -> dict[int, tuple[Vertebra | Femur, float]]:

@@ -17,6 +17,7 @@ from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
 from pipeline.segmentation.arch import CanalHole, body_without_arch, find_canal_hole, frame_of_body, largest_component
 from pipeline.segmentation.femur.landmarks import landmarks_from_mask
 from pipeline.segmentation.mask_files import Piece, read_mask_files
+from pipeline.segmentation.mask_levels import ordered, renamed_below_transition, tangents
 from pipeline.segmentation.mask_names import Kind
 from pipeline.segmentation.mask_place import (
     Placed,
@@ -29,7 +30,7 @@ from pipeline.segmentation.mask_place import (
     touches_edge,
     union_on_ct_grid,
 )
-from pipeline.segmentation.model import LABEL_OF, Femur, Segmentation, Vertebra
+from pipeline.segmentation.model import LABEL_OF, LEVELS, Femur, Segmentation, Vertebra
 from pipeline.segmentation.sampling import cropped_grid
 from pipeline.volume import Grid, Volume
 
@@ -38,7 +39,6 @@ _BODY_WIDTH_MM, _BODY_DEPTH_MM, _BODY_HEIGHT_MM = (18.0, 75.0), (13.0, 55.0), (8
 _LEAST_VERTEBRA_MM3 = 1500.0
 _LEAST_BODY_SHARE = 0.4
 _SHAFT_FOR_DENSITY_MM, _SHAFT_FOR_STRENGTH_MM = 10.0, 20.0
-_CANAL_ORDER = {f"T{i}": i for i in range(1, 14)} | {f"L{i}": 13 + i for i in range(1, 7)}
 
 
 def read_masks(path: str | Path, volume: Volume, *, convention: str | None = None) -> Segmentation:
@@ -76,8 +76,8 @@ def read_masks(path: str | Path, volume: Volume, *, convention: str | None = Non
         text = "The masks lie on another grid than the CT; each voxel took the nearest label."
         findings.append(Finding("masks_resampled", Severity.INFO, text))
 
-    labels = np.zeros(volume.shape, np.uint8)
-    vertebrae, canal = _vertebrae(files.pieces, volume, labels, findings, path.name)
+    labels, arches = np.zeros(volume.shape, np.uint8), np.zeros(volume.shape, np.uint8)
+    vertebrae, canal = _vertebrae(files.pieces, volume, labels, arches, findings, path.name)
     femora = _femora(files.pieces, volume, labels, path.name)
     sacrum = _sacrum(files.pieces, volume, labels)
     _require_on_bone(volume, vertebrae, femora, labels, path.name)
@@ -92,6 +92,7 @@ def read_masks(path: str | Path, volume: Volume, *, convention: str | None = Non
         canal_lps_mm=canal,
         method=f"outside masks: {files.origin}",
         findings=tuple(findings),
+        arches=arches if arches.any() else None,
     )
 
 
@@ -99,9 +100,17 @@ def read_masks(path: str | Path, volume: Volume, *, convention: str | None = Non
 
 
 def _vertebrae(
-    pieces: Iterable[Piece], volume: Volume, labels: NDArray[np.uint8], findings: list[Finding], subject: str
+    pieces: Iterable[Piece],
+    volume: Volume,
+    labels: NDArray[np.uint8],
+    arches: NDArray[np.uint8],
+    findings: list[Finding],
+    subject: str,
 ) -> tuple[list[Vertebra], NDArray[np.float64] | None]:
-    """Bodies with their frames, written into `labels`, and the centre line of the canal where arches showed it."""
+    """Bodies with their frames, written into `labels`, and the centre line of the canal where arches showed it.
+
+    What a mask of a whole vertebra holds beside the body goes into `arches`.
+    """
     by_name: dict[str, list[Piece]] = {}
     bodies_only: list[Piece] = []
     separate: dict[str, list[Piece]] = {}
@@ -117,13 +126,13 @@ def _vertebrae(
     unnamed = union_on_ct_grid(bodies_only, volume, "bodies") if bodies_only else None
     if unnamed is not None and not whole and not stated:
         stated = _components(unnamed, volume.grid)
-    ordered = _ordered(whole, stated, volume.grid, subject)
-    renamed = _renamed_below_transition(ordered, findings)
+    names = ordered(whole, stated, volume.grid, subject)
+    renamed = renamed_below_transition(names, findings)
 
     out: list[Vertebra] = []
     holes: list[CanalHole] = []
-    tangents = _tangents([whole.get(name) or stated[name] for name in ordered], volume.grid)
-    for name, upwards in zip(ordered, tangents, strict=True):
+    directions = tangents([whole.get(name) or stated[name] for name in names], volume.grid)
+    for name, upwards in zip(names, directions, strict=True):
         own = stated.get(name) or _from_unnamed(whole[name], unnamed, volume.grid)
         vertebra, hole = _vertebra(
             renamed[name],
@@ -137,52 +146,16 @@ def _vertebrae(
         out.append(vertebra)
         if hole is not None:
             holes.append(hole)
+        if name in whole and (hole is not None or own is not None):
+            _write_arch(whole[name], labels, arches, vertebra.label)
     canal = np.array([hole.centre_lps_mm for hole in holes[::-1]]) if len(holes) > 1 else None
     return out, canal
 
 
-def _ordered(whole: dict[str, Placed], stated: dict[str, Placed], grid: Grid, subject: str) -> list[str]:
-    """Names from cranial to caudal by their places; the levels must be in that order."""
-    names = list(dict.fromkeys((*whole, *stated)))
-    height = {name: float(centre_lps_mm(whole.get(name) or stated[name], grid)[2]) for name in names}
-    names.sort(key=lambda name: -height[name])
-    levels = [_CANAL_ORDER[name] for name in names if name in _CANAL_ORDER]
-    if levels != sorted(levels):
-        raise InputRefused(
-            "levels_out_of_order",
-            f"from the head downwards the masks are named {', '.join(names)}.",
-            subject=subject,
-            remedy="The masks are upside down or the numbering is not the one that was assumed.",
-        )
-    return names
-
-
-def _renamed_below_transition(ordered: list[str], findings: list[Finding]) -> dict[str, str]:
-    """Structure names: below a thirteenth thoracic vertebra nothing can be named without a reader."""
-    if "T13" not in ordered and "L6" not in ordered:
-        return {name: f"vertebra_{name}" for name in ordered}
-    which = "T13" if "T13" in ordered else "L6"
-    text = f"The masks hold a {which}: the anatomy is transitional, so levels need a reader"
-    below = ordered[ordered.index("T13") + 1 :] if "T13" in ordered else []
-    findings.append(
-        Finding(
-            "transitional_anatomy",
-            Severity.WARNING,
-            f"{text}; the {len(below)} bodies below it are not named." if below else f"{text}.",
-        )
-    )
-    return {name: f"vertebra_u{i + 1}" if name in below else f"vertebra_{name}" for i, name in enumerate(ordered)}
-
-
-def _tangents(placed: Sequence[Placed], grid: Grid) -> list[NDArray[np.float64]]:
-    """Direction of the spine at each vertebra, to the head."""
-    centres = [centre_lps_mm(p, grid) for p in placed]
-    out = []
-    for i in range(len(centres)):
-        above, below = centres[max(i - 1, 0)], centres[min(i + 1, len(centres) - 1)]
-        along = above - below
-        out.append(along / np.linalg.norm(along) if np.linalg.norm(along) > 5.0 else np.array([0.0, 0.0, 1.0]))
-    return out
+def _write_arch(whole: Placed, labels: NDArray[np.uint8], arches: NDArray[np.uint8], number: int) -> None:
+    """What the mask of a whole vertebra has beside its body."""
+    target = arches[whole.box]
+    target[whole.mask & (labels[whole.box] == 0) & (target == 0)] = number
 
 
 def _components(bodies: Placed, grid: Grid) -> dict[str, Placed]:
@@ -260,7 +233,7 @@ def _vertebra(
     findings.extend(metal_findings(volume, body.box, body.mask))
     vertebra = Vertebra(
         name=name,
-        level=level if level in _CANAL_ORDER and level not in ("T13", "L6") else None,
+        level=level if level in LEVELS else None,
         label=label,
         frame=frame,
         surface=None,

@@ -204,6 +204,9 @@ class Segmentation:
         Which segmenter made it, with its version.
     findings : tuple of Finding
         What concerns the whole study (no spine in view, level anchors, ...).
+    arches : uint8 ndarray of shape (Z, Y, X) or None
+        Pedicles, laminae and processes, each vertebra under the number of its body; a map of its own, so that nothing
+        which is measured on a body can take part of an arch for it. None when no arch was looked for or found.
     """
 
     labels: NDArray[np.uint8]
@@ -214,10 +217,12 @@ class Segmentation:
     canal_lps_mm: NDArray[np.float64] | None = None
     method: str = ""
     findings: tuple[Finding, ...] = ()
+    arches: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
-        if self.labels.shape != self.grid.shape:
-            raise ValueError(f"labels of shape {self.labels.shape} on a grid of shape {self.grid.shape}")
+        for array in (self.labels, self.arches):
+            if array is not None and array.shape != self.grid.shape:
+                raise ValueError(f"labels of shape {array.shape} on a grid of shape {self.grid.shape}")
 
     def mask(self, structure: Vertebra | Femur) -> NDArray[np.bool_]:
         """Bool mask (Z, Y, X) of one structure."""

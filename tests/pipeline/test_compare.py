@@ -12,7 +12,8 @@ import pytest
 from scipy import ndimage
 
 from phantoms import make_phantom
-from pipeline.segmentation.compare import compare_with_own_chain, refine_with_own_chain
+from pipeline.errors import Severity
+from pipeline.segmentation.compare import beside_own_chain, compare_with_own_chain, refine_with_own_chain
 from pipeline.segmentation.masks import read_masks
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Grid, Volume, canonical_order
@@ -93,6 +94,34 @@ def test_coarse_masks_are_refined_to_the_resolution_of_the_ct(tmp_path: Path, to
         assert vertebra.surface is not None
         truth = bodies[str(vertebra.level)]
         assert _dice(refined.mask(vertebra), truth) > max(0.93, _dice(masks.mask(vertebra), truth))
+
+
+def test_a_run_pins_compares_and_refines_in_one_go(tmp_path: Path, torso) -> None:
+    """Masks one level off, pinned right by the user: renamed, in agreement with our count, and refined."""
+    volume, bodies = torso
+    shifted = dict(zip(("T12", *LEVELS[:-1]), bodies.values(), strict=True))
+    masks = _masks(tmp_path, volume, shifted)
+    z_mm = {v.level: float(v.frame.centre_lps_mm[2]) for v in masks.vertebrae}
+    done = beside_own_chain(masks, volume, {"L3": z_mm["L2"]}, refine=True, threads=1)
+    assert [v.level for v in done.vertebrae] == list(LEVELS)
+    assert [f.code for f in done.findings] == ["levels_renumbered"]
+    assert done.findings[0].severity is Severity.WARNING
+    codes = {f.code for v in done.vertebrae for f in v.findings}
+    assert "level_disagrees" not in codes
+    assert "refined" in codes
+    for vertebra in done.vertebrae:
+        assert _dice(done.mask(vertebra), bodies[str(vertebra.level)]) > 0.9
+
+
+def test_a_mask_that_the_own_chain_does_not_confirm_is_left_alone(tmp_path: Path, torso) -> None:
+    volume, bodies = torso
+    wrong = bodies | {"L3": ndimage.binary_erosion(bodies["L3"], iterations=3)}
+    masks = _masks(tmp_path, volume, wrong)
+    refined = refine_with_own_chain(masks, volume, threads=1)
+    third = next(v for v in refined.vertebrae if v.level == "L3")
+    assert [f.code for f in third.findings][-1] == "not_refined"
+    np.testing.assert_array_equal(refined.mask(third), masks.mask(third))
+    assert third.surface is None
 
 
 def test_the_segmenter_of_the_documentation_works() -> None:
