@@ -9,18 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.density import calibration_file, tables
+from pipeline.density.conditions import contrast_given, kernel_share, require_plausible_scale
 from pipeline.density.internal import Line, effective_energy_line, tissue_constrained_line, two_reference_line
-from pipeline.density.rods import Plate, find_plate, line_from_plate
+from pipeline.density.rods import Plate, find_plate, known_phantoms, line_from_plate
 from pipeline.density.tissues import TissueSample, TissueSurvey, survey_tissues
 from pipeline.errors import Finding, NotMeasurable, Severity
-from pipeline.ingest.kernels import KernelClass, kernel_class
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Volume
 
 CHOICES = ("phantom", "internal", "kvp")
 _COMPARE_AT_HU = 130.0
-_SOFT_TISSUE_HU = (0.0, 135.0)
-_FEWEST_SOFT_VOXELS = 2000
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
         and soft tissue reads what it cannot.
     """
     survey = survey_tissues(volume, segmentation)
-    contrast, contrast_findings = _contrast(volume, survey)
+    contrast, contrast_findings = contrast_given(volume, survey)
     plate = find_plate(volume, segmentation)
     candidates: dict[str, Calibration] = {}
     refused: dict[str, NotMeasurable] = {}
@@ -202,7 +200,7 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
         findings.append(Finding(refused["internal"].reason, Severity.WARNING, refused["internal"].detail))
     # A kernel acts on all methods alike, so that it does not excuse their disagreement.
     findings += _disagreement(chosen, alternatives)
-    kernel, kernel_findings = _kernel(volume)
+    kernel, kernel_findings = kernel_share(volume)
     return replace(
         chosen,
         systematic_relative=float(np.hypot(chosen.systematic_relative, kernel)),
@@ -210,35 +208,6 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
         alternatives=alternatives,
         contrast_enhanced=contrast,
     )
-
-
-def require_plausible_scale(volume: Volume) -> None:
-    """Refuse constants for the tube voltage when soft tissue reads what no soft tissue can.
-
-    Where neither a phantom nor the patient's own tissues could serve, nothing else would notice HU that are shifted: the
-    commonest value between -30 and 300 HU is that of muscle and organs, 25 to 115 HU on every real scan looked at, enhanced
-    ones included.
-
-    Raises
-    ------
-    NotMeasurable
-        ``hu_scale_implausible``.
-    """
-    low, high = _SOFT_TISSUE_HU
-    sample = volume.hu[::2, ::2, ::2]
-    if volume.valid is not None:
-        sample = sample[volume.valid[::2, ::2, ::2]]
-    counts, edges = np.histogram(sample, bins=np.arange(-30, 301, 10))
-    if counts.sum() < _FEWEST_SOFT_VOXELS:
-        return
-    peak = float(edges[int(np.argmax(np.convolve(counts, (0.25, 0.5, 0.25), "same")))]) + 5.0
-    if not low <= peak <= high:
-        raise NotMeasurable(
-            "hu_scale_implausible",
-            f"the commonest soft tissue reads {peak:.0f} HU, where {low:.0f} to {high:.0f} HU are possible.",
-            subject="the scan",
-            remedy="Check the rescale values of the export, or give a calibration file.",
-        )
 
 
 def calibrate_from_rods(
@@ -271,35 +240,42 @@ def calibrate_from_rods(
         ``phantom_implausible`` if the fitted line is outside what physics allows for a diagnostic beam.
     """
     hu = np.asarray(rod_hu, dtype=float)
+    definition = known_phantoms()[phantom]
+    if rod_density_mg_cm3 is not None:
+        density = tuple(np.asarray(rod_density_mg_cm3, dtype=float).tolist())
+        definition = replace(definition, density_mg_cm3=density, certified=True)
+    if rod_water_mg_cm3 is not None:
+        definition = replace(definition, water_mg_cm3=tuple(np.asarray(rod_water_mg_cm3, dtype=float).tolist()))
     samples = tuple(
         TissueSample(f"rod_{i + 1}", float(v), float(s), 1, phantom, np.zeros((0, 3)))
         for i, (v, s) in enumerate(
             zip(hu, np.full(hu.shape, 1.0) if rod_sd_hu is None else np.asarray(rod_sd_hu), strict=True)
         )
     )
-    plate = Plate(phantom, samples, ())
-    return _from_plate(plate, kvp, rod_density_mg_cm3, rod_water_mg_cm3)
+    return from_plate(Plate(definition, samples, ()), kvp)
 
 
 def _calibrate_by(name: str, volume: Volume, survey: TissueSurvey, plate: Plate | None, contrast: bool) -> Calibration:
     if name == "phantom":
         if plate is None or not plate.rods:
             raise NotMeasurable("no_phantom", "no calibration phantom was found in the scan.", subject="calibration")
-        return _from_plate(plate, volume.acquisition.kvp)
+        return from_plate(plate, volume.acquisition.kvp)
     if name == "internal":
         return _from_tissues(volume, survey, contrast)
     return _from_kvp(volume.acquisition.kvp)
 
 
-def _from_plate(
-    plate: Plate,
-    kvp: float | None,
-    rod_density_mg_cm3: ArrayLike | None = None,
-    rod_water_mg_cm3: ArrayLike | None = None,
-) -> Calibration:
-    line = line_from_plate(plate, rod_density_mg_cm3, rod_water_mg_cm3, kvp=kvp)
+def from_plate(plate: Plate, kvp: float | None) -> Calibration:
+    """The calibration that the rods of a phantom give.
+
+    Raises
+    ------
+    NotMeasurable
+        As `rods.line_from_plate`.
+    """
+    line = line_from_plate(plate, kvp=kvp)
     findings = list(plate.findings)
-    if rod_density_mg_cm3 is None:
+    if plate.definition is not None and not plate.definition.certified:
         findings.append(
             Finding(
                 "phantom_certificate_unknown",
@@ -406,63 +382,22 @@ def _kvp_absent() -> Finding:
 
 
 def _from_file(path: Path, volume: Volume) -> Calibration:
-    record = calibration_file.read(path)
-    findings, drift = calibration_file.check_match(record, volume.acquisition, subject=path.name)
+    match = calibration_file.match(calibration_file.read(path), volume.acquisition, subject=path.name)
+    record = match.record
+    of_day = f", measured on {record.measured_on.isoformat()}" if record.measured_on else ""
     return Calibration(
         slope_mg_cm3_per_hu=record.slope_mg_cm3_per_hu,
         intercept_mg_cm3=record.intercept_mg_cm3,
         mineral=record.mineral,
         covariance=np.array(record.covariance),
-        systematic_relative=float(np.hypot(tables.number("uncertainty.asynchronous.systematic"), drift)),
+        systematic_relative=float(np.hypot(tables.number("uncertainty.asynchronous.systematic"), match.drift_relative)),
         random_mg_cm3=tables.number("uncertainty.asynchronous.random_mg_cm3"),
         method="file",
         reference=record.reference or f"calibration file {path.name}",
         kvp=volume.acquisition.kvp,
-        reason=f"calibration file {path.name} was given",
-        findings=findings,
+        reason=f"calibration file {path.name} was given{of_day}",
+        findings=match.findings,
     )
-
-
-def _kernel(volume: Volume) -> tuple[float, list[Finding]]:
-    """Relative standard uncertainty that the kernel adds to densities, and the finding that says so."""
-    facts = volume.acquisition
-    if kernel_class(facts.kernel, facts.manufacturer) is not KernelClass.SHARP:
-        return 0.0, []
-    share = tables.number("uncertainty.sharp_kernel.systematic")
-    text = (
-        f"The kernel '{facts.kernel}' enhances edges: {100 * share:.0f} % were added to the uncertainty of all densities, "
-        f"and so of strength."
-    )
-    return share, [Finding("sharp_kernel", Severity.WARNING, text)]
-
-
-def _contrast(volume: Volume, survey: TissueSurvey) -> tuple[bool, list[Finding]]:
-    """Whether contrast agent was given, from the image first, and the findings that say so."""
-    agent = volume.acquisition.contrast_agent
-    blood = survey.samples.get("blood")
-    low, high = tables.numbers("contrast.vertebra_bias_hu")
-    consequence = (
-        f"vertebral HU are expected {low:.0f} to {high:.0f} HU too high (published means); they are "
-        f"reported uncorrected, with "
-        f"{tables.number('contrast.vertebra_sd_hu'):.0f} HU added to the uncertainty."
-    )
-    if survey.blood_enhanced and blood is not None:
-        tag = "" if agent else " The header names no contrast agent."
-        text = f"The aorta measures {blood.hu:.0f} HU: contrast agent; {consequence}{tag}"
-        return True, [Finding("contrast_enhanced", Severity.WARNING, text)]
-    if not agent and blood is None:
-        text = (
-            "No large vessel is in view and the header names no contrast agent: taken as unenhanced, "
-            "which the image cannot confirm."
-        )
-        return False, [Finding("contrast_unchecked", Severity.INFO, text)]
-    if not agent:
-        return False, []
-    if survey.blood_enhanced is False and blood is not None:
-        text = f"The header names a contrast agent but the aorta measures {blood.hu:.0f} HU: taken as unenhanced."
-        return False, [Finding("contrast_tag_without_enhancement", Severity.INFO, text)]
-    text = f"The header names a contrast agent and no large vessel is in view to check it; {consequence}"
-    return True, [Finding("contrast_enhanced", Severity.WARNING, text)]
 
 
 def _published_alternatives(volume: Volume, survey: TissueSurvey, chosen: Calibration) -> list[Alternative]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.density import tables
@@ -25,61 +26,124 @@ _SURE_DISC = 0.95
 _ROW_CONTRAST_HU = 80.0
 _IDENTIFY_HU = 10.0
 _PLASTIC_HU = 120.0
+_TWO_RODS_ZERO_HU = 25.0
+_SAME_RADIUS_MM = 1.6
+
+
+@dataclass(frozen=True)
+class PhantomDefinition:
+    """What a calibration phantom is made of.
+
+    Attributes
+    ----------
+    name : str
+    mineral : str
+        ``"K2HPO4"`` or ``"HA"``.
+    density_mg_cm3 : tuple of float
+        Of the mineral in each rod, along the plate.
+    water_mg_cm3 : tuple of float or None
+        Of the water in each rod, for phantoms whose certificate follows the Mindways equations.
+    certified : bool
+        Whether the values come from the certificate of the phantom in use, not from a table.
+    """
+
+    name: str
+    mineral: str
+    density_mg_cm3: tuple[float, ...]
+    water_mg_cm3: tuple[float, ...] | None = None
+    certified: bool = False
+
+
+def known_phantoms() -> dict[str, PhantomDefinition]:
+    """The phantoms of the tables by name."""
+    return {
+        name: PhantomDefinition(
+            name,
+            str(entry["unit"]),
+            tuple(float(v) for v in entry["rho"]),
+            tuple(float(v) for v in entry["water"]) if "water" in entry else None,
+        )
+        for name, entry in tables.phantom_definitions().items()
+    }
 
 
 @dataclass(frozen=True)
 class Plate:
-    """A phantom found in the scan: its name in the tables, its rods in the order of the definition."""
+    """A phantom found in the scan: what it is (None if it is none that is known), its rods in the order of the definition."""
 
-    name: str
+    definition: PhantomDefinition | None
     rods: tuple[TissueSample, ...]
     findings: tuple[Finding, ...]
 
+    @property
+    def name(self) -> str:
+        return self.definition.name if self.definition else "unknown"
 
-def find_plate(volume: Volume, segmentation: Segmentation) -> Plate | None:
+
+def find_plate(
+    volume: Volume, segmentation: Segmentation, definitions: Iterable[PhantomDefinition] | None = None
+) -> Plate | None:
     """Look for the rods of a calibration phantom under the patient and tell which phantom it is.
 
-    Rods are discs of 5 to 11 mm radius that stay the same over 40 mm along the table, at least three in a row at equal
-    distances. The phantom is the one whose rod densities, in either direction, lie on a line with the measured HU that
-    physics allows. Phantoms of two rods cannot be told apart this way; their rods have to be given.
+    Rods are discs of 5 to 11 mm radius that stay the same over 40 mm along the table, in a row at equal distances. The
+    phantom is the one whose rod densities, in either direction, lie on a line with the measured HU that physics allows. Two
+    rods always lie on a line: a phantom of two is taken only if both are sharp discs of one size, the line is that of
+    physics to 25 HU at zero density, and there is no longer row; a finding says that nothing checks them.
+
+    Parameters
+    ----------
+    volume : Volume
+    segmentation : Segmentation
+        Where the patient's bones are; the rods are looked for behind them.
+    definitions : iterable of PhantomDefinition, optional
+        Which phantoms it may be; those of the tables by default.
 
     Returns
     -------
     Plate or None
         None if no row of rods is there; a `Plate` without rods, but with a finding, if there is one that fits no known phantom.
     """
-    best: tuple[str, tuple[TissueSample, ...], float] | None = None
+    allowed = tuple(known_phantoms().values() if definitions is None else definitions)
+    best: tuple[PhantomDefinition, tuple[TissueSample, ...], float] | None = None
     row_seen = 0
     for low, high in _windows(volume, segmentation):
         image, spread, origin, pixel = _mean_image(volume, segmentation, low, high)
         discs = _discs(image, spread, pixel)
-        for row in _rows(discs, pixel):
-            if min(disc.score for disc in row) >= _SURE_DISC and np.ptp([disc.hu for disc in row]) > _ROW_CONTRAST_HU:
+        rows = _rows(discs, pixel)
+        for row in rows or _pairs(discs, pixel):
+            if (
+                len(row) > 2
+                and min(disc.score for disc in row) >= _SURE_DISC
+                and np.ptp([disc.hu for disc in row]) > _ROW_CONTRAST_HU
+            ):
                 row_seen = max(row_seen, len(row))
-            match = _identify([disc.hu for disc in row], volume.acquisition.kvp)
+            match = _identify([disc.hu for disc in row], volume.acquisition.kvp, allowed)
             if match is None:
                 continue
-            name, order, residual = match
+            definition, order, residual = match
             middle = (low + high - 1) / 2
             samples = []
             for i, disc in enumerate(row[::order]):
                 place = np.array([[middle, origin[0] + disc.row, origin[1] + disc.column]])
+                note = f"rod of {definition.name}"
                 samples.append(
-                    TissueSample(
-                        f"rod_{i + 1}", disc.hu, disc.sd_hu, disc.n, f"rod of {name}", volume.grid.to_lps(place)
-                    )
+                    TissueSample(f"rod_{i + 1}", disc.hu, disc.sd_hu, disc.n, note, volume.grid.to_lps(place))
                 )
-            if best is None or residual < best[2]:
-                best = (name, tuple(samples), residual)
+            if best is None or (len(samples), -residual) > (len(best[1]), -best[2]):
+                best = (definition, tuple(samples), residual)
     if best is not None:
-        return Plate(best[0], best[1], ())
+        text = (
+            f"The two rods of the {best[0].name} define the line exactly: nothing checks that they are what they seem."
+        )
+        unchecked = (Finding("phantom_two_rods", Severity.WARNING, text),) if len(best[1]) == 2 else ()
+        return Plate(best[0], best[1], unchecked)
     if row_seen:
         text = (
             f"{row_seen} rods in a row lie under the patient but fit no known calibration phantom; "
             f"they are not used. Give their "
             "densities in a calibration file."
         )
-        return Plate("unknown", (), (Finding("phantom_unidentified", Severity.WARNING, text),))
+        return Plate(None, (), (Finding("phantom_unidentified", Severity.WARNING, text),))
     return None
 
 
@@ -90,6 +154,7 @@ class _Disc:
     row: int
     column: int
     score: float
+    radius_mm: float
     hu: float
     sd_hu: float
     n: int
@@ -129,7 +194,7 @@ def _discs(image: NDArray[np.float32], spread: NDArray[np.float32], pixel_mm: fl
     along = ndimage.correlate(spread, core / count, mode="nearest")
     even = (inside_sd < 12.0) & (along < 60.0) & (mean > -200.0) & (mean < 2000.0)
     smooth = ndimage.gaussian_filter(image, 0.8 / pixel_mm)
-    best = np.zeros(image.shape, np.float32)
+    best, size = np.zeros(image.shape, np.float32), np.zeros(image.shape, np.float32)
     angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     for radius in _ROD_RADII_MM:
         different = np.zeros(image.shape, np.float32)
@@ -137,7 +202,8 @@ def _discs(image: NDArray[np.float32], spread: NDArray[np.float32], pixel_mm: fl
             shift = np.round(np.array([np.sin(angle), np.cos(angle)]) * (radius + 2.5) / pixel_mm).astype(int)
             around = ndimage.shift(smooth, -shift, order=0, mode="nearest")
             different += np.abs(around - mean) > _EDGE_HU
-        best = np.maximum(best, different / len(angles))
+        better = different / len(angles) > best
+        best[better], size[better] = different[better] / len(angles), radius
     best[~even] = 0.0
     peaks = (best >= _ACCEPT_DISC) & (best == ndimage.maximum_filter(best, size=2 * round(8.0 / pixel_mm) + 1))
     found: list[_Disc] = []
@@ -149,6 +215,7 @@ def _discs(image: NDArray[np.float32], spread: NDArray[np.float32], pixel_mm: fl
                 row,
                 column,
                 float(best[components == part].max()),
+                float(size[row, column]),
                 float(mean[row, column]),
                 float(np.hypot(inside_sd[row, column], 1.0)),
                 max(1, int(count * pixel_mm**2 / 4.0)),
@@ -182,36 +249,44 @@ def _rows(discs: list[_Disc], pixel_mm: float) -> list[list[_Disc]]:
     return [rows[key] for key in kept]
 
 
-def _identify(hu: list[float], kvp: float | None) -> tuple[str, int, float] | None:
-    """Name of the phantom whose densities fit rods from left to right, the order (1 or -1) and the residual in HU."""
-    best: tuple[str, int, float] | None = None
+def _pairs(discs: list[_Disc], pixel_mm: float) -> list[list[_Disc]]:
+    """Two sharp discs of one size side by side, 18 to 120 mm apart and level, where there are no others as sharp."""
+    sharp = [disc for disc in discs if disc.score >= _SURE_DISC]
+    if len(sharp) != 2:
+        return []
+    first, second = sorted(sharp, key=lambda disc: disc.column)
+    across, along = (second.column - first.column) * pixel_mm, abs(second.row - first.row) * pixel_mm
+    alike = abs(first.radius_mm - second.radius_mm) <= _SAME_RADIUS_MM
+    return [[first, second]] if alike and 18.0 <= across <= 120.0 and along <= 0.1 * across else []
+
+
+def _identify(
+    hu: list[float], kvp: float | None, definitions: tuple[PhantomDefinition, ...]
+) -> tuple[PhantomDefinition, int, float] | None:
+    """The phantom whose densities fit rods from left to right, the order (1 or -1) and the residual in HU."""
+    best: tuple[PhantomDefinition, int, float] | None = None
     low, high = plausible_gain(kvp)
-    for name, definition in tables.phantom_definitions().items():
-        density = np.asarray(definition["rho"], float)
-        if len(density) != len(hu) or len(hu) < 3:
+    for definition in definitions:
+        density = np.asarray(definition.density_mg_cm3, float)
+        if len(density) != len(hu):
             continue
         for order in (1, -1):
             values = np.array(hu[::order])
-            water = np.asarray(definition["water"], float) if "water" in definition else None
+            water = None if definition.water_mg_cm3 is None else np.asarray(definition.water_mg_cm3, float)
             target = values if water is None else values - water
             gain, offset, _, residual = _weighted_line(density, target, np.ones(len(hu)))
             if water is not None:
                 gain -= tables.number("k2hpo4_displacement")
                 offset += tables.number("water_density_mg_cm3")
             fits = residual <= _IDENTIFY_HU and low <= gain <= high
-            fits &= abs(offset) <= (tables.number("mindways_intercept_limit_hu") if water is not None else _PLASTIC_HU)
+            plastic_hu = _PLASTIC_HU if len(hu) > 2 else _TWO_RODS_ZERO_HU
+            fits &= abs(offset) <= (tables.number("mindways_intercept_limit_hu") if water is not None else plastic_hu)
             if fits and (best is None or residual < best[2]):
-                best = (name, order, residual)
+                best = (definition, order, residual)
     return best
 
 
-def line_from_plate(
-    plate: Plate,
-    rod_density_mg_cm3: ArrayLike | None = None,
-    rod_water_mg_cm3: ArrayLike | None = None,
-    *,
-    kvp: float | None = None,
-) -> Line:
+def line_from_plate(plate: Plate, *, kvp: float | None = None) -> Line:
     """The line through the rods of a phantom.
 
     Water-based phantoms (those whose definition has a water term) follow the Mindways equations: regress
@@ -221,16 +296,16 @@ def line_from_plate(
     Raises
     ------
     NotMeasurable
-        ``phantom_implausible`` if a water-based line leaves the range that physics allows, or the rods do not lie on a
-        line; ``phantom_rods_missing`` if their number does not fit the definition.
+        ``no_phantom`` if the plate is none that is known; ``phantom_implausible`` if a water-based line leaves the range
+        that physics allows, or the rods do not lie on a line; ``phantom_rods_missing`` if their number does not fit.
     """
-    definition = tables.phantom_definitions()[plate.name]
+    definition = plate.definition
+    if definition is None:
+        raise NotMeasurable("no_phantom", "no known calibration phantom was found.", subject="calibration phantom")
     hu = np.array([rod.hu for rod in plate.rods])
     sd = np.maximum([rod.standard_error_hu for rod in plate.rods], 0.5)
-    density = np.asarray(definition["rho"] if rod_density_mg_cm3 is None else rod_density_mg_cm3, dtype=float)
-    water = None
-    if "water" in definition:
-        water = np.asarray(definition["water"] if rod_water_mg_cm3 is None else rod_water_mg_cm3, dtype=float)
+    density = np.asarray(definition.density_mg_cm3, dtype=float)
+    water = None if definition.water_mg_cm3 is None else np.asarray(definition.water_mg_cm3, dtype=float)
     if len(hu) != len(density) or len(hu) < 2:
         detail = f"{len(hu)} rods were measured, the {plate.name} has {len(density)}."
         raise NotMeasurable("phantom_rods_missing", detail, subject="calibration phantom")
@@ -260,7 +335,7 @@ def line_from_plate(
         to_line @ covariance @ to_line.T,
         tuple(rod.tissue for rod in plate.rods),
         f"residual {residual:.1f} HU",
-        mineral=str(definition["unit"]),
+        mineral=definition.mineral,
     )
 
 

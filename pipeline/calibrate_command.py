@@ -1,0 +1,89 @@
+"""The work of ``openbct calibrate``: lines from scans of a phantom into the calibration file of a scanner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.density import calibration_file, scanner
+from pipeline.density.calibration_file import CalibrationRecord
+from pipeline.density.rods import PhantomDefinition
+from pipeline.errors import Finding, InputRefused, Refusal
+from pipeline.ingest import Inventory, Stack, load_volume
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What became of one series: its record, or why there is none; what is to be known about it."""
+
+    series: str
+    record: CalibrationRecord | None
+    already_held: bool = False
+    refused: str | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+def phantom_definition(phantom: str | None, certificate: Path | None) -> PhantomDefinition | None:
+    """The phantom that the user names, by its certificate or by a name of the tables.
+
+    Raises
+    ------
+    InputRefused
+        As `scanner.read_certificate` and `scanner.named_phantom`; ``phantom_named_twice`` if both are given.
+    """
+    if phantom is not None and certificate is not None:
+        detail = "both a name and a certificate were given."
+        raise InputRefused("phantom_named_twice", detail, subject="calibration phantom", remedy="Give one of them.")
+    if certificate is not None:
+        return scanner.read_certificate(certificate)
+    return None if phantom is None else scanner.named_phantom(phantom)
+
+
+def calibrate_scanner(
+    inventory: Inventory,
+    output: Path,
+    *,
+    definition: PhantomDefinition | None = None,
+    rods: Path | None = None,
+    valid_days: int = 365,
+) -> list[Attempt]:
+    """Add the line of every series in which a phantom is found to a calibration file, which is made if absent.
+
+    A series that is already in the file is not entered twice. What is in the file stays, whatever goes wrong.
+
+    Raises
+    ------
+    InputRefused
+        ``calibration_unreadable`` if the file exists and is none.
+    """
+    held = list(calibration_file.read(output)) if output.exists() else []
+    attempts = [_attempt(stack, held, definition, rods, valid_days) for stack in _stacks(inventory)]
+    if any(attempt.record is not None and not attempt.already_held for attempt in attempts):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        calibration_file.write(output, held)
+    return attempts
+
+
+def _attempt(
+    stack: Stack,
+    held: list[CalibrationRecord],
+    definition: PhantomDefinition | None,
+    rods: Path | None,
+    valid_days: int,
+) -> Attempt:
+    """Measure one series; its record is added to `held`."""
+    try:
+        volume = load_volume(stack)
+        record, line = scanner.calibrate_scanner(volume, definition=definition, rods=rods, valid_days=valid_days)
+    except Refusal as refusal:
+        return Attempt(stack.name, None, refused=str(refusal))
+    findings = (*volume.findings, *line.findings)
+    if record.content_sha256 in {one.content_sha256 for one in held if one.content_sha256}:
+        return Attempt(stack.name, record, already_held=True, findings=findings)
+    held.append(record)
+    same_setting = calibration_file.drift_findings([*(one for one in held if one is not record), record])
+    return Attempt(stack.name, record, findings=(*findings, *same_setting))
+
+
+def _stacks(inventory: Inventory) -> list[Stack]:
+    return [stack for study in inventory.studies for stack in study.stacks]
