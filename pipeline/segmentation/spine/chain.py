@@ -24,16 +24,8 @@ from pipeline.segmentation.sampling import (
 from pipeline.segmentation.spine.body import BodyModel, fit_body, rasterise
 from pipeline.segmentation.spine.canal import Canal, find_canal, relative_hu
 from pipeline.segmentation.spine.discs import Disc, find_discs
-from pipeline.segmentation.spine.levels import (
-    SACRAL_SIGNS,
-    LevelSigns,
-    Naming,
-    count_sacral_signs,
-    level_above,
-    level_signs,
-    name_from_pins,
-    name_levels,
-)
+from pipeline.segmentation.spine.landmarks import SACRAL_SIGNS, LevelSigns, count_sacral_signs, level_signs
+from pipeline.segmentation.spine.levels import Naming, level_above, level_findings, name_from_pins, name_levels
 from pipeline.segmentation.spine.quality import Repeat, judge_bodies, small_skeleton_findings
 from pipeline.segmentation.spine.second import SecondOpinion, pedicle_profile, second_opinion
 from pipeline.segmentation.spine.tracking import centre_canal, extend_canal
@@ -45,10 +37,6 @@ _COARSE_MM = 2.0
 _LEAST_TURN, _GREATEST_TURN = np.radians(7.0), np.radians(60.0)
 _LEAST_GAIN_MM = 8.0
 _LEFT_RIGHT_MM, _FRONT_MM, _BACK_MM = 62.0, 70.0, 25.0
-_IF_NAMED_OTHERWISE = (
-    "Each number stays that of its body under any name; what a name decides is the norm its shape is held against, and which "
-    "bodies make up the mean of L1 and L2."
-)
 _CUT, _DOUBTFUL = "cut_by_field_of_view", "implausible_height"
 
 
@@ -186,22 +174,6 @@ def _vertebra(model: BodyModel, i: int, naming: Naming, findings: list[Finding],
 
 def _rejected(findings: list[Finding]) -> bool:
     return any(f.severity is Severity.FAILURE for f in findings)
-
-
-def level_findings(naming: Naming) -> list[Finding]:
-    """What the levels stand on, what is doubtful about them, and what hangs on that."""
-    if naming.code in ("level_uncertain", "level_conflict"):
-        text = f"Levels: {naming.reason}. {_IF_NAMED_OTHERWISE}"
-        return [Finding(naming.code, Severity.WARNING, text)]
-    if naming.reason:
-        return [Finding(naming.code, Severity.WARNING, f"Levels: {naming.reason}.")]
-    by = {"pin": "a level that the user pinned"}.get(naming.anchor, f"the {naming.anchor}")
-    text = f"The levels are counted from {by}."
-    off = 1.0 - min((c for c in naming.confidence if c is not None), default=1.0)
-    if off >= 0.02:
-        variant = "four or six lumbar vertebrae, or a missing or extra rib"
-        text += f" With a probability of {off:.2f} ({variant}) the count is off by one. {_IF_NAMED_OTHERWISE}"
-    return [Finding("level_anchor", Severity.INFO, text)]
 
 
 def _bodies_of_pins(trace: Trace, pinned_levels: dict[str, float]) -> dict[int, str]:

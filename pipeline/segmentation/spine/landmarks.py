@@ -1,0 +1,147 @@
+"""What can be seen of the level of a body: ribs and transverse processes beside it, and the sacrum below it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from pipeline.segmentation.sampling import sample_lps
+from pipeline.segmentation.spine.body import BodyModel
+from pipeline.segmentation.spine.discs import Disc
+from pipeline.segmentation.spine.tube import BACK_REACH_MM, LEFT_REACH_MM, Outlines, Tube
+from pipeline.volume import Grid
+
+BONE_HU = 160.0
+_CELL_MM = 2.0
+_LATERAL_FIELD_MM = 70.0
+SACRAL_SIGNS = 3
+
+
+@dataclass(frozen=True)
+class LevelSigns:
+    """What can be seen of the level of one body.
+
+    Attributes
+    ----------
+    reach_mm : tuple of float
+        How far from the midline the bone that starts at the vertebra reaches, left and right (rib or transverse process).
+    cut_off : tuple of bool
+        Whether that bone runs out of the scanned field, left and right, or the field ends within 70 mm of the midline.
+    width_mm : float
+    sacral_signs : int
+        How many of the four signs of the sacrum are seen.
+    """
+
+    reach_mm: tuple[float, float]
+    cut_off: tuple[bool, bool]
+    width_mm: float
+    sacral_signs: int
+
+
+def level_signs(hu: NDArray[np.float32], grid: Grid, model: BodyModel, sacral_signs: int) -> LevelSigns:
+    """Look beside one body for ribs and transverse processes.
+
+    Parameters
+    ----------
+    hu : float32 ndarray of shape (Z, Y, X)
+        Relative HU on a coarse isotropic `grid` of the whole width of the scan.
+    model : BodyModel
+    sacral_signs : int
+        See `count_sacral_signs`.
+    """
+    half_width, half_height = 0.5 * model.width_mm, 0.5 * model.height_mm
+    left = np.arange(0.0, 110.0, _CELL_MM)
+    posterior = np.arange(-10.0, 92.0, _CELL_MM)
+    superior = np.arange(-92.0, half_height + 12.0, _CELL_MM)
+    first = int(np.ceil((half_width + 3.0) / _CELL_MM))
+    start_w = np.abs(superior) <= half_height + 3.0
+    start_v = (posterior >= 0.0) & (posterior <= 0.5 * model.depth_mm + 25.0)
+    start = start_w[:, None] & start_v[None, :]
+    beside = (int(np.argmin(np.abs(superior))), int(np.argmin(np.abs(posterior - 20.0))))
+    reach, cut = [], []
+    for side in (1.0, -1.0):
+        points = model.frame.to_lps(side * left[None, None, :], posterior[None, :, None], superior[:, None, None])
+        values = sample_lps(hu, grid, points, fill=np.nan)
+        steps, lost = _sweep_outward(values, start, first, BONE_HU)
+        field_mm = _CELL_MM * float(np.isfinite(values[beside]).sum())
+        reach.append(float(left[steps]))
+        cut.append(bool(lost) or field_mm < _LATERAL_FIELD_MM)
+    return LevelSigns((reach[0], reach[1]), (cut[0], cut[1]), model.width_mm, sacral_signs)
+
+
+def count_sacral_signs(hu: NDArray[np.float32], grid: Grid, tube: Tube, outlines: Outlines, disc: Disc) -> int:
+    """How many of four signs say that what lies under a disc is the sacrum.
+
+    The signs: bone on both sides of the body (the wings), bone farther out on both sides (the ilium), an upper plate that
+    looks forward by more than 25 degrees, and a body that narrows to less than three quarters within 30 mm.
+    """
+    canal = tube.to_lps(np.array(disc.s_mm), np.array(0.0), np.array(0.0)) - disc.centre_lps_mm
+    posterior = canal - (canal @ disc.normal_lps) * disc.normal_lps
+    posterior /= np.linalg.norm(posterior)
+    left = np.cross(posterior, disc.normal_lps)
+    w = np.arange(-22.0, -5.0, _CELL_MM)[:, None, None]
+
+    def share_of_bone(near_mm: float, far_mm: float, front_mm: float, back_mm: float, bone_hu: float) -> float:
+        """The smaller of both sides."""
+        v = np.arange(-front_mm, back_mm + 0.1, _CELL_MM)[None, :, None, None]
+        shares = []
+        for side in (1.0, -1.0):
+            u = side * np.arange(near_mm, far_mm + 0.1, _CELL_MM)[None, None, :, None]
+            values = sample_lps(
+                hu, grid, disc.centre_lps_mm + u * left + v * posterior + w[..., None] * disc.normal_lps, fill=np.nan
+            )
+            known = np.isfinite(values)
+            shares.append(float((values[known] > bone_hu).mean()) if known.mean() > 0.5 else 0.0)
+        return min(shares)
+
+    wings = share_of_bone(28.0, 46.0, 12.0, 15.0, 120.0) > 0.15
+    ilium = share_of_bone(50.0, 90.0, 10.0, 50.0, BONE_HU) > 0.15
+    ahead = tube.front[int(np.clip(disc.s_mm, 0, len(tube.front) - 1))] * (1.0, 1.0, 0.0)
+    ahead /= np.linalg.norm(ahead)
+    forward = np.degrees(np.arctan2(disc.normal_lps @ ahead, disc.normal_lps[2])) > 25.0
+    deeper = disc.s_mm - 30.0
+    in_view = deeper > 0 and bool(np.isfinite(tube.hu[int(deeper), BACK_REACH_MM + 10, LEFT_REACH_MM]))
+    narrow = in_view and float(np.interp(deeper, outlines.s_mm, outlines.width_mm)) < 0.75 * disc.width_mm
+    return int(wings) + int(ilium) + int(forward) + int(narrow)
+
+
+@njit(cache=True, nogil=True)
+def _sweep_outward(values, start, first, threshold):  # type: ignore[no-untyped-def]
+    """Last lateral step that bone from the start zone reaches, moving outward only, and whether it left the field."""
+    depth, height, width = values.shape
+    front = np.zeros((depth, height), np.bool_)
+    for k in range(depth):
+        for j in range(height):
+            # The root may be reached within three steps of the wall: a process leaves the body a little way out.
+            for i in range(first, min(first + 4, width)):
+                if start[k, j] and values[k, j, i] > threshold:
+                    front[k, j] = True
+    last = first
+    lost = False
+    for i in range(first + 4, width):
+        following = np.zeros((depth, height), np.bool_)
+        found = False
+        missing = 0
+        total = 0
+        for k in range(depth):
+            for j in range(height):
+                if not front[k, j]:
+                    continue
+                total += 1
+                # A rib that is cut runs along the border of the field for a while before it ends there.
+                if np.isnan(values[k, j, i]) or np.isnan(values[k, min(j + 2, height - 1), i]):
+                    missing += 1
+                for kk in range(max(k - 2, 0), min(k + 3, depth)):
+                    for jj in range(max(j - 2, 0), min(j + 3, height)):
+                        if values[kk, jj, i] > threshold:
+                            following[kk, jj] = True
+                            found = True
+        if not found:
+            lost = 5 * missing > total
+            break
+        last = i
+        front = following
+    return last, lost
