@@ -10,9 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phantoms.materials import mass_attenuation_cm2_g as fine_mass_attenuation_cm2_g
 from pipeline.density import Calibration, calibrate, calibrate_from_rods
-from pipeline.density.attenuation import k2hpo4_hu_per_mg_cm3, tissue_hu
-from pipeline.density.calibration import require_plausible_scale
+from pipeline.density.attenuation import (
+    effective_energy_kev,
+    k2hpo4_hu_per_mg_cm3,
+    mass_attenuation_cm2_g,
+    tissue_hu,
+)
+from pipeline.density.conditions import require_plausible_scale
 from pipeline.density.internal import tissue_constrained_line
 from pipeline.density.tables import constant, phantom_definitions
 from pipeline.density.tissues import TissueSample, TissueSurvey, half_sample_mode, survey_tissues
@@ -34,7 +40,15 @@ def test_mineral_gain_is_that_of_nist_tables():
     # NIST mass attenuation at 60 and 80 keV: K2HPO4 0.3890, 0.2508; water 0.2059, 0.1837.
     assert float(k2hpo4_hu_per_mg_cm3(60.0)) == pytest.approx(0.3890 / 0.2059 - 0.2174, rel=1e-6)
     assert float(k2hpo4_hu_per_mg_cm3(80.0)) == pytest.approx(0.2508 / 0.1837 - 0.2174, rel=1e-6)
-    assert float(k2hpo4_hu_per_mg_cm3(70.0)) == pytest.approx(1.37, abs=0.005)
+    # Clinical cut-offs in HU and in mg/cm3 (110 and 80, 160 and 120) agree at this energy.
+    assert float(k2hpo4_hu_per_mg_cm3(effective_energy_kev(120.0))) == pytest.approx(1.37, abs=0.005)
+
+
+@pytest.mark.parametrize("material", ["water", "muscle", "adipose", "k2hpo4", "hydroxyapatite"])
+def test_between_the_nodes_attenuation_is_that_of_a_finer_table(material):
+    energy_kev = np.array([45.0, 55.0, 65.0, 69.0, 70.0, 75.0, 90.0])
+    finer = fine_mass_attenuation_cm2_g(material, energy_kev)
+    assert mass_attenuation_cm2_g(material, energy_kev) == pytest.approx(finer, rel=0.0015)
 
 
 def test_only_verified_numbers_decide_classes():
