@@ -1,28 +1,35 @@
 """The command ``openbct``.
 
-Only this module prints and exits. Results go to standard output, talk and progress to standard error. Exit status: 0 all
-studies done, 1 some study failed or was refused (the others are complete), 2 the call itself was wrong, 130 interrupted.
-Heavy modules are imported inside the commands, so that ``--help`` answers at once.
+Only this module and `pipeline.cli_records` print and exit; what they share is in `pipeline.console`. Heavy modules are
+imported inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline import __version__
+from pipeline import __version__, cli_records
+from pipeline.console import (
+    ALL_DONE,
+    INTERRUPTED,
+    SOME_REFUSED,
+    WRONG_CALL,
+    Inputs,
+    escaped,
+    index_inputs,
+    iso_date,
+    out_console,
+    progress_bar,
+    talk,
+)
 from pipeline.errors import Refusal
 
 if TYPE_CHECKING:
@@ -33,8 +40,6 @@ _FOUND_NOTHING = (
     "Give folders, zips or files with an axial CT series; what was passed over is listed above, if anything."
 )
 _INTERRUPTED = "interrupted; finished studies are complete. Call the same command again to go on."
-ALL_DONE, SOME_REFUSED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
-
 app = typer.Typer(
     name="openbct",
     no_args_is_help=True,
@@ -47,15 +52,8 @@ app = typer.Typer(
     ),
     epilog="Exit status: 0 all done, 1 some study failed or was refused, 2 the call was wrong, 130 interrupted.",
 )
-out_console = Console()
-talk = Console(stderr=True)
+app.add_typer(cli_records.commands)
 
-Inputs = Annotated[
-    list[Path],
-    typer.Argument(
-        help="Folders, zips, DICOMDIRs, single DICOM files or NIfTI volumes, in any mix.", show_default=False
-    ),
-]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if absent.")]
 
 
@@ -68,7 +66,7 @@ def main() -> None:
     try:
         app()
     except Refusal as refusal:
-        talk.print(f"[bold red]error:[/] {_escaped(str(refusal))}", soft_wrap=True)
+        talk.print(f"[bold red]error:[/] {escaped(str(refusal))}", soft_wrap=True)
         sys.exit(WRONG_CALL)
     except KeyboardInterrupt:
         talk.print(_INTERRUPTED)
@@ -77,9 +75,7 @@ def main() -> None:
         sys.exit(ALL_DONE)
     except OSError as error:
         name = Path(error.filename).name if isinstance(error.filename, str) else "a file"
-        talk.print(
-            f"[bold red]error:[/] '{_escaped(name)}' cannot be read or written: {error.strerror}", soft_wrap=True
-        )
+        talk.print(f"[bold red]error:[/] '{escaped(name)}' cannot be read or written: {error.strerror}", soft_wrap=True)
         sys.exit(WRONG_CALL)
 
 
@@ -116,6 +112,12 @@ def run(
             "spineps_subregion, vertebrae_pp."
         ),
     ] = None,
+    refine_masks: Annotated[
+        bool,
+        typer.Option(
+            "--refine-masks", help="Where both agree, take our outline at the resolution of the CT for the mask's."
+        ),
+    ] = False,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -157,6 +159,7 @@ def run(
     settings = Settings(
         masks=str(masks) if masks is not None else None,
         masks_convention=masks_convention,
+        refine_masks=refine_masks,
         calibration=calibration,
         segmenter=segmenter,
         pinned_levels=tuple(_pinned(text) for text in level or ()),
@@ -165,11 +168,11 @@ def run(
         strength=strength,
         payer=payer,
         plan=str(plan) if plan is not None else None,
-        date_of_service=_date(date_of_service).isoformat() if date_of_service else None,
+        date_of_service=iso_date(date_of_service).isoformat() if date_of_service else None,
         threads=threads,
     )
     settings.check()
-    inventory = _index(inputs, quiet=quiet)
+    inventory = index_inputs(inputs, quiet=quiet)
     if not inventory.studies:
         _print_skipped(inventory)
         raise Refusal(
@@ -180,7 +183,7 @@ def run(
         talk.print(
             f"found {len(inventory.studies)} studies, {series_count} series; skipped files: {len(inventory.skipped)}"
         )
-    with _progress(quiet) as bar:
+    with progress_bar(quiet) as bar:
         task = bar.add_task("studies", total=len(inventory.studies))
         try:
             outcomes = cohort.run(
@@ -212,7 +215,7 @@ def inspect(
     """
     from pipeline.ingest import describe
 
-    inventory = _index(inputs, quiet=as_json)
+    inventory = index_inputs(inputs, quiet=as_json)
     rows = describe(inventory)
     if as_json:
         skipped = [{"file": s.name, "reason": s.reason, "text": s.detail} for s in inventory.skipped]
@@ -233,7 +236,7 @@ def demo(output: Output = Path("openbct-demo")) -> None:
     """Write a synthetic study as real DICOM files, run the whole analysis on it, and compare with the known truth."""
     from pipeline.demo import run_demo
 
-    with _progress(False) as bar:
+    with progress_bar(False) as bar:
         task = bar.add_task("demo", total=None)
         result = run_demo(output, on_stage=lambda stage: bar.update(task, description=stage))
     table = Table(title="openbct demo: measured against the truth of the phantom", title_justify="left")
@@ -246,35 +249,6 @@ def demo(output: Output = Path("openbct-demo")) -> None:
     out_console.print(f"        {result.report_pdf}", soft_wrap=True, highlight=False)
     out_console.print(f"{result.seconds:.0f} s. Synthetic data. Research use only; not a medical device.")
     raise typer.Exit(ALL_DONE if result.complete else SOME_REFUSED)
-
-
-@app.command()
-def report(
-    records: Annotated[
-        list[Path], typer.Argument(help="record.json files, or folders that hold them.", show_default=False)
-    ],
-) -> None:
-    """Render the documents again from saved records, beside each record."""
-    from pipeline.documents import render_documents
-    from reports.record import RecordUnreadable, load_record
-
-    missing = [path for path in records if not path.exists()]
-    if missing:
-        raise Refusal("no_such_input", "does not exist.", subject=f"input '{missing[0].name}'")
-    files = [f for path in records for f in (sorted(path.rglob("record.json")) if path.is_dir() else [path])]
-    if not files:
-        raise Refusal("no_record", "holds no record.json.", subject="the input")
-    status = ALL_DONE
-    for file in files:
-        try:
-            written = render_documents(load_record(file), file.parent)
-        except RecordUnreadable as error:
-            talk.print(f"[red]{_escaped(str(error))}[/]", soft_wrap=True)
-            status = SOME_REFUSED
-        else:
-            for path in written:
-                out_console.print(str(path), soft_wrap=True, highlight=False)
-    raise typer.Exit(status)
 
 
 @app.command()
@@ -309,7 +283,7 @@ def phantom(
     if (kind is None) == (suite is None):
         raise Refusal("bad_phantom", "needs either a kind or --suite.", subject="phantom")
     if suite is not None:
-        with _progress(False) as bar:
+        with progress_bar(False) as bar:
             task = bar.add_task(suite, total=None)
             many = write_many(
                 suite,
@@ -366,57 +340,6 @@ def strength(
 
 
 @app.command()
-def coverage(
-    code: Annotated[str, typer.Argument(help="Service code number, for example 0743T.")],
-    date: Annotated[str, typer.Option(help="Date of service, YYYY-MM-DD.")],
-    payer: Annotated[str, typer.Option(help="Payer.")] = "cigna",
-    plan: Annotated[
-        Path | None, typer.Option(help="Plan document file (TOML); it supersedes the payer's policy.")
-    ] = None,
-    knowledge: Annotated[
-        Path | None, typer.Option(help="Folder with further policy editions or claims (TOML).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
-    """Print the coverage status of a service code on a date, with its sources, conflicts and the next step.
-
-    Example: openbct coverage 0743T --date 2026-11-21
-    """
-    from reports.coverage import KnowledgeError, evaluate, load_knowledge, load_plan
-
-    day = _date(date)
-    try:
-        base = load_knowledge(knowledge)
-        answer = evaluate(
-            code, payer=payer, date_of_service=day, knowledge=base, plan=load_plan(plan) if plan is not None else None
-        )
-    except KnowledgeError as error:
-        raise Refusal("knowledge_invalid", str(error), subject="coverage knowledge") from error
-    except KeyError as error:
-        known = ", ".join(c.number for c in base.codes)
-        raise Refusal("unknown_code", f"is not on file; codes on file: {known}.", subject=f"code '{code}'") from error
-    if as_json:
-        print(answer.model_dump_json(indent=1))
-        raise typer.Exit(ALL_DONE)
-    out_console.print(
-        f"[bold]{answer.cpt}[/]  {answer.payer} {answer.policy or ''}  date of service {answer.date_of_service}"
-    )
-    last_known = f" (last known: {answer.last_known_status})" if answer.last_known_status else ""
-    out_console.print(f"status: [bold]{answer.status}[/]{last_known}")
-    out_console.print(f"prior authorization: {answer.prior_authorization}\n")
-    out_console.print(_escaped(answer.text), highlight=False, soft_wrap=True)
-    for title, lines in (
-        ("sources", [f"[rank {s.rank}] {s.document}, effective {s.effective}: “{s.quote}”" for s in answer.sources]),
-        ("conflicts", [f"{c.id} [rank {c.rank}] {c.document}: “{c.claim}” {c.text}" for c in answer.conflicts]),
-        ("warnings", [f"{w.code}: {w.text}" for w in answer.warnings]),
-    ):
-        if lines:
-            out_console.print(f"\n[bold]{title}[/]")
-            for line in lines:
-                out_console.print("- " + _escaped(line), highlight=False, soft_wrap=True)
-
-
-@app.command()
 def cohort(
     output: Annotated[Path, typer.Argument(help="Folder with study folders below it.", show_default=False)],
 ) -> None:
@@ -427,35 +350,11 @@ def cohort(
         raise Refusal("no_such_folder", "does not exist.", subject=f"folder '{output.name}'")
     records, problems = collect(output)
     for problem in problems:
-        talk.print(f"[red]{_escaped(problem)}[/]", soft_wrap=True)
+        talk.print(f"[red]{escaped(problem)}[/]", soft_wrap=True)
     if not records:
         raise Refusal("no_record", "holds no record.json one level below it.", subject=f"folder '{output.name}'")
     out_console.print(f"{len(records)} records: {output / 'cohort.csv'}", soft_wrap=True, highlight=False)
     raise typer.Exit(SOME_REFUSED if problems else ALL_DONE)
-
-
-def _index(inputs: list[Path], *, quiet: bool) -> Inventory:
-    from pipeline.ingest import find_studies
-
-    missing = [path for path in inputs if not path.exists()]
-    if missing:
-        raise Refusal("no_such_input", "does not exist.", subject=f"input '{missing[0]}'")
-    with _progress(quiet) as bar:
-        task = bar.add_task("reading headers", total=None)
-        return find_studies(inputs, progress=lambda done, total: bar.update(task, completed=done, total=total))
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=talk, transient=True, disable=quiet or not talk.is_terminal) as bar:
-        yield bar
 
 
 def _print_outcomes(outcomes: list[Outcome], output: Path) -> None:
@@ -465,7 +364,7 @@ def _print_outcomes(outcomes: list[Outcome], output: Path) -> None:
     for o in outcomes:
         status = o.status + (" (already)" if o.resumed else "")
         text = o.text if o.status == "done" else f"{o.text} ({o.reason})"
-        table.add_row(o.study, status, _escaped(text), f"{o.seconds:.0f}", f"{o.peak_mib:.0f}")
+        table.add_row(o.study, status, escaped(text), f"{o.seconds:.0f}", f"{o.peak_mib:.0f}")
     out_console.print(table)
     counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "refused", "failed")}
     words = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
@@ -482,22 +381,22 @@ def _print_series(row: dict[str, Any]) -> None:
     colour = {"refused": "yellow", "spare": "dim"}.get(row["verdict"], "green")
     out_console.print(
         f"  [{colour}]{row['verdict'] if row['verdict'] in ('refused', 'spare') else 'use for ' + row['verdict']}[/]: "
-        f"{_escaped(number + repr(row['description']))}  {row['modality']}  {size} at {spacing} mm  "
-        + _escaped("  ".join(f for f in facts if f)),
+        f"{escaped(number + repr(row['description']))}  {row['modality']}  {size} at {spacing} mm  "
+        + escaped("  ".join(f for f in facts if f)),
         soft_wrap=True,
         highlight=False,
     )
-    out_console.print(f"      {_escaped(row['reason'])} ({row['code']})", soft_wrap=True, highlight=False)
+    out_console.print(f"      {escaped(row['reason'])} ({row['code']})", soft_wrap=True, highlight=False)
     for problem in row["problems"]:
         if problem != row["reason"]:
-            out_console.print(f"      note: {_escaped(problem)}", soft_wrap=True, highlight=False)
+            out_console.print(f"      note: {escaped(problem)}", soft_wrap=True, highlight=False)
 
 
 def _print_skipped(inventory: Inventory, *, everything: bool = False) -> None:
     shown = inventory.skipped if everything else inventory.skipped[:20]
     for skipped in shown:
         talk.print(
-            f"skipped {_escaped(skipped.name)}: {_escaped(skipped.detail)} ({skipped.reason})",
+            f"skipped {escaped(skipped.name)}: {escaped(skipped.detail)} ({skipped.reason})",
             soft_wrap=True,
             highlight=False,
         )
@@ -524,19 +423,6 @@ def _option(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
-
-
-def _date(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise Refusal("bad_date", "is not a date of the form YYYY-MM-DD.", subject=f"date '{text}'") from None
-
-
-def _escaped(text: Any) -> str:
-    from rich.markup import escape
-
-    return escape(str(text))
 
 
 if __name__ == "__main__":

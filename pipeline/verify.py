@@ -1,0 +1,119 @@
+"""A record verified: the study is found again in the images, analysed with the recorded settings, and compared."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputRefused
+from pipeline.ingest import Inventory, Study
+from pipeline.study import Settings, analyse_study
+from reports.comparison import TOLERANCE_SD, Comparison, compare_records
+from reports.record import StudyRecord
+
+FILE_SETTINGS = ("masks", "calibration", "profile", "plan")
+"""Settings that may name a file; the record holds the hash of its content, so the file must be given again."""
+_HASHED = "sha256:"
+
+
+def verify_record(
+    record: StudyRecord,
+    inventory: Inventory,
+    *,
+    files: Mapping[str, Path] | None = None,
+    tolerance_sd: float = TOLERANCE_SD,
+    threads: int | None = None,
+    keep: Path | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Compute a record again from its images and compare.
+
+    Parameters
+    ----------
+    record : StudyRecord
+    inventory : Inventory
+        From `pipeline.ingest.find_studies`; must hold the study of the record.
+    files : mapping of str to Path, optional
+        Files of the settings in `FILE_SETTINGS` that the record was made with.
+    tolerance_sd : float
+        Largest difference that counts as reproduced, in standard uncertainties.
+    threads : int, optional
+    keep : Path, optional
+        An empty folder for the new record and its documents; a temporary one by default.
+    on_stage : callable, optional
+        Told the name of each stage as it begins.
+
+    Raises
+    ------
+    InputRefused
+        If the study is not in the input, or a file that the record was made with is not given or has changed.
+    """
+    settings = replace(settings_of(record, files or {}), threads=threads)
+    study = _study_of(record, inventory)
+    with tempfile.TemporaryDirectory(prefix="openbct-verify-") if keep is None else nullcontext(keep) as folder:
+        again = analyse_study(study, Path(folder), settings, on_stage=on_stage)
+    return compare_records(record, again, tolerance_sd=tolerance_sd)
+
+
+def settings_of(record: StudyRecord, files: Mapping[str, Path]) -> Settings:
+    """The settings that a record was made with.
+
+    Coverage is asked for the recorded date of service, or for the day of the recorded report where none was given.
+
+    Raises
+    ------
+    InputRefused
+        If a setting is not known to this version, or the files do not match.
+    """
+    recorded = dict(record.software.settings)
+    known = {field.name for field in fields(Settings)}
+    unknown = sorted(set(recorded) - known)
+    if unknown:
+        raise InputRefused(
+            "unknown_setting",
+            f"was made with settings that this version does not know: {', '.join(unknown)}.",
+            subject="the record",
+            remedy=f"Verify it with openbct {record.software.version}.",
+        )
+    hashed = {key: value for key, value in recorded.items() if str(value).startswith(_HASHED)}
+    for key in FILE_SETTINGS:
+        if key in hashed and key not in files:
+            raise InputRefused("file_needed", f"was made with a file for --{key}; give it again.", subject="the record")
+        if key in files and key not in hashed:
+            raise InputRefused("file_not_used", f"was made without a file for --{key}.", subject="the record")
+    given: dict[str, Any] = {key: _frozen(value) for key, value in recorded.items() if key not in hashed}
+    given |= {key: str(path) for key, path in files.items()}
+    given.setdefault("date_of_service", record.study.report_date)
+    settings = Settings(**given)
+    settings.check()
+    now = settings.as_json()
+    for key, value in hashed.items():
+        if now.get(key) != value:
+            raise InputRefused(
+                "file_changed", "is not the one that the record was made with: its content differs.", subject=f"--{key}"
+            )
+    return settings
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of JSON as the tuples that `Settings` holds."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _study_of(record: StudyRecord, inventory: Inventory) -> Study:
+    uid, key = record.study.study_uid, record.study.key
+    found = [s for s in inventory.studies if (s.uid == uid if uid else s.key == key)]
+    if not found and not uid and len(inventory.studies) == 1:
+        found = list(inventory.studies)  # a NIfTI file under another name; its content decides
+    if not found:
+        raise InputRefused(
+            "study_not_in_input",
+            f"does not hold the study of the record ({key}); studies there: "
+            f"{', '.join(s.key for s in inventory.studies[:5]) or 'none'}.",
+            subject="the input",
+        )
+    return found[0]
