@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import ndimage
 
 from fea.bone.profiles import BoneProfile, Boundary, VirtualTest
 from fea.bone.resample import PosedBone
+from fea.materials import Orthotropy
 from fea.model import Prescribed, VoxelModel
 
 _LEAST_FRACTION = 0.05  # voxels with less bone than this carry nothing worth a degree of freedom
@@ -50,6 +52,22 @@ class Issue:
 
 
 @dataclass(frozen=True, eq=False)
+class Variants:
+    """How to make the same test again with something changed.
+
+    Attributes
+    ----------
+    tilted : callable
+        From two small angles (degrees) to the test in a pose turned by them about two axes across the load.
+    assembled : callable
+        From another bone on the same grid and another profile to the test in the same pose.
+    """
+
+    tilted: Callable[[float, float], TestModel]
+    assembled: Callable[[PosedBone, BoneProfile], TestModel]
+
+
+@dataclass(frozen=True, eq=False)
 class TestModel:
     """A bone with caps, supports and load, ready to solve.
 
@@ -75,6 +93,11 @@ class TestModel:
     cross_section_mm2 : float
         Mean over the length, of the bone, across the load.
     issues : tuple of Issue
+    orthotropy : Orthotropy or None
+        Of the bone; cement stays isotropic.
+    regions : dict of str to bool ndarray of shape (Z, Y, X)
+        Parts of the bone by name, for saying where it fails.
+    variants : Variants or None
     """
 
     __test__ = False
@@ -93,11 +116,14 @@ class TestModel:
     lengths_mm: dict[str, float]
     cross_section_mm2: float
     issues: tuple[Issue, ...] = field(default=())
+    orthotropy: Orthotropy | None = None
+    regions: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    variants: Variants | None = None
 
     def voxel_model(self) -> VoxelModel:
         """What the solver takes."""
         h = self.bone.grid.voxel_mm
-        return VoxelModel(self.modulus_mpa, (h, h, h), self.poisson)
+        return VoxelModel(self.modulus_mpa, (h, h, h), self.poisson, self.orthotropy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,19 +287,31 @@ def cap_region(share: NDArray, axis: int, upper: bool, *, depth_voxels: int, thi
     return CapRegion(np.ascontiguousarray(np.moveaxis(voxels, 0, axis)), axis, face, footprint)
 
 
-def with_caps(
-    bone: BoneVoxels, caps: tuple[CapRegion, ...], profile: BoneProfile
-) -> tuple[NDArray[np.float32], NDArray[np.float32], float | NDArray[np.float64]]:
-    """Modulus, yield stress and Poisson's ratio of bone and caps together; mixed voxels weighted by volume."""
+@dataclass(frozen=True, eq=False)
+class CappedBone:
+    """Bone and caps together: modulus and yield stress of every voxel, Poisson's ratio, and the law of orthotropic bone."""
+
+    modulus_mpa: NDArray[np.float32]
+    yield_stress_mpa: NDArray[np.float32]
+    poisson: float | NDArray[np.float64]
+    orthotropy: Orthotropy | None
+
+
+def with_caps(bone: BoneVoxels, caps: tuple[CapRegion, ...], profile: BoneProfile) -> CappedBone:
+    """Bone and caps together; mixed voxels weighted by volume, and orthotropic where most of their stiffness is bone."""
     cement = np.zeros(bone.share.shape, np.float32)
     for cap in caps:
         np.maximum(cement, np.where(cap.voxels, 1 - bone.share, 0), out=cement)
-    modulus = bone.modulus_mpa + cement * np.float32(profile.cap.modulus_mpa)
+    cement_mpa = cement * np.float32(profile.cap.modulus_mpa)
+    modulus = bone.modulus_mpa + cement_mpa
     strength = bone.yield_stress_mpa.copy()
     mixed = cement > 0
     strength[mixed] += cement[mixed] * np.float32(profile.cap.yield_mpa)
     strength[modulus == 0] = np.inf
+    if profile.orthotropy is not None:
+        law = profile.orthotropy.law(cement_mpa > bone.modulus_mpa)
+        return CappedBone(modulus, strength, profile.cap.poisson, law)
     poisson: float | NDArray[np.float64] = profile.poisson
     if profile.cap.poisson != profile.poisson:
         poisson = profile.poisson + (profile.cap.poisson - profile.poisson) * cement.astype(np.float64)
-    return modulus, strength, poisson
+    return CappedBone(modulus, strength, poisson, None)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fea.bone.assembly import TestModel, TestRefused
+from fea.bone.assembly import Issue, TestModel, TestRefused
 from fea.bone.profiles import Criterion
+from fea.bone.voxel_fields import LoadShare, VoxelFields, load_share, voxel_fields
 from fea.errors import SolveError
-from fea.nonlinear import solve_curve
+from fea.nonlinear import Curve, CurveStopped, solve_curve
 from fea.plasticity import YieldMaterial
-from fea.solve import solve
+from fea.solve import Solver
 
-# Parts of the end displacement at which the elastic-plastic curve is computed: close where bone yields, wide on the plateau.
 _EQUILIBRIUM = 1e-3  # of the reactions; a tenth of it moves the strength of a femur by 2e-5
+# Parts of the end displacement at which the elastic-plastic curve is computed: close where bone yields, wide on the plateau.
 _CURVE_STEPS = (0.12, 0.2, 0.28, 0.38, 0.52, 0.72, 1.0)
 _OFFSET_STRAIN = 0.002
+_FIRST_YIELD_PART = 0.001  # of the bone volume: single voxels at the edge of a cap say little
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,8 @@ class TestResult:
     effective_strain : float32 ndarray of shape (Z, Y, X)
         Energy-equivalent strain sqrt(2 U / E) at the applied displacement; 0 outside the bone.
     yield_ratio : float32 ndarray of shape (Z, Y, X) or None
-        Von Mises stress at the centre of the voxel over its yield stress at the applied displacement; None without a yield law.
+        Stress at the centre of the voxel over its yield stress at the applied displacement, by the profile's criterion (von
+        Mises, or Drucker-Prager where tension is weaker); None without a yield law.
     first_yield_n : float or None
         Force at which the first 0.1 % of the bone volume reaches its yield stress.
     dof, iterations : int
@@ -56,6 +57,15 @@ class TestResult:
         Equivalent plastic strain at the end of the curve; None after a linear test.
     yielded_part : float or None
         Part of the bone volume with plastic strain at the end of the curve.
+    displacement_mm : float32 ndarray of shape (Z+1, Y+1, X+1, 3)
+        Of the linear solution, components z, y, x.
+    load_share : LoadShare or None
+        Of a vertebral body.
+    first_failure : dict of str to float
+        The regions of the bone, most affected first, with their part of the volume that reaches its yield stress first (the
+        first 0.1 % of the bone), or without a yield law exceeds the critical strain of the Pistoia criterion first.
+    issues : tuple of Issue
+        What is to be said about the solution itself.
     """
 
     __test__ = False
@@ -76,10 +86,34 @@ class TestResult:
     reactions_n: dict[str, tuple[float, float, float]]
     plastic_strain: NDArray[np.float32] | None = None
     yielded_part: float | None = None
+    displacement_mm: NDArray[np.float32] = field(default_factory=lambda: np.zeros((1, 1, 1, 3), np.float32))
+    load_share: LoadShare | None = None
+    first_failure: dict[str, float] = field(default_factory=dict)
+    issues: tuple[Issue, ...] = ()
+
+    @property
+    def strain_energy_mj(self) -> float:
+        """Work of the loads in N mm at the applied displacement of the linear solution."""
+        return 0.5 * self.force_n * self.model.applied_mm
 
 
-def run_linear(model: TestModel, *, rtol: float = 1e-6, threads: int | None = None) -> TestResult:
+def run_linear(
+    model: TestModel,
+    *,
+    rtol: float = 1e-6,
+    threads: int | None = None,
+    initial: NDArray | None = None,
+) -> TestResult:
     """Solve a test linearly and apply the criteria that a linear solution allows.
+
+    Parameters
+    ----------
+    model : TestModel
+    rtol : float
+        Relative residual; forces err by its square.
+    threads : int, optional
+    initial : float ndarray of shape (Z+1, Y+1, X+1, 3), optional
+        Displacements (mm) to begin with, those of a similar model.
 
     Raises
     ------
@@ -88,37 +122,44 @@ def run_linear(model: TestModel, *, rtol: float = 1e-6, threads: int | None = No
     """
     began = time.perf_counter()
     try:
-        solution = solve(model.voxel_model(), model.supports, rtol=rtol, threads=threads, floating="remove")
+        solver = Solver(model.voxel_model(), model.supports, threads=threads, floating="remove")
+        solution = solver.solve(rtol=rtol, initial=initial)
     except SolveError as error:
         raise TestRefused("not_converged", f"{error.reason.value}: {error}") from error
+    profile, voxel_mm = model.profile, model.bone.grid.voxel_mm
     force = abs(float(solution.reaction_n[model.loaded][model.load_axis]))
     stiffness = force / model.applied_mm
-    energy, strain, mises = element_fields(
-        solution.displacement_mm, model.modulus_mpa, model.is_bone, model.bone.grid.voxel_mm, model.profile.poisson
+    law = profile.poisson if model.orthotropy is None else model.orthotropy.matrix
+    fields = voxel_fields(
+        solution.displacement_mm, model.modulus_mpa, model.is_bone, voxel_mm, law, axis=model.load_axis
     )
+    strain = fields.effective_strain
     weight = model.bone.fraction[model.is_bone].astype(float)
-    profile = model.profile
     critical = _weighted_quantile(strain[model.is_bone], weight, 1 - profile.pistoia_volume_fraction)
     if not (force > 0 and critical > 0):
         raise TestRefused("no_load_carried", "the model transfers no force from the loaded to the held side.")
     strength = {Criterion.PISTOIA: force * profile.pistoia_strain / critical}
+    share = None
     if "body" in model.lengths_mm:
         height_mm = model.lengths_mm[profile.linear_rule_height]
         strength[Criterion.LINEAR_RULE] = profile.linear_rule_coefficient * height_mm * stiffness
+        share = load_share(fields.normal_stress_mpa, model.bone.fraction, model.is_bone, voxel_mm, axis=model.load_axis)
     else:
         strength[Criterion.FIXED_DISPLACEMENT] = force
-    ratio, first_yield = None, None
-    if profile.yield_stress is not None:
-        ratio = np.zeros_like(mises)
-        np.divide(mises, model.yield_stress_mpa, out=ratio, where=model.is_bone)
-        first_yield = force / max(_weighted_quantile(ratio[model.is_bone], weight, 0.999), 1e-30)
+    ratio = _yield_ratio(model, fields)
+    first_yield = None
+    failing = strain >= critical
+    if ratio is not None:
+        highest = max(_weighted_quantile(ratio[model.is_bone], weight, 1 - _FIRST_YIELD_PART), 1e-30)
+        first_yield = force / highest
+        failing = ratio >= highest
     return TestResult(
         model=model,
         force_n=force,
         stiffness_n_mm=stiffness,
         strength_n=strength,
         curve=np.array([[0.0, 0.0], [model.applied_mm, force]]),
-        energy_density_mpa=energy,
+        energy_density_mpa=fields.energy_density_mpa,
         effective_strain=strain,
         yield_ratio=ratio,
         first_yield_n=first_yield,
@@ -127,7 +168,36 @@ def run_linear(model: TestModel, *, rtol: float = 1e-6, threads: int | None = No
         residual=solution.residual,
         seconds=time.perf_counter() - began,
         reactions_n={name: (float(z), float(y), float(x)) for name, (z, y, x) in sorted(solution.reaction_n.items())},
+        displacement_mm=solution.displacement_mm.astype(np.float32),
+        load_share=share,
+        first_failure=_by_region(model, failing & model.is_bone),
     )
+
+
+def _yield_ratio(model: TestModel, fields: VoxelFields) -> NDArray[np.float32] | None:
+    """Stress over yield stress by the profile's criterion, as in `fea.plasticity`."""
+    profile = model.profile
+    if profile.yield_stress is None:
+        return None
+    slope, level = YieldMaterial(1.0, 0.0, _criterion(model), profile.tension_ratio).cone()
+    stress = ((fields.von_mises_mpa + slope * fields.mean_stress_mpa) / level).astype(np.float32)
+    ratio = np.zeros(stress.shape, np.float32)
+    np.divide(np.maximum(stress, 0), model.yield_stress_mpa, out=ratio, where=model.is_bone)
+    return ratio
+
+
+def _criterion(model: TestModel) -> Literal["von_mises", "drucker_prager"]:
+    return "von_mises" if model.profile.tension_ratio == 1 else "drucker_prager"
+
+
+def _by_region(model: TestModel, failing: NDArray[np.bool_]) -> dict[str, float]:
+    """Part of the failing bone volume in each region, greatest first; regions without any are left out."""
+    fraction = model.bone.fraction
+    total = float(fraction[failing].sum(dtype=np.float64))
+    parts = {
+        name: float(fraction[failing & where].sum(dtype=np.float64)) / total for name, where in model.regions.items()
+    }
+    return {name: part for name, part in sorted(parts.items(), key=lambda item: -item[1]) if part > 0}
 
 
 def run(model: TestModel, *, rtol: float = 1e-6, threads: int | None = None) -> TestResult:
@@ -153,27 +223,23 @@ def add_yield(result: TestResult, *, threads: int | None = None) -> TestResult:
     model, profile = result.model, result.model.profile
     if profile.yield_stress is None:
         raise TestRefused("no_yield_law", f"{profile.title} has no yield law.")
+    if model.orthotropy is not None:
+        raise TestRefused("no_yield_law", f"{profile.title} is orthotropic; yield is for isotropic bone.")
     body_mm = model.lengths_mm.get("body")
     end_mm = profile.nonlinear_strain * body_mm if body_mm is not None else model.applied_mm
-    steps_mm = np.array(_CURVE_STEPS) * end_mm
-    criterion: Literal["von_mises", "drucker_prager"] = "von_mises" if profile.tension_ratio == 1 else "drucker_prager"
-    material = YieldMaterial(model.yield_stress_mpa, profile.hardening_ratio, criterion, profile.tension_ratio)
-    try:
-        curve = solve_curve(
-            model.voxel_model(),
-            model.supports,
-            material,
-            steps_mm / model.applied_mm,
-            rtol=_EQUILIBRIUM,
-            threads=threads,
-            floating="remove",
-        )
-    except SolveError as error:
-        raise TestRefused("not_converged", f"{error.reason.value}: {error}") from error
+    curve, stopped = _follow(model, end_mm, threads)
     force = np.abs(curve.reaction_n[model.loaded][:, model.load_axis])
-    points = np.column_stack([np.append(0.0, steps_mm), force])
+    points = np.column_stack([curve.load_factor * model.applied_mm, force])
     strength = dict(result.strength_n)
-    strength[Criterion.NONLINEAR_STRAIN] = float(force.max())
+    issues = result.issues
+    if stopped is not None:
+        reached = float(points[-1, 0] / end_mm)
+        text = f"The elastic-plastic curve ended at {100 * reached:.0f} % of its way: {stopped}"
+        if profile.strength is Criterion.NONLINEAR_STRAIN:
+            raise TestRefused("not_converged", text)
+        issues = (*issues, Issue("curve_stopped", True, text))
+    else:
+        strength[Criterion.NONLINEAR_STRAIN] = float(force.max())
     if body_mm is not None:
         offset = _offset_yield(points, result.stiffness_n_mm, _OFFSET_STRAIN * body_mm)
         if offset is not None:
@@ -189,7 +255,32 @@ def add_yield(result: TestResult, *, threads: int | None = None) -> TestResult:
         iterations=result.iterations + int(curve.cg_iterations.sum()),
         residual=float(curve.residual.max()),
         seconds=result.seconds + time.perf_counter() - began,
+        issues=issues,
     )
+
+
+def _follow(model: TestModel, end_mm: float, threads: int | None) -> tuple[Curve, str | None]:
+    """The elastic-plastic curve up to a displacement, or as far as it could be followed and why no farther."""
+    profile = model.profile
+    material = YieldMaterial(model.yield_stress_mpa, profile.hardening_ratio, _criterion(model), profile.tension_ratio)
+    factors = np.array(_CURVE_STEPS) * (end_mm / model.applied_mm)
+    try:
+        curve = solve_curve(
+            model.voxel_model(),
+            model.supports,
+            material,
+            factors,
+            rtol=_EQUILIBRIUM,
+            threads=threads,
+            floating="remove",
+        )
+    except CurveStopped as stopped:
+        if len(stopped.curve.load_factor) < 3:  # not even the first step beyond the elastic one
+            raise TestRefused("not_converged", f"{stopped.reason.value}: {stopped}") from stopped
+        return stopped.curve, stopped.detail
+    except SolveError as error:
+        raise TestRefused("not_converged", f"{error.reason.value}: {error}") from error
+    return curve, None
 
 
 def _offset_yield(curve: NDArray, stiffness_n_mm: float, offset_mm: float) -> float | None:
@@ -252,93 +343,3 @@ def _weighted_quantile(values: NDArray, weights: NDArray, level: float) -> float
     below = np.cumsum(weights[order])
     at = int(np.searchsorted(below, level * below[-1]))
     return float(values[order[min(at, len(order) - 1)]])
-
-
-def element_fields(
-    displacement_mm: NDArray, modulus_mpa: NDArray, where: NDArray[np.bool_], voxel_mm: float, poisson: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Strain energy density (MPa), energy-equivalent strain and von Mises stress (MPa) of the voxels in `where`.
-
-    Energy is that of the whole trilinear element, integrated exactly; stress is taken at its centre.
-    """
-    energy = np.zeros(modulus_mpa.shape, np.float32)
-    strain = np.zeros(modulus_mpa.shape, np.float32)
-    mises = np.zeros(modulus_mpa.shape, np.float32)
-    stiffness, gradient = _unit_cube(poisson)
-    _element_fields(displacement_mm, modulus_mpa, where, voxel_mm, poisson, stiffness, gradient, energy, strain, mises)
-    return energy, strain, mises
-
-
-@lru_cache(maxsize=4)
-def _unit_cube(poisson: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Stiffness (24, 24) of the cube of edge 1 and modulus 1, and the shape-function gradients (8, 3) at its centre.
-
-    Corners in order of (z, y, x), each 0 or 1, x fastest; components z, y, x.
-    """
-    corners = np.array([[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)], float)
-    first = poisson / ((1 + poisson) * (1 - 2 * poisson))
-    second = 0.5 / (1 + poisson)
-
-    def gradients(point: NDArray) -> NDArray[np.float64]:
-        factor = np.where(corners == 1, point, 1 - point)
-        sign = np.where(corners == 1, 1.0, -1.0)
-        return np.stack(
-            [sign[:, 0] * factor[:, 1] * factor[:, 2], sign[:, 1] * factor[:, 0] * factor[:, 2],
-             sign[:, 2] * factor[:, 0] * factor[:, 1]], axis=1
-        )  # fmt: skip
-
-    stiffness = np.zeros((24, 24))
-    abscissae = 0.5 + np.array([-0.5, 0.5]) / np.sqrt(3)
-    for z in abscissae:
-        for y in abscissae:
-            for x in abscissae:
-                g = gradients(np.array([z, y, x]))
-                block = first * np.einsum("ap,bq->apbq", g, g) + second * np.einsum("aq,bp->apbq", g, g)
-                block += second * np.einsum("ar,br,pq->apbq", g, g, np.eye(3))
-                stiffness += block.reshape(24, 24) / 8
-    return stiffness, gradients(np.full(3, 0.5))
-
-
-@njit(cache=True, nogil=True)
-def _element_fields(u, modulus, where, edge, poisson, stiffness, gradient, energy, strain, mises):  # type: ignore[no-untyped-def]
-    nz, ny, nx = modulus.shape
-    twice_second = 1 / (1 + poisson)
-    d = np.empty(24)
-    h = np.empty((3, 3))
-    for k in range(nz):
-        for j in range(ny):
-            for i in range(nx):
-                if not where[k, j, i]:
-                    continue
-                n = 0
-                for dz in range(2):
-                    for dy in range(2):
-                        for dx in range(2):
-                            for c in range(3):
-                                d[n] = u[k + dz, j + dy, i + dx, c]
-                                n += 1
-                work = 0.0
-                for a in range(24):
-                    row = 0.0
-                    for b in range(24):
-                        row += stiffness[a, b] * d[b]
-                    work += row * d[a]
-                work = max(work, 0.0) / (edge * edge)  # u K u of the unit modulus, per volume
-                e = float(modulus[k, j, i])
-                energy[k, j, i] = 0.5 * e * work
-                strain[k, j, i] = np.sqrt(work)
-                for p in range(3):
-                    for q in range(3):
-                        total = 0.0
-                        for a in range(8):
-                            total += gradient[a, q] * d[3 * a + p]
-                        h[p, q] = total / edge
-                trace = h[0, 0] + h[1, 1] + h[2, 2]
-                deviatoric = 0.0
-                for p in range(3):
-                    for q in range(3):
-                        s = 0.5 * (h[p, q] + h[q, p])
-                        if p == q:
-                            s -= trace / 3
-                        deviatoric += s * s
-                mises[k, j, i] = e * twice_second * np.sqrt(1.5 * deviatoric)

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fea.bone.assembly import BoneVoxels, CapRegion, TestModel, TestRefused, bone_voxels, cap_region, with_caps
+from fea.bone.assembly import (
+    BoneVoxels,
+    CappedBone,
+    CapRegion,
+    TestModel,
+    TestRefused,
+    Variants,
+    bone_voxels,
+    cap_region,
+    with_caps,
+)
 from fea.bone.femur_pose import FemurPose
 from fea.bone.profiles import BoneProfile, VirtualTest
 from fea.bone.resample import PosedBone, grid_for_mask, resample_bone
@@ -17,6 +29,8 @@ from fea.nodes import nodes_of
 # lesser trochanter.
 _KEPT_RADII = 4.5
 _LEAST_RADII = 2.8
+# Where, from the centre of the head along the neck, a neck begins and ends: names for regions, nothing is computed from them.
+_HEAD_RADII, _NECK_RADII = 0.8, 1.9
 
 
 def build_sideways_fall(
@@ -63,13 +77,37 @@ def build_sideways_fall(
     along = proximal - (proximal @ vertical) * vertical
     along /= np.linalg.norm(along)
     axes = np.stack([along, vertical, np.cross(vertical, along)])
-    posed, voxels, held = _posed_femur(density_mg_cm3, mask, index_to_world, pose, profile, axes, voxel_mm)
+    posed = _posed_femur(density_mg_cm3, mask, index_to_world, pose, profile, axes, voxel_mm)
+
+    def assembled(bone: PosedBone, law: BoneProfile) -> TestModel:
+        return _falling(replace(posed, bone=bone), law)
+
+    def tilted(rotation_deg: float, adduction_more_deg: float) -> TestModel:
+        return build_sideways_fall(
+            density_mg_cm3,
+            mask,
+            index_to_world,
+            pose,
+            profile,
+            voxel_mm=voxel_mm,
+            internal_rotation_deg=internal_rotation_deg + rotation_deg,
+            adduction_deg=adduction_deg + adduction_more_deg,
+        )
+
+    return replace(_falling(posed, profile), variants=Variants(tilted, assembled))
+
+
+def _falling(femur: _PosedFemur, profile: BoneProfile) -> TestModel:
+    """Material, caps, supports and load of a femur posed for the fall."""
+    posed, pose = femur.bone, femur.pose
+    voxel_mm = posed.grid.voxel_mm
+    voxels = bone_voxels(posed, profile)
+    held = femur.end_nodes(voxels)
     near_head = _distance_mm(posed, pose.head_centre_mm) < 1.4 * pose.head_radius_mm
     below_head = _along_mm(posed, pose.shaft_axis, pose.head_centre_mm)
     trochanteric = below_head < _LEAST_RADII * pose.head_radius_mm
     head = _cap(np.where(near_head, voxels.share, 0), profile, voxel_mm, axis=1, upper=True)
     trochanter = _cap(np.where(trochanteric, voxels.share, 0), profile, voxel_mm, axis=1, upper=False)
-    modulus, strength, poisson = with_caps(voxels, (head, trochanter), profile)
     length_mm = (head.face - trochanter.face) * voxel_mm
     applied_mm = profile.hip_displacement * length_mm
     supports = (
@@ -77,22 +115,53 @@ def build_sideways_fall(
         Prescribed("head", head.face_nodes(), y=-applied_mm),
         Prescribed("trochanter", trochanter.face_nodes(), y=0.0),
     )
+    capped = with_caps(voxels, (head, trochanter), profile)
+    return _test_model(
+        VirtualTest.HIP_SIDEWAYS_FALL, femur, profile, voxels, capped, supports, 1, applied_mm, length_mm
+    )
+
+
+def _test_model(
+    test: VirtualTest,
+    femur: _PosedFemur,
+    profile: BoneProfile,
+    voxels: BoneVoxels,
+    capped: CappedBone,
+    supports: tuple[Prescribed, ...],
+    load_axis: int,
+    applied_mm: float,
+    length_mm: float,
+) -> TestModel:
+    voxel_mm = femur.bone.grid.voxel_mm
     return TestModel(
-        test=VirtualTest.HIP_SIDEWAYS_FALL,
+        test=test,
         profile=profile,
-        bone=posed,
-        modulus_mpa=modulus,
-        yield_stress_mpa=strength,
+        bone=femur.bone,
+        modulus_mpa=capped.modulus_mpa,
+        yield_stress_mpa=capped.yield_stress_mpa,
         is_bone=voxels.is_bone,
-        poisson=poisson,
+        poisson=capped.poisson,
         supports=supports,
         loaded="head",
-        load_axis=1,
+        load_axis=load_axis,
         applied_mm=applied_mm,
-        lengths_mm=_lengths_mm(voxels, 1, voxel_mm, length_mm),
-        cross_section_mm2=_mean_section_mm2(voxels, 1, voxel_mm),
+        lengths_mm=_lengths_mm(voxels, load_axis, voxel_mm, length_mm),
+        cross_section_mm2=_mean_section_mm2(voxels, load_axis, voxel_mm),
         issues=voxels.issues,
+        orthotropy=capped.orthotropy,
+        regions=_regions(femur, voxels.is_bone),
     )
+
+
+def _regions(femur: _PosedFemur, is_bone: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+    """Head, neck, trochanteric region and shaft, by distances in head radii along the neck and along the shaft."""
+    pose, radius = femur.pose, femur.pose.head_radius_mm
+    along_neck = _along_mm(femur.bone, np.asarray(pose.neck_axis, float), pose.head_centre_mm) / radius
+    below_head = _along_mm(femur.bone, pose.shaft_axis, pose.head_centre_mm) / radius
+    shaft = is_bone & (below_head > _LEAST_RADII)
+    head = is_bone & ~shaft & (along_neck < _HEAD_RADII)
+    neck = is_bone & ~shaft & ~head & (along_neck < _NECK_RADII)
+    return {"head": head, "neck": neck, "trochanteric region": is_bone & ~shaft & ~head & ~neck, "shaft": shaft}
 
 
 def build_stance(
@@ -115,32 +184,62 @@ def build_stance(
     upwards = np.cos(angle) * proximal + np.sin(angle) * medial
     across = np.cos(angle) * medial - np.sin(angle) * proximal
     axes = np.stack([upwards, across, np.cross(across, upwards)])
-    posed, voxels, held = _posed_femur(density_mg_cm3, mask, index_to_world, pose, profile, axes, voxel_mm)
+    posed = _posed_femur(density_mg_cm3, mask, index_to_world, pose, profile, axes, voxel_mm)
+
+    def assembled(bone: PosedBone, law: BoneProfile) -> TestModel:
+        return _standing(replace(posed, bone=bone), law)
+
+    def tilted(medial_deg: float, forward_deg: float) -> TestModel:
+        third = np.cross(across, upwards) * np.tan(np.radians(forward_deg))
+        turned = replace(pose, shaft_axis=pose.shaft_axis + third)
+        return build_stance(
+            density_mg_cm3,
+            mask,
+            index_to_world,
+            replace(turned, shaft_axis=turned.shaft_axis / np.linalg.norm(turned.shaft_axis)),
+            profile,
+            voxel_mm=voxel_mm,
+            shaft_angle_deg=shaft_angle_deg + medial_deg,
+        )
+
+    return replace(_standing(posed, profile), variants=Variants(tilted, assembled))
+
+
+def _standing(femur: _PosedFemur, profile: BoneProfile) -> TestModel:
+    """Material, cap, supports and load of a femur posed for stance."""
+    posed, pose = femur.bone, femur.pose
+    voxel_mm = posed.grid.voxel_mm
+    voxels = bone_voxels(posed, profile)
+    held = femur.end_nodes(voxels)
     near_head = _distance_mm(posed, pose.head_centre_mm) < 1.4 * pose.head_radius_mm
     head = _cap(np.where(near_head, voxels.share, 0), profile, voxel_mm, axis=0, upper=True)
-    modulus, strength, poisson = with_caps(voxels, (head,), profile)
     length_mm = (head.face - int(held[:, 0].min())) * voxel_mm
     applied_mm = profile.hip_displacement * length_mm
     supports = (
         Prescribed("distal", held, z=0.0, y=0.0, x=0.0),
         Prescribed("head", head.face_nodes(), z=-applied_mm),
     )
-    return TestModel(
-        test=VirtualTest.HIP_STANCE,
-        profile=profile,
-        bone=posed,
-        modulus_mpa=modulus,
-        yield_stress_mpa=strength,
-        is_bone=voxels.is_bone,
-        poisson=poisson,
-        supports=supports,
-        loaded="head",
-        load_axis=0,
-        applied_mm=applied_mm,
-        lengths_mm=_lengths_mm(voxels, 0, voxel_mm, length_mm),
-        cross_section_mm2=_mean_section_mm2(voxels, 0, voxel_mm),
-        issues=voxels.issues,
-    )
+    capped = with_caps(voxels, (head,), profile)
+    return _test_model(VirtualTest.HIP_STANCE, femur, profile, voxels, capped, supports, 0, applied_mm, length_mm)
+
+
+@dataclass(frozen=True, eq=False)
+class _PosedFemur:
+    """A femur on the grid of a test, its axes, and where its shaft ends."""
+
+    bone: PosedBone
+    pose: FemurPose
+    end_point_mm: NDArray[np.float64]
+    end_normal: NDArray[np.float64]
+
+    def end_nodes(self, voxels: BoneVoxels) -> NDArray[np.int64]:
+        """Nodes (N, 3) of the distal end."""
+        nodes = nodes_of(voxels.is_bone)
+        beyond = (self.bone.grid.to_world(nodes) - self.end_point_mm) @ self.end_normal
+        held = nodes[beyond > -1.25 * self.bone.grid.voxel_mm]
+        if len(held) < 20:
+            raise TestRefused("femur_cut_short", "the distal end of the shaft was not found.")
+        return held
 
 
 def _posed_femur(
@@ -151,8 +250,8 @@ def _posed_femur(
     profile: BoneProfile,
     axes: NDArray,
     voxel_mm: float,
-) -> tuple[PosedBone, BoneVoxels, NDArray[np.int64]]:
-    """Bone in the grid of the test, its material, and the nodes (N, 3) of the distal end."""
+) -> _PosedFemur:
+    """Bone in the grid of the test, its shaft cut."""
     if not 0.4 <= voxel_mm <= 2.0:
         raise TestRefused("voxel_size", f"a model voxel of {voxel_mm:g} mm; it must lie between 0.5 and 2 mm.")
     if not mask.any():
@@ -162,14 +261,7 @@ def _posed_femur(
     kept, end_point, end_normal = _cut_shaft(mask, matrix, pose, distal)
     room_mm = (np.ceil(profile.cap.thickness_mm / voxel_mm) + 1) * voxel_mm
     grid = grid_for_mask(kept, matrix, axes, voxel_mm, room_mm)
-    posed = resample_bone(density_mg_cm3, kept, matrix, grid)
-    voxels = bone_voxels(posed, profile)
-    nodes = nodes_of(voxels.is_bone)
-    beyond = (grid.to_world(nodes) - end_point) @ end_normal
-    held = nodes[beyond > -1.25 * voxel_mm]
-    if len(held) < 20:
-        raise TestRefused("femur_cut_short", "the distal end of the shaft was not found.")
-    return posed, voxels, held
+    return _PosedFemur(resample_bone(density_mg_cm3, kept, matrix, grid), pose, end_point, end_normal)
 
 
 def _cut_shaft(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fea.bone.laws import BoneOrthotropy, DensityScale, Law, LawUncertainty, PowerLaw
+from fea.errors import SolveError
 
 
 class VirtualTest(StrEnum):
@@ -58,62 +61,6 @@ class Boundary(StrEnum):
 
 class ProfileError(ValueError):
     """A profile that does not exist or a profile file that cannot be used; the message says which entry is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class PowerLaw:
-    """``offset + coefficient * density ** exponent`` from a density on, in g/cm3 of the law's own density."""
-
-    from_g_cm3: float
-    offset: float
-    coefficient: float
-    exponent: float
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    """A quantity in MPa as a function of density, in one or several pieces.
-
-    Attributes
-    ----------
-    pieces : tuple of PowerLaw
-        In rising order of `from_g_cm3`; each holds up to the start of the next, the last without end.
-    source : str
-        Publication and tag.
-    """
-
-    pieces: tuple[PowerLaw, ...]
-    source: str
-
-    def __call__(self, density_g_cm3: NDArray) -> NDArray[np.float64]:
-        """Value in MPa, of any shape; negative densities count as zero."""
-        density = np.maximum(np.asarray(density_g_cm3, float), 0.0)
-        value = np.empty(density.shape)
-        for piece in self.pieces:
-            there = density >= piece.from_g_cm3
-            value[there] = piece.offset + piece.coefficient * density[there] ** piece.exponent
-        return value
-
-    def sensitivity(self, density_g_cm3: float) -> float:
-        """Relative change of the value by relative change of the density, d ln(value) / d ln(density)."""
-        step = 1e-4 * density_g_cm3
-        low, high = self(np.array([density_g_cm3 - step, density_g_cm3 + step]))
-        middle = float(self(np.array([density_g_cm3]))[0])
-        return float((high - low) / (2 * step) * density_g_cm3 / middle) if middle > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class DensityScale:
-    """From calibrated mineral density to the density that the law is written in: ``slope * mineral + intercept``."""
-
-    kind: str
-    slope: float
-    intercept_mg_cm3: float
-    source: str
-
-    def g_cm3(self, mineral_mg_cm3: NDArray) -> NDArray[np.float64]:
-        """Density of the law in g/cm3 from mineral density in mg/cm3."""
-        return (self.slope * np.asarray(mineral_mg_cm3, float) + self.intercept_mg_cm3) / 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +135,10 @@ class BoneProfile:
         Relative standard uncertainty of the strength that comes with the criterion; None where no figure is known.
     criteria_source : str
     description : str
+    orthotropy : BoneOrthotropy or None
+        None for isotropic bone. Only for spine compression, whose grid lies along the body, and for linear criteria.
+    law_uncertainty : LawUncertainty or None
+        None where no figure is known.
     """
 
     name: str
@@ -215,6 +166,8 @@ class BoneProfile:
     criterion_uncertainty: float | None
     criteria_source: str
     description: str
+    orthotropy: BoneOrthotropy | None = None
+    law_uncertainty: LawUncertainty | None = None
 
     @property
     def title(self) -> str:
@@ -235,6 +188,20 @@ class BoneProfile:
             f"{100 * self.nonlinear_strain:g} % apparent strain",
             Criterion.OFFSET_YIELD: "0.2 % offset yield",
         }[self.strength]
+
+    def with_constants(self, level: float, exponent: float) -> BoneProfile:
+        """The same profile with its laws changed by so many standard uncertainties of their level and exponent."""
+        known = self.law_uncertainty
+        if known is None:
+            return self
+        factor = (1 + known.level) ** level
+        turn = known.exponent * exponent
+
+        def changed(law: Law) -> Law:
+            return replace(law, factor=law.factor * factor, turn=law.turn + turn, reference_g_cm3=known.reference_g_cm3)
+
+        limit = None if self.yield_stress is None else changed(self.yield_stress)
+        return replace(self, modulus=changed(self.modulus), yield_stress=limit)
 
     def materials(self, mineral_mg_cm3: NDArray) -> Materials:
         """Modulus and yield stress of voxels with the given mineral density (mg/cm3, on the basis `mineral`)."""
@@ -290,11 +257,12 @@ def parse_profile(text: str, origin: str) -> BoneProfile:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"profile {origin} is not valid TOML: {error}.") from error
+    _require_known_entries(table, origin)
     try:
         profile = _profile(table, hashlib.sha256(text.encode()).hexdigest()[:12])
     except KeyError as error:
         raise ProfileError(f"profile {origin} lacks the entry {error}.") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, SolveError) as error:
         raise ProfileError(f"profile {origin}: {error}.") from error
     _require_sense(profile, origin)
     return profile
@@ -338,7 +306,58 @@ def _profile(table: Mapping[str, Any], fingerprint: str) -> BoneProfile:
         criterion_uncertainty=float(criteria["uncertainty"]) if "uncertainty" in criteria else None,
         criteria_source=str(criteria["source"]),
         description=str(table["description"]).strip(),
+        orthotropy=_orthotropy(table["orthotropy"]) if "orthotropy" in table else None,
+        law_uncertainty=_law_uncertainty(table["law_uncertainty"]) if "law_uncertainty" in table else None,
     )
+
+
+def _orthotropy(table: Mapping[str, Any]) -> BoneOrthotropy:
+    def three(key: str) -> tuple[float, float, float]:
+        values = tuple(float(value) for value in table[key])
+        if len(values) != 3:
+            raise ValueError(f"orthotropy.{key} must be three numbers: for superior, posterior, left or their pairs")
+        return values[0], values[1], values[2]
+
+    found = BoneOrthotropy(three("modulus_ratio"), three("poisson"), three("shear_ratio"), str(table["source"]))
+    found.law()  # contradicting constants are refused here, with the solver's reason
+    return found
+
+
+def _law_uncertainty(table: Mapping[str, Any]) -> LawUncertainty:
+    found = LawUncertainty(
+        float(table["level"]), float(table["exponent"]), float(table["reference_g_cm3"]), str(table["source"])
+    )
+    if not (0 <= found.level < 1 and 0 <= found.exponent < 2 and found.reference_g_cm3 > 0):
+        raise ValueError("law_uncertainty: level must lie in [0, 1), exponent in [0, 2), reference_g_cm3 above 0")
+    return found
+
+
+_ENTRIES = {
+    "": "name version tests description density modulus_mpa yield_stress_mpa material cap criteria orthotropy law_uncertainty",
+    "density": "mineral kind slope intercept_mg_cm3 range_mg_cm3 source",
+    "modulus_mpa": "pieces source",
+    "yield_stress_mpa": "pieces source",
+    "material": "poisson minimum_modulus_mpa hardening_ratio tension_ratio boundary",
+    "cap": "modulus_mpa poisson yield_mpa thickness_mm depth_mm source",
+    "criteria": "strength linear_rule_coefficient linear_rule_height pistoia_strain pistoia_volume_fraction nonlinear_strain "
+    "hip_displacement source uncertainty",
+    "orthotropy": "modulus_ratio poisson shear_ratio source",
+    "law_uncertainty": "level exponent reference_g_cm3 source",
+}
+
+
+def _require_known_entries(table: Mapping[str, Any], origin: str) -> None:
+    """Refuse entries that nothing reads: a misspelt optional one would silently change nothing."""
+    for section, entries in _ENTRIES.items():
+        part = table if not section else table.get(section, {})
+        if not isinstance(part, Mapping):
+            raise ProfileError(f"profile {origin}: '{section}' must be a table, [{section}].")
+        for key in part:
+            if key not in entries.split():
+                where = f"[{section}]" if section else "the top of the file"
+                raise ProfileError(
+                    f"profile {origin}: unknown entry '{key}' in {where}; known: {', '.join(entries.split())}."
+                )
 
 
 def _law(table: Mapping[str, Any]) -> Law:
@@ -382,6 +401,12 @@ def _require_sense(profile: BoneProfile, origin: str) -> None:
         "criteria.strength 'nonlinear-strain' needs a yield_stress_mpa law": profile.strength
         is Criterion.NONLINEAR_STRAIN
         and profile.yield_stress is None,
+        "orthotropy is for spine-compression alone: no other test lies along the axes of the bone": profile.orthotropy
+        is not None
+        and profile.tests != (VirtualTest.SPINE_COMPRESSION,),
+        "orthotropy excludes criteria.strength 'nonlinear-strain': yield is for isotropic bone": profile.orthotropy
+        is not None
+        and profile.strength is Criterion.NONLINEAR_STRAIN,
     }
     for complaint, holds in wrong.items():
         if holds:

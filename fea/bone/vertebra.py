@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
-from fea.bone.assembly import TestModel, TestRefused, bone_voxels, cap_region, with_caps
+from fea.bone.assembly import TestModel, TestRefused, Variants, bone_voxels, cap_region, with_caps
 from fea.bone.profiles import BoneProfile, VirtualTest
 from fea.bone.resample import PosedBone, grid_for_mask, resample_bone
 from fea.model import Prescribed
@@ -40,6 +40,15 @@ class BodyPose:
     def axes(self) -> NDArray[np.float64]:
         """Rows: superior, posterior, left, the array axes of the model."""
         return np.stack([self.superior, self.posterior, self.left]).astype(float)
+
+    def tilted(self, forward_deg: float, sideways_deg: float) -> BodyPose:
+        """The pose turned by small angles about its left and its posterior axis."""
+        a, b = np.tan(np.radians([forward_deg, sideways_deg]))
+        superior = self.superior + a * -self.posterior + b * self.left
+        superior = superior / np.linalg.norm(superior)
+        posterior = self.posterior - (self.posterior @ superior) * superior
+        posterior = posterior / np.linalg.norm(posterior)
+        return BodyPose(self.origin_mm, np.cross(posterior, superior), posterior, superior)
 
 
 def build_vertebra(
@@ -89,10 +98,32 @@ def build_vertebra(
     cap_voxels = max(int(np.ceil(profile.cap.thickness_mm / voxel_mm - 1e-9)), 1)
     grid = grid_for_mask(everything, index_to_world, pose.axes, voxel_mm, (cap_voxels + 1) * voxel_mm)
     posed = resample_bone(density_mg_cm3, everything, index_to_world, grid)
-    body_fraction = posed.fraction
+    part = np.ones((), np.float32)  # of the bone that is body
     if bone is not None:
-        body_fraction = resample_bone(density_mg_cm3, body, index_to_world, grid).fraction
-    voxels = bone_voxels(posed, profile)
+        of_body = resample_bone(density_mg_cm3, body, index_to_world, grid).fraction
+        part = np.divide(of_body, posed.fraction, out=np.zeros_like(of_body), where=posed.fraction > 0)
+
+    def assembled(bone: PosedBone, law: BoneProfile) -> TestModel:
+        return _compressed(bone, part * bone.fraction, law, cap_voxels)
+
+    def tilted(forward_deg: float, sideways_deg: float) -> TestModel:
+        return build_vertebra(
+            density_mg_cm3,
+            body,
+            index_to_world,
+            pose.tilted(forward_deg, sideways_deg),
+            profile,
+            voxel_mm=voxel_mm,
+            bone=bone,
+        )
+
+    return replace(assembled(posed, profile), variants=Variants(tilted, assembled))
+
+
+def _compressed(bone: PosedBone, body_fraction: NDArray, profile: BoneProfile, cap_voxels: int) -> TestModel:
+    """Material, caps, supports and load of a posed body."""
+    voxel_mm = bone.grid.voxel_mm
+    voxels = bone_voxels(bone, profile)
     held_body = np.where(ndimage.binary_dilation(voxels.is_bone), body_fraction, 0)
     height_mm, extent_mm = _heights_mm(held_body, voxel_mm)
     if height_mm < _LEAST_HEIGHT_MM:
@@ -101,7 +132,7 @@ def build_vertebra(
     lower, upper = (
         cap_region(held_body, 0, side, depth_voxels=depth, thickness_voxels=cap_voxels) for side in (False, True)
     )
-    modulus, strength, poisson = with_caps(voxels, (lower, upper), profile)
+    capped = with_caps(voxels, (lower, upper), profile)
     # Not the distance of the faces, which jumps by a voxel with the place of the grid.
     height_with_caps_mm = extent_mm + 2 * profile.cap.thickness_mm
     applied_mm = profile.linear_rule_coefficient * height_with_caps_mm
@@ -112,19 +143,35 @@ def build_vertebra(
     return TestModel(
         test=VirtualTest.SPINE_COMPRESSION,
         profile=profile,
-        bone=posed,
-        modulus_mpa=modulus,
-        yield_stress_mpa=strength,
+        bone=bone,
+        modulus_mpa=capped.modulus_mpa,
+        yield_stress_mpa=capped.yield_stress_mpa,
         is_bone=voxels.is_bone,
-        poisson=poisson,
+        poisson=capped.poisson,
         supports=supports,
         loaded="superior",
         load_axis=0,
         applied_mm=applied_mm,
         lengths_mm={"body": height_mm, "model": height_with_caps_mm},
-        cross_section_mm2=_cross_section_mm2(held_body, posed, height_mm),
+        cross_section_mm2=_cross_section_mm2(held_body, bone, height_mm),
         issues=voxels.issues,
+        orthotropy=capped.orthotropy,
+        regions=_regions(voxels.is_bone),
     )
+
+
+def _regions(is_bone: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+    """Thirds of the height, each in front and behind the middle of the depth."""
+    levels = np.flatnonzero(is_bone.any(axis=(1, 2)))
+    depths = np.flatnonzero(is_bone.any(axis=(0, 2)))
+    k, j = np.arange(is_bone.shape[0])[:, None, None], np.arange(is_bone.shape[1])[None, :, None]
+    third = np.clip(3 * (k - levels[0]) // len(levels), 0, 2)
+    front = 2 * (j - depths[0]) < len(depths)
+    regions = {}
+    for number, height in enumerate(("lower third", "middle third", "upper third")):
+        regions[f"{height}, front"] = is_bone & (third == number) & front
+        regions[f"{height}, back"] = is_bone & (third == number) & ~front
+    return regions
 
 
 def _heights_mm(fraction: NDArray, voxel_mm: float) -> tuple[float, float]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fea.bone.profiles import BoneProfile, Cap, Law, PowerLaw, load_profile
+from fea.bone.laws import Law, PowerLaw
+from fea.bone.profiles import BoneProfile, Cap, load_profile
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fea.bone.laws import Law, PowerLaw
 from fea.bone.profiles import (
     Boundary,
     Criterion,
-    Law,
-    PowerLaw,
     ProfileError,
     VirtualTest,
     builtin_profiles,

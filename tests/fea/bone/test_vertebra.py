@@ -10,7 +10,6 @@ import pytest
 from fea.bone.assembly import TestRefused, bone_voxels, cap_region
 from fea.bone.evaluate import (
     add_yield,
-    element_fields,
     run,
     run_linear,
     stiffness_change_by_boundary,
@@ -19,6 +18,7 @@ from fea.bone.evaluate import (
 from fea.bone.profiles import Boundary, Criterion, load_profile
 from fea.bone.resample import PosedBone, grid_around
 from fea.bone.vertebra import BodyPose, build_vertebra, pose_of_body
+from fea.bone.voxel_fields import voxel_fields
 from tests.fea.bone.bones import Bone, block, body_axes, oval_body, plain_profile
 
 
@@ -115,7 +115,8 @@ def test_stored_energy_is_half_force_times_displacement() -> None:
     from fea import solve
 
     solution = solve(model.voxel_model(), model.supports, rtol=1e-9)
-    energy, strain, mises = element_fields(solution.displacement_mm, model.modulus_mpa, everywhere, 1.0, 0.3)
+    fields = voxel_fields(solution.displacement_mm, model.modulus_mpa, everywhere, 1.0, 0.3)
+    energy, strain, mises = fields.energy_density_mpa, fields.effective_strain, fields.von_mises_mpa
     assert energy.sum(dtype=float) == pytest.approx(0.5 * result.force_n * model.applied_mm, rel=1e-5)
     there = model.is_bone
     np.testing.assert_allclose(energy[there], 0.5 * model.modulus_mpa[there] * strain[there] ** 2, rtol=1e-4)
@@ -127,7 +128,8 @@ def test_uniaxial_stress_state_gives_the_textbook_numbers() -> None:
     nodes = np.indices((3, 3, 3)).astype(float)
     u = np.stack([-0.01 * nodes[0], 0.003 * nodes[1], 0.003 * nodes[2]], axis=-1) * 0.5
     modulus = np.full((2, 2, 2), 1000.0, np.float32)
-    energy, strain, mises = element_fields(u, modulus, modulus > 0, 0.5, 0.3)
+    fields = voxel_fields(u, modulus, modulus > 0, 0.5, 0.3)
+    energy, strain, mises = fields.energy_density_mpa, fields.effective_strain, fields.von_mises_mpa
     np.testing.assert_allclose(mises, 10.0, rtol=1e-6)
     np.testing.assert_allclose(energy, 0.05, rtol=1e-6)
     np.testing.assert_allclose(strain, 0.01, rtol=1e-6)
