@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections import Counter
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline.errors import Refusal
 
 if TYPE_CHECKING:
     from reports.comparison import Compared, Comparison
+    from reports.coverage import Knowledge
 
 commands = typer.Typer()
 
@@ -59,8 +61,10 @@ def report(
 
 @commands.command()
 def coverage(
-    code: Annotated[str, typer.Argument(help="Service code number, for example 0743T.")],
-    date: Annotated[str, typer.Option(help="Date of service, YYYY-MM-DD.")],
+    code: Annotated[
+        str | None, typer.Argument(help="Service code number, for example 0743T.", show_default=False)
+    ] = None,
+    date: Annotated[str | None, typer.Option(help="Date of service, YYYY-MM-DD.")] = None,
     payer: Annotated[str, typer.Option(help="Payer.")] = "cigna",
     plan: Annotated[
         Path | None, typer.Option(help="Plan document file (TOML); it supersedes the payer's policy.")
@@ -68,19 +72,34 @@ def coverage(
     knowledge: Annotated[
         Path | None, typer.Option(help="Folder with further policy editions or claims (TOML).")
     ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(help="Check a code list of your own (text or CSV) for codes that are wrong or mixed up."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Print the coverage status of a service code on a date, with its sources, conflicts and the next step.
+
+    With --audit, check a code list instead: exit status 1 if a code on it is wrong.
 
     Example: openbct coverage 0743T --date 2026-11-21
     """
     from reports.coverage import KnowledgeError, evaluate, load_knowledge, load_plan
 
-    day = iso_date(date)
     try:
         base = load_knowledge(knowledge)
+        if audit is not None:
+            raise typer.Exit(_audited(audit, base, iso_date(date) if date else None, as_json=as_json))
+        if code is None or date is None:
+            raise Refusal(
+                "incomplete_call", "needs a code and --date, or --audit with a code list.", subject="openbct coverage"
+            )
         answer = evaluate(
-            code, payer=payer, date_of_service=day, knowledge=base, plan=load_plan(plan) if plan is not None else None
+            code,
+            payer=payer,
+            date_of_service=iso_date(date),
+            knowledge=base,
+            plan=load_plan(plan) if plan is not None else None,
         )
     except KnowledgeError as error:
         raise Refusal("knowledge_invalid", str(error), subject="coverage knowledge") from error
@@ -106,6 +125,31 @@ def coverage(
             out_console.print(f"\n[bold]{title}[/]")
             for line in lines:
                 out_console.print("- " + escaped(line), highlight=False, soft_wrap=True)
+
+
+def _audited(file: Path, base: Knowledge, on: dt.date | None, *, as_json: bool) -> int:
+    """Print what is wrong with a code list; the exit status says whether anything is."""
+    from reports.coverage.audit import AuditVerdict, audit_file
+
+    if not file.is_file():
+        raise Refusal("no_such_input", "does not exist or is no file.", subject=f"code list '{file.name}'")
+    rows = audit_file(file, knowledge=base, on=on)
+    if as_json:
+        print(json.dumps([row.model_dump(mode="json") for row in rows], indent=1, ensure_ascii=False))
+    else:
+        colours = {"ok": "green", "wrong": "red", "check": "yellow", "unknown": "dim"}
+        for row in rows:
+            said = f" “{row.label}”" if row.label else ""
+            source = f" ({row.source})" if row.source else ""
+            said = escaped(f"{row.code}{said}: {row.text}{source}")
+            out_console.print(
+                f"[{colours[row.verdict]}]{row.verdict:8}[/]line {row.line}: {said}",
+                soft_wrap=True,
+                highlight=False,
+            )
+        verdicts = Counter(str(row.verdict) for row in rows)
+        out_console.print(", ".join(f"{verdicts[verdict]} {verdict}" for verdict in colours), highlight=False)
+    return SOME_REFUSED if any(row.verdict is AuditVerdict.WRONG for row in rows) else ALL_DONE
 
 
 @commands.command()

@@ -177,7 +177,8 @@ class Knowledge(_Entry):
         return tuple(sorted((e for e in self.editions if e.payer == payer), key=lambda e: e.effective))
 
 
-def _read(model: type[_Model], source: Traversable | Path) -> _Model:
+def read_entry(model: type[_Model], source: Traversable | Path) -> _Model:
+    """One TOML file as `model`; KnowledgeError names the file, the field and what is expected."""
     try:
         content = tomllib.loads(source.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -207,7 +208,7 @@ def load_plan(path: Path) -> PlanDocument:
     KnowledgeError
         If the file is not a valid plan document; the message names the field.
     """
-    return _read(PlanDocument, path)
+    return read_entry(PlanDocument, path)
 
 
 def load_knowledge(extra: Path | None = None) -> Knowledge:
@@ -224,17 +225,17 @@ def load_knowledge(extra: Path | None = None) -> Knowledge:
         If a file is wrong, or two editions of one policy have the same date.
     """
     data = resources.files("reports.coverage") / "data"
-    codes = _read(_CodeFile, data / "codes.toml")
-    editions = [_read(Edition, f) for f in _toml_files(data / "editions")]
-    claims = [_read(Claim, f) for f in _toml_files(data / "claims")]
+    codes = read_entry(_CodeFile, data / "codes.toml")
+    editions = [read_entry(Edition, f) for f in _toml_files(data / "editions")]
+    claims = [read_entry(Claim, f) for f in _toml_files(data / "claims")]
     if extra is not None:
         if not extra.is_dir():
             raise KnowledgeError(f"{extra.name}: no such folder of coverage files")
         for file in sorted(extra.rglob("*.toml")):
             if "openbct-coverage-claim/" in file.read_text(encoding="utf-8", errors="replace"):
-                claims.append(_read(Claim, file))
+                claims.append(read_entry(Claim, file))
             else:
-                editions.append(_read(Edition, file))
+                editions.append(read_entry(Edition, file))
     seen: set[tuple[str, str, dt.date]] = set()
     for edition in editions:
         key = (edition.payer, edition.policy, edition.effective)
