@@ -7,7 +7,7 @@ Surg 2010;92:2113), cortex of the shaft 5-7 mm, joint space 3-5 mm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -135,8 +135,18 @@ def femur_shape(
     )
 
 
-def femur_solid(shape: FemurShape, side: str, *, texture: float = 0.22) -> Solid:
-    """The femur as one solid; the right one is mirrored about x = 0."""
+def femur_solid(
+    shape: FemurShape,
+    side: str,
+    *,
+    marrow: str = "marrow_yellow",
+    inner_marrow: str = "marrow_yellow",
+    texture: float = 0.22,
+) -> Solid:
+    """The femur as one solid; the right one is mirrored about x = 0.
+
+    `inner_marrow` is that between neck and lesser trochanter, `marrow` that of the rest.
+    """
     k, d = shape.size, shape.density_scale
     head, neck, front = shape.head_centre_mm, shape.neck_axis, shape.front
 
@@ -202,18 +212,22 @@ def femur_solid(shape: FemurShape, side: str, *, texture: float = 0.22) -> Solid
         ),
         DensityFeature(shape.at(11 * k, 0, 2 * k), shape.at(13 * k, 0, -8 * k), 6.5 * k, -45 * d),
         DensityFeature(shape.at(14.5 * k, -1, 2 * k), shape.at(14.5 * k, -2, 24 * k), 3.0 * k, 260 * d),
+        # Red marrow stays longest from the neck to below the lesser trochanter.
+        DensityFeature(head + 0.45 * length * neck, shape.at(2 * k, 0, 4 * k), 15.0 * k, 0.0, 0.75),
+        DensityFeature(shape.at(2 * k, 0, 4 * k), shape.at(0.0, 0.0, 40 * k), 13.0 * k, 0.0, 0.5),
     ]
     if side == "right":
         parts = [p.mirrored() for p in parts]
         flip = np.array([-1.0, 1.0, 1.0])
-        features = [DensityFeature(f.start * flip, f.end * flip, f.width_mm, f.amount_mg_cm3) for f in features]
+        features = [replace(f, start=f.start * flip, end=f.end * flip) for f in features]
     along = -0.6 * shape.shaft_axis - 0.4 * shape.neck_axis
     along = unit(along) * ((-1.0, 1.0, 1.0) if side == "right" else (1.0, 1.0, 1.0))
     return Solid(
         f"femur_{side}",
         tuple(parts),
-        "marrow_yellow",
+        marrow,
         rind="bone_matrix",
+        other_matrix=inner_marrow,
         cortex_mg_cm3=CORTEX_MG_CM3,
         label=FEMUR_LABELS[side],
         features=tuple(features),
@@ -233,6 +247,7 @@ def hemipelvis_solid(
     sex: str,
     size: float,
     density_scale: float,
+    marrow: str,
 ) -> Solid:
     """Ilium, pubis and ischium of one side round an acetabulum; `sacrum` is placed at the S1 endplate."""
     c = np.asarray(head_centre_mm, float)
@@ -366,7 +381,7 @@ def hemipelvis_solid(
     return Solid(
         f"hemipelvis_{side}",
         tuple(parts),
-        "marrow_mixed",
+        marrow,
         rind="bone_matrix",
         cortex_mg_cm3=CORTEX_MG_CM3,
         texture=0.25,

@@ -313,7 +313,7 @@ def vertebra_solid(
         body_primitive(shape, place, side_cortex_mm=thick, endplate_mm=1.5 * thick, core_mg_cm3=vertebra.core_mg_cm3)
     )
     vein = DensityFeature(
-        place.point(0, back, 0), place.point(0, back - 9 * size, 0), 3.2 * size, -0.6 * vertebra.core_mg_cm3
+        place.point(0, back, 0), place.point(0, back - 9 * size, 0), 3.2 * size, -0.6 * vertebra.core_mg_cm3, 0.7
     )
     axis = (float(up[0]), float(up[1]), float(up[2]))
     return Solid(
@@ -321,6 +321,7 @@ def vertebra_solid(
         tuple(parts),
         marrow,
         rind="bone_matrix",
+        other_matrix="blood",
         cortex_mg_cm3=CORTEX_MG_CM3,
         label=LABEL_OF_LEVEL[level],
         label_primitive=len(parts) - 1,

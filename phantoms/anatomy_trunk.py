@@ -293,7 +293,7 @@ def fat_planes(femur: FemurShape, habitus: Habitus) -> list[Solid]:
     ]
 
 
-def rib_solids(spine: Spine, habitus: Habitus, *, cortex: float, pairs: int = 12) -> list[Solid]:
+def rib_solids(spine: Spine, habitus: Habitus, *, cortex: float, marrow: str, pairs: int = 12) -> list[Solid]:
     """Ribs of the vertebrae that are there, from the joint with the body round the chest wall.
 
     Some people have 11 or 13 `pairs`: none at T12, or short ones at L1.
@@ -343,7 +343,7 @@ def rib_solids(spine: Spine, habitus: Habitus, *, cortex: float, pairs: int = 12
                 Solid(
                     f"rib_{number}_{side}",
                     tuple(parts),
-                    "marrow_mixed",
+                    marrow,
                     rind="bone_matrix",
                     cortex_mg_cm3=CORTEX_MG_CM3,
                     texture=0.2,

@@ -74,14 +74,11 @@ def endplate_height(u: float, v: float, shape: np.ndarray, first: int) -> float:
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _body(u: float, v: float, w: float, shape: np.ndarray) -> tuple[float, float]:
-    """Distance to a vertebral body, and how much the nearest face is an endplate (0 side wall, 1 endplate)."""
-    a, b, exponent, waist, hollow, half_height, rounding = (
-        shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6],
-    )  # fmt: skip
+def body_faces(u: float, v: float, w: float, shape: np.ndarray) -> tuple[float, float]:
+    """Distance to the side wall of a vertebral body, and to the nearer of its endplates."""
+    a, b, exponent, waist, hollow, half_height = shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]
     up = (w - endplate_height(u, v, shape, 7)) / math.sqrt(1.0 + shape[8] ** 2)
     down = (endplate_height(u, v, shape, 13) - w) / math.sqrt(1.0 + shape[14] ** 2)
-    ends = max(up, down)
     zeta = min(abs(w) / half_height, 1.0)
     narrow = 1.0 - waist * (1.0 - zeta * zeta)
     back = b
@@ -90,8 +87,24 @@ def _body(u: float, v: float, w: float, shape: np.ndarray) -> tuple[float, float
         dent = max(1.0 - p * p, 0.0)
         back = b - hollow * dent * dent
     sides = superellipse(u, v * b / back, a * narrow, b * (narrow if v < 0.0 else 0.35 + 0.65 * narrow), exponent)
+    return sides, max(up, down)
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def faces_of_points(points: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """`body_faces` at every point of an array of shape (N, 3) in the body's own frame; of shape (N, 2)."""
+    found = np.empty((points.shape[0], 2))
+    for n in range(points.shape[0]):
+        found[n, 0], found[n, 1] = body_faces(points[n, 0], points[n, 1], points[n, 2], shape)
+    return found
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _body(u: float, v: float, w: float, shape: np.ndarray) -> tuple[float, float]:
+    """Distance to a vertebral body, and how much the nearest face is an endplate (0 side wall, 1 endplate)."""
+    sides, ends = body_faces(u, v, w, shape)
     endness = 1.0 / (1.0 + math.exp(min(max((sides - ends) / 0.5, -30.0), 30.0)))
-    return smooth_maximum(ends, sides, rounding), endness
+    return smooth_maximum(ends, sides, shape[6]), endness
 
 
 @njit(cache=True, nogil=True, fastmath=True)

@@ -39,12 +39,26 @@ def _describe_torso(
     lowest, highest = (float(lattice.to_lps(np.array([k, 0, 0]))[2]) for k in (-0.5, lattice.shape[0] - 0.5))
     known: dict[str, Any] = {
         "vertebrae": tuple(
-            vertebra_truth(v, torso.solid(f"vertebra_{v.level}"), materials, lattice, seed=seed)
+            vertebra_truth(
+                v,
+                torso.solid(f"vertebra_{v.level}"),
+                materials,
+                lattice,
+                seed=seed,
+                marrow_fat=torso.marrow.vertebrae[v.level],
+            )
             for v in torso.spine.vertebrae
             if LABEL_OF_LEVEL[v.level] in present
         ),
         "femora": tuple(
-            femur_truth(torso.femur, torso.solid(f"femur_{side}"), side, min(lowest, highest), seed=seed)
+            femur_truth(
+                torso.femur,
+                torso.solid(f"femur_{side}"),
+                side,
+                min(lowest, highest),
+                seed=seed,
+                marrow_fat=(torso.marrow.femur_ends, torso.marrow.femur_middle),
+            )
             for side, label in FEMUR_LABELS.items()
             if label in present
         ),
@@ -164,6 +178,9 @@ def _describe_spine_phantom(materials: Materials, lattice: Lattice, present: fro
                 height_loss=0.0,
                 complete=bool((ends > -0.5).all() and (ends < np.array(lattice.shape) - 0.5).all()),
                 mineral="hydroxyapatite",
+                peeled_mineral_mg_cm3=body.density_mg_cm3,
+                peeled_density_mg_cm3=round(hu / materials.hu_per_mg_cm3, 3),
+                peeled_hu=round(hu, 3),
             )
         )
     return {"vertebrae": tuple(vertebrae)}

@@ -17,7 +17,7 @@ _NEAR_SAFETY = 1.15  # the same within a voxel of the surface, where they are ne
 _REACH_MM = 10.0  # a primitive further behind the nearest one than this has no say in cortex and core
 
 # Places in the array `numbers` that describes the materials of a solid.
-MATRIX_HU, HU_PER_MINERAL, CORTEX_MINERAL, TEXTURE, TEXTURE_MM, TEXTURE_AXIS, SUBCORTICAL, RIND_HU = (
+MATRIX_HU, HU_PER_MINERAL, CORTEX_MINERAL, TEXTURE, TEXTURE_MM, TEXTURE_AXIS, SUBCORTICAL, RIND_HU, OTHER_HU = (
     0,
     1,
     2,
@@ -26,6 +26,7 @@ MATRIX_HU, HU_PER_MINERAL, CORTEX_MINERAL, TEXTURE, TEXTURE_MM, TEXTURE_AXIS, SU
     5,
     8,
     9,
+    10,
 )
 
 
@@ -43,6 +44,18 @@ def texture(x: float, y: float, z: float, scale_mm: float, axis: np.ndarray, off
 
 
 @njit(cache=True, nogil=True, fastmath=True)
+def _reach_squared(x: float, y: float, z: float, f: np.ndarray) -> float:
+    """Squared distance to the line of a density feature, in units of its width."""
+    ax, ay, az = f[3] - f[0], f[4] - f[1], f[5] - f[2]
+    length2 = ax * ax + ay * ay + az * az
+    t = 0.0
+    if length2 > 0:
+        t = min(max(((x - f[0]) * ax + (y - f[1]) * ay + (z - f[2]) * az) / length2, 0.0), 1.0)
+    ex, ey, ez = x - f[0] - t * ax, y - f[1] - t * ay, z - f[2] - t * az
+    return float((ex * ex + ey * ey + ez * ez) / (f[6] * f[6]))
+
+
+@njit(cache=True, nogil=True, fastmath=True)
 def core_density(
     base: float, depth: float, x: float, y: float, z: float, features: np.ndarray, numbers: np.ndarray, offset: int,
     table: np.ndarray,
@@ -51,13 +64,7 @@ def core_density(
     value = base * (1.0 + numbers[SUBCORTICAL] * math.exp(-max(depth, 0.0) / 2.0))
     for n in range(features.shape[0]):
         f = features[n]
-        ax, ay, az = f[3] - f[0], f[4] - f[1], f[5] - f[2]
-        length2 = ax * ax + ay * ay + az * az
-        t = 0.0
-        if length2 > 0:
-            t = min(max(((x - f[0]) * ax + (y - f[1]) * ay + (z - f[2]) * az) / length2, 0.0), 1.0)
-        ex, ey, ez = x - f[0] - t * ax, y - f[1] - t * ay, z - f[2] - t * az
-        q = (ex * ex + ey * ey + ez * ez) / (f[6] * f[6])
+        q = _reach_squared(x, y, z, f)
         if q < 9.0:
             value += f[7] * math.exp(-q)
     if numbers[TEXTURE] > 0.0 and value > 0.0:
@@ -65,6 +72,19 @@ def core_density(
             x, y, z, numbers[TEXTURE_MM], numbers[TEXTURE_AXIS:SUBCORTICAL], offset, table
         )
     return float(max(value, 0.0))
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def other_share(x: float, y: float, z: float, features: np.ndarray) -> float:
+    """How much of the matrix is replaced by the other one at a point."""
+    share = 0.0
+    for n in range(features.shape[0]):
+        f = features[n]
+        if f[8] != 0.0:
+            q = _reach_squared(x, y, z, f)
+            if q < 9.0:
+                share += f[8] * math.exp(-q)
+    return min(max(share, 0.0), 1.0)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -191,7 +211,7 @@ def _paint_voxel(
     if shell > 0.0:
         value += (numbers[RIND_HU] + numbers[HU_PER_MINERAL] * numbers[CORTEX_MINERAL]) * (shell / total)
     if core > 0.0:
-        inside = numbers[MATRIX_HU]
+        inside = numbers[MATRIX_HU] + other_share(x, y, z, features) * (numbers[OTHER_HU] - numbers[MATRIX_HU])
         inside += numbers[HU_PER_MINERAL] * core_density(base, -d - cortex, x, y, z, features, numbers, offset, table)
         value += inside * (core / total)
     image[k, j, i] = value

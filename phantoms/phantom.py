@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from phantoms.anatomy_sacrum import SACRUM_LABEL
 from phantoms.beam import Beam
 from phantoms.image import KERNELS, PhantomImage, as_stored, form_image, noise_hu, thick_slices
+from phantoms.marrow import fat_share
 from phantoms.materials import Materials, iodine_hu_per_mg_cm3
 from phantoms.scanner import scan
 from phantoms.solids import Solid
@@ -20,10 +21,13 @@ from phantoms.voxelise import Lattice, render
 
 _CONTRAST_HU = {
     "none": {},
-    "arterial": {"blood": 290.0, "kidney": 150.0},
-    "venous": {"blood": 150.0, "liver": 110.0, "spleen": 125.0, "kidney": 190.0},
+    "arterial": {"blood": 290.0, "kidney": 150.0, "muscle": 58.0},
+    "venous": {"blood": 150.0, "liver": 110.0, "spleen": 125.0, "kidney": 190.0, "muscle": 64.0},
 }
 """What enhancing materials read at 120 kVp."""
+_CONTRAST_IN_MARROW_HU = {"none": 0.0, "arterial": 12.0, "venous": 20.0}
+"""By how much marrow of half fat enhances at 120 kVp; the more, the less fat. Vertebrae of patients gained 11 HU in the venous
+phase (Pickhardt 2016), 14 HU in the arterial and 26 HU in the venous one (Gruenewald, dual-energy CT)."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,10 @@ class Phantom:
     def iodine_mg_cm3(self) -> dict[str, float]:
         """Iodine that contrast agent has brought into materials, by name."""
         plain, gain = Materials.at(120), iodine_hu_per_mg_cm3(120.0)
-        return {name: (hu - plain.hu(name)) / gain for name, hu in _CONTRAST_HU[self.contrast].items()}
+        enhanced = {name: (hu - plain.hu(name)) / gain for name, hu in _CONTRAST_HU[self.contrast].items()}
+        in_marrow = _CONTRAST_IN_MARROW_HU[self.contrast] / gain
+        bones = {solid.matrix for solid in self.solids if in_marrow and solid.rind == "bone_matrix"}
+        return enhanced | {name: 2.0 * (1.0 - fat_share(name)) * in_marrow for name in bones}
 
     def lattice(self, *, pixel_mm: float, spacing_mm: float) -> Lattice:
         """The voxels of an upright image of the scanned box."""

@@ -298,15 +298,19 @@ def half_space(point: ArrayLike, outward: ArrayLike, *, extent_mm: float = 1e4) 
 
 @dataclass(frozen=True)
 class DensityFeature:
-    """A soft-edged strand (or ball) of denser or rarer bone in a core: ``amount * exp(-(distance / width)^2)``."""
+    """A soft-edged strand (or ball) of denser or rarer bone in a core: ``amount * exp(-(distance / width)^2)``.
+
+    `other_share` of the matrix is replaced by the other matrix of the solid there, with the same soft edge.
+    """
 
     start: Vector
     end: Vector
     width_mm: float
     amount_mg_cm3: float
+    other_share: float = 0.0
 
     def row(self) -> NDArray[np.float64]:
-        return np.array([*self.start, *self.end, self.width_mm, self.amount_mg_cm3])
+        return np.array([*self.start, *self.end, self.width_mm, self.amount_mg_cm3, self.other_share])
 
 
 @dataclass(frozen=True)
@@ -320,6 +324,8 @@ class Solid:
         The first one is always a union; bounding boxes of unions bound the solid.
     matrix : str
         Material of everything in the solid that is not mineral (`phantoms.materials`).
+    other_matrix : str or None
+        What density features may bring in place of the matrix: blood in a vein, red marrow in fatty one.
     rind : str or None
         Material of the layer below the surface as thick as each primitive's cortex, without its mineral; None for `matrix`.
     cortex_mg_cm3 : float
@@ -345,6 +351,7 @@ class Solid:
     primitives: tuple[Primitive, ...]
     matrix: str
     rind: str | None = None
+    other_matrix: str | None = None
     cortex_mg_cm3: float = 0.0
     mineral: str = "k2hpo4"
     label: int = 0
@@ -371,5 +378,5 @@ class Solid:
         return np.ascontiguousarray(np.stack([p.row for p in self.primitives]))
 
     def feature_rows(self) -> NDArray[np.float64]:
-        """The density features as one array of shape (M, 8)."""
-        return np.stack([f.row() for f in self.features]) if self.features else np.zeros((0, 8))
+        """The density features as one array of shape (M, 9)."""
+        return np.stack([f.row() for f in self.features]) if self.features else np.zeros((0, 9))

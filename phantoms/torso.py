@@ -11,12 +11,12 @@ from phantoms import anatomy_hip, anatomy_sacrum, anatomy_spine, anatomy_trunk
 from phantoms.anatomy_hip import FemurShape
 from phantoms.anatomy_spine import Spine
 from phantoms.calibration import PLATE_THICKNESS_MM, Rods, rod_plate
+from phantoms.marrow import MarrowFat, draw_marrow, marrow, usual_fat
 from phantoms.materials import Materials
 from phantoms.solids import Solid, Vector
 from phantoms.vertebral_body import ALL_LEVELS, LEVELS, Fracture
 
 _SACRUM_MM = np.array([0.0, 25.0, 0.0])
-_MARROW = "marrow_mixed"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,12 @@ class TorsoOptions:
     hips : bool
         Whether the image reaches below the lesser trochanters; otherwise it ends below the sacrum.
     spine_density_mg_cm3 : float or None
-        Trabecular density of L1 as a calibrated scanner reads it (K2HPO4, fatty marrow included); None: by age.
+        Trabecular density of L1 as a calibrated scanner reads it (K2HPO4) in marrow as fatty as is usual for sex and age;
+        None: by age. Sets the mineral: fatter marrow than usual makes the same bone read less.
+    marrow_fat : float or None
+        Share of fat in the marrow of L3; None: drawn about what is usual for sex and age (`phantoms.marrow`).
+    marrow_spread : float
+        Standard deviation of that share between people.
     hip_density_scale : float or None
         Scales mineral and cortex of femora and pelvis; None: by age and sex.
     size : float
@@ -77,6 +82,8 @@ class TorsoOptions:
     scoliosis_deg: float = 0.0
     variation: float = 0.03
     texture: float = 0.22
+    marrow_fat: float | None = None
+    marrow_spread: float = 0.07
     neck_shaft_angle_deg: float = 130.0
     anteversion_deg: float = 12.0
     contrast: Literal["none", "arterial", "venous"] = "none"
@@ -106,6 +113,8 @@ class TorsoOptions:
             raise ValueError(f"contrast is {self.contrast!r}; it must be none, arterial or venous")
         if self.lumbar_vertebrae not in (5, 6) or self.rib_pairs not in (11, 12, 13):
             raise ValueError(f"{self.lumbar_vertebrae} lumbar vertebrae and {self.rib_pairs} pairs of ribs: not known")
+        if self.marrow_fat is not None and not 0.05 <= self.marrow_fat <= 0.95:
+            raise ValueError(f"marrow_fat is {self.marrow_fat}; it must lie between 0.05 and 0.95")
         if not 0.6 <= self.size <= 1.4:
             raise ValueError(f"size is {self.size}; it must lie between 0.6 and 1.4")
 
@@ -144,6 +153,7 @@ class Torso:
     shown: tuple[str, ...]
     """Levels from the uppermost that the image shows wholly to L5."""
     femur: FemurShape
+    marrow: MarrowFat
     low_mm: Vector
     high_mm: Vector
     rods: Rods | None = None
@@ -159,12 +169,21 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
     first = ALL_LEVELS.index(options.top_level)
     levels = options.levels[max(first - 3, 0) :]  # those above give their ribs and the margin of the image
     matrix_120 = Materials.at(120)
-    marrow = matrix_120.hu(_MARROW) / matrix_120.hu_per_mg_cm3
+    usual = matrix_120.hu(marrow(usual_fat(sex, options.age_years))) / matrix_120.hu_per_mg_cm3
+    fat = draw_marrow(
+        levels,
+        ALL_LEVELS,
+        sex=sex,
+        age_years=options.age_years,
+        mean=options.marrow_fat,
+        spread=options.marrow_spread,
+        seed=seed,
+    )
     # Trabecular density rises a little from L3 upwards (about 1 % a level in QCT series).
     trend = {level: 1.0 + 0.012 * (LEVELS.index("L1") - ALL_LEVELS.index(level)) for level in levels}
     core = {
         level: float(
-            max(options.spine_density * trend[level] * (1 + options.variation * rng.standard_normal()) - marrow, 0.0)
+            max(options.spine_density * trend[level] * (1 + options.variation * rng.standard_normal()) - usual, 0.0)
         )
         for level in levels
     }
@@ -208,28 +227,45 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
         *anatomy_spine.disc_solids(spine),
         *anatomy_sacrum.canal_solids(spine, anatomy_sacrum.sacral_canal_points(spine.sacrum, size)),
         *(anatomy_hip.joint_capsule(head, femur.head_radius_mm, side) for side in ("left", "right")),
-        *anatomy_trunk.rib_solids(spine, habitus, cortex=cortex, pairs=options.rib_pairs),
+        *anatomy_trunk.rib_solids(
+            spine, habitus, cortex=cortex, marrow=marrow(fat.vertebrae[levels[0]]), pairs=options.rib_pairs
+        ),
         anatomy_sacrum.sacrum_solid(
             spine.sacrum,
             sex=sex,
             size=size,
-            core_mg_cm3=1.1 * options.spine_density - marrow,
-            marrow=_MARROW,
+            core_mg_cm3=1.1 * options.spine_density - usual,
+            marrow=marrow(fat.sacrum),
             cortex=cortex,
         ),
     ]
     for side in ("left", "right"):
         solids.append(
             anatomy_hip.hemipelvis_solid(
-                head, femur.head_radius_mm, spine.sacrum, side, sex=sex, size=size, density_scale=options.hip_scale
+                head,
+                femur.head_radius_mm,
+                spine.sacrum,
+                side,
+                sex=sex,
+                size=size,
+                density_scale=options.hip_scale,
+                marrow=marrow(fat.pelvis),
             )
         )
-        solids.append(anatomy_hip.femur_solid(femur, side, texture=options.texture))
+        solids.append(
+            anatomy_hip.femur_solid(
+                femur,
+                side,
+                marrow=marrow(fat.femur_ends),
+                inner_marrow=marrow(fat.femur_middle),
+                texture=options.texture,
+            )
+        )
     for v in spine.vertebrae:
         solids.append(
             anatomy_spine.vertebra_solid(
                 v,
-                marrow=_MARROW,
+                marrow=marrow(fat.vertebrae[v.level]),
                 size=size,
                 cortex=cortex,
                 texture=options.texture,
@@ -249,4 +285,4 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
     half = 172.0 * habitus.size + options.fat_mm + 6.0
     low = np.array([-half, -107.0 * habitus.size - options.fat_mm - 6.0, bottom])
     high = np.array([half, back + 28.0, top])
-    return Torso(tuple(solids), spine, shown, femur, low, high, rods)
+    return Torso(tuple(solids), spine, shown, femur, fat, low, high, rods)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from phantoms.anatomy_hip import FEMUR_LABELS, FemurShape
 from phantoms.anatomy_spine import SpineVertebra
 from phantoms.materials import Materials
+from phantoms.regions import read_regions
 from phantoms.solids import Solid
 from phantoms.vertebral_body import LABEL_OF_LEVEL
 from phantoms.voxelise import Lattice, render
@@ -38,10 +39,15 @@ class VertebraTruth:
         Mean density of `mineral` in the core: an elliptic cylinder of 0.6 of the half width and 0.5 of the half depth, its
         centre 0.1 of the half depth in front of the body's, over the middle half of the height.
     trabecular_density_mg_cm3 : float
-        What an error-free single-energy scanner reads there after calibration against K2HPO4 in water: the mineral and the
-        (negative) share of fatty marrow.
+        What an error-free single-energy scanner reads there after calibration against K2HPO4 in water, without contrast
+        agent: the mineral and the (negative) share of fatty marrow.
     trabecular_hu : float
-        The noise-free CT number there.
+        The noise-free CT number there, contrast agent included.
+    peeled_mineral_mg_cm3, peeled_density_mg_cm3, peeled_hu : float or None
+        The same in the peeled body: 4 mm from the wall, 5 mm from the endplates, without the rearmost fifth and the entry of
+        the vein (``phantoms.regions``). None if a fracture has left no such region.
+    marrow_fat : float or None
+        Share of fat by volume in the marrow; None where there is no marrow.
     genant_grade : int
     deformity : str
         ``"none"``, ``"wedge"``, ``"biconcave"`` or ``"crush"``.
@@ -70,6 +76,10 @@ class VertebraTruth:
     height_loss: float
     complete: bool
     mineral: str = "k2hpo4"
+    peeled_mineral_mg_cm3: float | None = None
+    peeled_density_mg_cm3: float | None = None
+    peeled_hu: float | None = None
+    marrow_fat: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,10 @@ class FemurTruth:
     shaft_below_lesser_trochanter_mm: float
     mineral_g: float
     """Mineral of the whole femur down to 10 mm below the lesser trochanter, head included."""
+    marrow_fat_ends: float | None = None
+    """Share of fat by volume in the marrow of head, trochanters and shaft."""
+    marrow_fat_middle: float | None = None
+    """Between neck and lesser trochanter, where red marrow stays longest."""
     abmd: dict[str, RegionTruth] = field(default_factory=dict)
 
 
@@ -225,19 +239,14 @@ def as_point(vector: NDArray | tuple[float, ...]) -> Point:
     return x, y, z
 
 
-def _oblique(
-    centre: NDArray[np.float64], axes_zyx: NDArray[np.float64], half_extent_zyx_mm: NDArray, step_mm: float
-) -> Lattice:
-    """Lattice of cubic voxels round a centre; `axes_zyx` rows are the directions of its axes z, y, x."""
-    count = np.maximum(2 * np.ceil(np.asarray(half_extent_zyx_mm) / step_mm), 1).astype(int)
-    matrix = np.eye(4)
-    matrix[:3, :3] = axes_zyx.T * step_mm
-    matrix[:3, 3] = centre - matrix[:3, :3] @ ((count - 1) / 2)
-    return Lattice((int(count[0]), int(count[1]), int(count[2])), matrix)
-
-
 def vertebra_truth(
-    vertebra: SpineVertebra, solid: Solid, materials: Materials, lattice: Lattice, *, seed: int
+    vertebra: SpineVertebra,
+    solid: Solid,
+    materials: Materials,
+    lattice: Lattice,
+    *,
+    seed: int,
+    marrow_fat: float | None = None,
 ) -> VertebraTruth:
     """Truth of one body; `lattice` is the image's, to tell whether it is complete."""
     shape, place = vertebra.shape, vertebra.place
@@ -247,13 +256,7 @@ def vertebra_truth(
         as_point(place.point(0.0, p, h)) for p, u, v in zip(posterior, upper, lower, strict=True) for h in (u, v)
     )
     middle = place.point(0.0, 0.0, 0.5 * (shape.upper[0] + shape.upper[2] + shape.lower[0] + shape.lower[2]))
-    a, b, h = 0.6 * shape.half_width, 0.5 * shape.half_depth, 0.25 * shape.heights[1]
-    core = middle - 0.1 * shape.half_depth * place.axes[1]
-    box = _oblique(core, place.axes[::-1], np.array([h, b, a]), 0.5)
-    density, _ = render([solid], box, Materials.mineral_only(), background=None, seed=seed, threads=1)
-    _, j, i = np.meshgrid(*(0.5 * (np.arange(n) - (n - 1) / 2) for n in box.shape), indexing="ij", sparse=True)
-    mineral = float(density[np.broadcast_to((j / b) ** 2 + (i / a) ** 2 <= 1.0, box.shape)].mean())
-    hu = materials.hu(solid.matrix) + materials.hu_per_mg_cm3 * mineral
+    core, peeled = read_regions(vertebra, solid, materials, seed=seed)
     corners = np.array(
         [
             place.point(x, y, z)
@@ -277,17 +280,29 @@ def vertebra_truth(
         middle_mm=round(shape.heights[1], 4),
         posterior_mm=round(shape.heights[2], 4),
         points_lps_mm=points,
-        trabecular_mineral_mg_cm3=round(mineral, 3),
-        trabecular_density_mg_cm3=round(hu / materials.hu_per_mg_cm3, 3),
-        trabecular_hu=round(hu, 3),
+        trabecular_mineral_mg_cm3=round(core.mineral_mg_cm3, 3),
+        trabecular_density_mg_cm3=round(core.density_mg_cm3, 3),
+        trabecular_hu=round(core.hu, 3),
         genant_grade=fracture.genant_grade if fracture else 0,
         deformity=fracture.kind if fracture else "none",
         height_loss=fracture.height_loss if fracture else 0.0,
         complete=complete,
+        peeled_mineral_mg_cm3=None if peeled is None else round(peeled.mineral_mg_cm3, 3),
+        peeled_density_mg_cm3=None if peeled is None else round(peeled.density_mg_cm3, 3),
+        peeled_hu=None if peeled is None else round(peeled.hu, 3),
+        marrow_fat=marrow_fat,
     )
 
 
-def femur_truth(shape: FemurShape, solid: Solid, side: str, lowest_mm: float, *, seed: int) -> FemurTruth:
+def femur_truth(
+    shape: FemurShape,
+    solid: Solid,
+    side: str,
+    lowest_mm: float,
+    *,
+    seed: int,
+    marrow_fat: tuple[float, float] | None = None,
+) -> FemurTruth:
     """Truth of one femur; `shape` is the left one, `lowest_mm` the z of the lowest slice."""
     flip = np.array([-1.0 if side == "right" else 1.0, 1.0, 1.0])
     k = shape.size
@@ -345,6 +360,8 @@ def femur_truth(shape: FemurShape, solid: Solid, side: str, lowest_mm: float, *,
         lesser_trochanter_lower_edge_lps_mm=as_point(edge * flip),
         shaft_below_lesser_trochanter_mm=round(max(shaft_end - edge_down, 0.0), 3),
         mineral_g=round(float(areal.sum()) * pixel_cm2, 4),
+        marrow_fat_ends=None if marrow_fat is None else marrow_fat[0],
+        marrow_fat_middle=None if marrow_fat is None else marrow_fat[1],
         abmd={"femoral_neck": region(neck), "total_hip": region(total)},
     )
 

@@ -123,6 +123,7 @@ def render(
                     *solid.texture_axis,
                     solid.subcortical,
                     materials.hu(solid.rind or solid.matrix),
+                    materials.hu(solid.other_matrix or solid.matrix),
                 ]
             )
             label_primitive = -1 if solid.label_primitive is None else solid.label_primitive

@@ -114,7 +114,8 @@ def test_core_of_the_noise_free_image_reads_what_physics_says(torso_truth):
     vertebra = truth.vertebra("L2")
     k, j, i = np.round(image.lattice.to_index(np.array(vertebra.centre_lps_mm))).astype(int)
     assert image.hu[k, j - 2 : j + 1, i - 2 : i + 3].mean() == pytest.approx(vertebra.trabecular_hu, abs=6)
-    expected = -35.6 / truth.hu_per_mg_cm3 + vertebra.trabecular_mineral_mg_cm3  # marrow of half fat
+    marrow_hu = 48.0 - 150.0 * vertebra.marrow_fat  # between muscle and fat
+    expected = marrow_hu / truth.hu_per_mg_cm3 + vertebra.trabecular_mineral_mg_cm3
     assert vertebra.trabecular_density_mg_cm3 == pytest.approx(expected, abs=6)
 
 
