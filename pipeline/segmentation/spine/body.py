@@ -11,6 +11,14 @@ from scipy import ndimage
 
 from pipeline.segmentation.model import BodyFrame
 from pipeline.segmentation.sampling import IndexBox, index_box, sample_lps
+from pipeline.segmentation.spine.corner import (
+    LOOK_BEYOND_MM,
+    continued_walls,
+    is_corner,
+    may_be_pedicle,
+    outward_cost,
+    trust_in_edge,
+)
 from pipeline.segmentation.spine.cortex import blur_sd_mm, outer_face_mm
 from pipeline.segmentation.spine.discs import Disc
 from pipeline.segmentation.spine.tube import Outlines, Tube
@@ -33,7 +41,9 @@ _WALL_OFFSET_COST, _PLATE_OFFSET_COST = 0.006, 0.004
 _DARK_COST = 0.15
 _DROP_SCALE_HU = 300.0
 _AIR_LEVEL_HU = -50.0
-_CORNER_DEG, _CORNER_HALF_DEG, _CORNER_COST = 45.0, 30.0, 0.03
+_CORNER_COST, _CORNER_SLACK_MM = 0.03, 0.5
+_CORNER_REACH = 1.15
+"""The corner of a body lies farther from its axis than any other place of the wall."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ class BodyModel:
         return np.asarray(np.hypot(u, v) <= shrink * wall)
 
 
-_ANGLE = np.arange(ANGLES) * (2 * np.pi / ANGLES)
+_ANGLE: NDArray[np.float64] = np.arange(ANGLES, dtype=np.float64) * (2 * np.pi / ANGLES)
 
 
 def fit_body(
@@ -137,7 +147,7 @@ def fit_body(
         Voxel edges (z, y, x) of the CT, whose blur the position of the surfaces is corrected for.
     """
     frame, template = _frame_and_template(tube, outlines, below, above)
-    reach = float(template.max()) + _WALL_REACH_MM
+    reach = _CORNER_REACH * float(template.max()) + _WALL_REACH_MM
     lattice = np.arange(-np.ceil(reach / _PLATE_GRID_MM), np.ceil(reach / _PLATE_GRID_MM) + 1) * _PLATE_GRID_MM
     u, v = np.meshgrid(lattice, lattice, indexing="ij")
     lower = _plane_heights(frame, below, u, v, below.half_thickness_mm)
@@ -145,12 +155,14 @@ def fit_body(
     # Planes that lean towards each other must not cross outside the body.
     middle = 0.5 * (lower + upper)
     lower, upper = np.minimum(lower, middle - 2.0), np.maximum(upper, middle + 2.0)
-    wall = np.repeat(template[:, None], HEIGHTS, axis=1)
+    start_wall = wall = np.repeat(template[:, None], HEIGHTS, axis=1)
     wall_edge, far, wall_unseen = 0.0, 0.0, 0.0
     edges = [0.0, 0.0]
     start = (lower, upper)
-    for _ in range(2):
-        wall, wall_edge, far, wall_unseen = _fit_wall(hu, grid, frame, template, lattice, lower, upper)
+    for closed in (False, True):
+        if closed:
+            start_wall = np.where(may_be_pedicle(_ANGLE)[:, None], continued_walls(wall, _ANGLE), start_wall)
+        wall, wall_edge, far, wall_unseen = _fit_wall(hu, grid, frame, start_wall, lattice, lower, upper, closed=closed)
         lower, edges[0], lower_unseen = _fit_plate(
             hu, grid, frame, wall[:, :6].mean(axis=1), u, v, start[0], -1.0, below.half_thickness_mm
         )
@@ -188,7 +200,7 @@ def _to_outer_face(
         shift = _face_shift(hu, grid, points, distance, blur_sd_mm(source_spacing_mm[0], grid_mm))
         moved.append(surface + direction * shift)
     distance = np.arange(-4.0, 2.51, 0.5)
-    free = np.abs(np.abs(_ANGLE - np.pi / 2) - np.radians(_CORNER_DEG)) >= np.radians(_CORNER_HALF_DEG)
+    free = ~is_corner(_ANGLE)
     rows = slice(HEIGHTS // 4, HEIGHTS - HEIGHTS // 4)
     radius = wall[free, rows, None] + distance
     at_u, at_v = radius * np.cos(_ANGLE[free])[:, None, None], radius * np.sin(_ANGLE[free])[:, None, None]
@@ -263,40 +275,56 @@ def _fit_wall(
     hu: NDArray[np.float32],
     grid: Grid,
     frame: BodyFrame,
-    template: NDArray[np.float64],
+    start: NDArray[np.float64],
     lattice: NDArray[np.float64],
     lower: NDArray[np.float64],
     upper: NDArray[np.float64],
+    *,
+    closed: bool,
 ) -> tuple[NDArray[np.float64], float, float, float]:
-    """Side wall (A, H), its mean edge, the share far from the template and the share that is not in view."""
+    """Side wall (A, H), its mean edge, the share far from `start` (A, H) and the share that is not in view.
+
+    `closed` says that the corners of `start` are where its walls meet when they are continued; otherwise they are those of
+    the averaged outline.
+    """
     offset = np.arange(-_WALL_REACH_MM, _WALL_REACH_MM + 0.01, _STEP_MM)
     extra = int(max(_INSIDE_MM, _OUTSIDE_MM) / _STEP_MM)
-    wide = np.arange(offset[0] - extra * _STEP_MM, offset[-1] + extra * _STEP_MM + 0.01, _STEP_MM)
-    radius = np.maximum(template[:, None, None] + wide, 0.5)
+    beyond = int(LOOK_BEYOND_MM / _STEP_MM)
+    wide = offset[0] + _STEP_MM * np.arange(-extra, len(offset) + extra + beyond)
+    radius = np.maximum(start[:, :, None] + wide, 0.5)
     u = radius * np.cos(_ANGLE)[:, None, None]
     v = radius * np.sin(_ANGLE)[:, None, None]
     part = (np.arange(HEIGHTS) + 0.5) / HEIGHTS
-    # The height of a point of the wall is shared out between the endplates at the template, not at the candidate:
+    # The height of a point of the wall is shared out between the endplates at the start, not at the candidate:
     # the candidates of a column then lie on a straight line across the wall.
-    at_u, at_v = template * np.cos(_ANGLE), template * np.sin(_ANGLE)
+    at_u, at_v = start * np.cos(_ANGLE)[:, None], start * np.sin(_ANGLE)[:, None]
     low, high = _at_lattice(lower, lattice, at_u, at_v), _at_lattice(upper, lattice, at_u, at_v)
-    w = (low[:, None] + part * (high - low)[:, None])[:, :, None]
+    w = (low + part * (high - low))[:, :, None]
     values = sample_lps(hu, grid, frame.to_lps(u, v, w), fill=np.nan)
-    unseen = ~np.isfinite(values[:, :, extra:-extra]).all(axis=2)
+    unseen = ~np.isfinite(values[:, :, extra : extra + len(offset)]).all(axis=2)
     values = _without_air(values)
-    inner = values[:, :, extra - int(_INSIDE_MM / _STEP_MM) : len(wide) - extra - int(_INSIDE_MM / _STEP_MM)]
+    inner = values[:, :, extra - int(_INSIDE_MM / _STEP_MM) :][:, :, : len(offset)]
     outer = values[:, :, extra + int(_OUTSIDE_MM / _STEP_MM) :][:, :, : len(offset)]
-    here = values[:, :, extra:-extra]
+    here = values[:, :, extra:][:, :, : len(offset)]
     drop = _soft_drop(inner - outer)
     dark = np.cumsum(np.maximum(40.0 - here, 0.0), axis=2) * (_STEP_MM / 100.0)
+    if closed:
+        # The marrow of a pedicle is darker than the cortex before it, but no edge of the body.
+        doubtful = may_be_pedicle(_ANGLE)
+        outside = values[doubtful, :, extra + int(_OUTSIDE_MM / _STEP_MM) :]
+        trust = trust_in_edge(outside, _ANGLE[doubtful], wide[extra:][: outside.shape[2]])
+        drop[doubtful] *= trust[:, :, : len(offset)]
     cost = (-drop + _DARK_COST * dark + _WALL_OFFSET_COST * offset**2).astype(np.float32)
-    # Towards the pedicles and rib heads bone goes on: there the wall may only follow the averaged outline.
-    corner = np.abs(np.abs(_ANGLE - np.pi / 2) - np.radians(_CORNER_DEG)) < np.radians(_CORNER_HALF_DEG)
-    cost[corner] += np.where(offset > 0, _CORNER_COST * offset**2, 0.0)
+    # Towards the pedicles and rib heads bone goes on: the wall may not follow it.
+    if closed:
+        past = np.maximum(offset - _CORNER_SLACK_MM, 0.0)
+        cost += outward_cost(_ANGLE)[:, None, None].astype(np.float32) * past**2
+    else:
+        cost[is_corner(_ANGLE)] += np.where(offset > 0, _CORNER_COST * offset**2, 0.0)
     found = aggregate(cost, p1=_WALL_P1, p2=2.0, circular=(True, False))
     edge = np.take_along_axis(inner - outer, np.rint(found).astype(int)[:, :, None], axis=2)
     shift = offset[0] + _STEP_MM * found
-    wall = np.maximum(template[:, None] + shift, 3.0)
+    wall = np.maximum(start + shift, 3.0)
     far = float((np.abs(shift) > 6.0).mean())
     return wall, _mean_edge(edge), far, float(unseen.mean())
 
