@@ -25,7 +25,7 @@ from pipeline.errors import Refusal
 
 if TYPE_CHECKING:
     from reports.comparison import Compared, Comparison
-    from reports.coverage import Knowledge
+    from reports.coverage import Knowledge, LineOfBusiness
 
 commands = typer.Typer()
 
@@ -69,8 +69,11 @@ def coverage(
     plan: Annotated[
         Path | None, typer.Option(help="Plan document file (TOML); it supersedes the payer's policy.")
     ] = None,
+    line_of_business: Annotated[
+        str | None, typer.Option(help="commercial, medicare_advantage, medicare or medicaid.")
+    ] = None,
     knowledge: Annotated[
-        Path | None, typer.Option(help="Folder with further policy editions or claims (TOML).")
+        Path | None, typer.Option(help="Folder with further policy editions, claims or service codes (TOML).")
     ] = None,
     audit: Annotated[
         Path | None,
@@ -100,6 +103,7 @@ def coverage(
             date_of_service=iso_date(date),
             knowledge=base,
             plan=load_plan(plan) if plan is not None else None,
+            line_of_business=_line(line_of_business),
         )
     except KnowledgeError as error:
         raise Refusal("knowledge_invalid", str(error), subject="coverage knowledge") from error
@@ -116,15 +120,31 @@ def coverage(
     out_console.print(f"status: [bold]{answer.status}[/]{last_known}")
     out_console.print(f"prior authorization: {answer.prior_authorization}\n")
     out_console.print(escaped(answer.text), highlight=False, soft_wrap=True)
+    out_console.print(f"next step: {escaped(answer.next_step)}", highlight=False, soft_wrap=True)
     for title, lines in (
         ("sources", [f"[rank {s.rank}] {s.document}, effective {s.effective}: “{s.quote}”" for s in answer.sources]),
         ("conflicts", [f"{c.id} [rank {c.rank}] {c.document}: “{c.claim}” {c.text}" for c in answer.conflicts]),
         ("warnings", [f"{w.code}: {w.text}" for w in answer.warnings]),
+        ("to be documented", [c.item for c in answer.checklist]),
     ):
         if lines:
             out_console.print(f"\n[bold]{title}[/]")
             for line in lines:
                 out_console.print("- " + escaped(line), highlight=False, soft_wrap=True)
+
+
+def _line(text: str | None) -> LineOfBusiness | None:
+    from reports.coverage import LineOfBusiness
+
+    if text is None:
+        return None
+    try:
+        return LineOfBusiness(text.strip().lower().replace("-", "_"))
+    except ValueError:
+        known = ", ".join(LineOfBusiness)
+        raise Refusal(
+            "unknown_line", f"is not known; known are {known}.", subject=f"--line-of-business {text}"
+        ) from None
 
 
 def _audited(file: Path, base: Knowledge, on: dt.date | None, *, as_json: bool) -> int:

@@ -12,9 +12,9 @@ from enum import StrEnum
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -46,6 +46,32 @@ class PriorAuthorization(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
+class LineOfBusiness(StrEnum):
+    """What kind of plan the payer administers; a commercial policy does not speak for the others."""
+
+    COMMERCIAL = "commercial"
+    MEDICARE_ADVANTAGE = "medicare_advantage"
+    MEDICARE = "medicare"
+    MEDICAID = "medicaid"
+
+
+# What a policy can say. The other statuses are conclusions of the engine and cannot be written into a file.
+_SAYABLE = frozenset(
+    {
+        CoverageStatus.COVERED,
+        CoverageStatus.COVERED_WITH_CRITERIA,
+        CoverageStatus.NOT_COVERED,
+        CoverageStatus.CLASS_NOT_COVERED,
+        CoverageStatus.OUT_OF_SCOPE,
+        CoverageStatus.UNKNOWN_VERSION_NOT_HELD,
+    }
+)
+ServiceCode = Annotated[str, Field(pattern=r"^\d{4}[0-9T]$")]
+"""Five characters: ``0743T``, ``77080``."""
+PayerKey = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+"""Lower case, words joined by hyphens: ``cigna``."""
+
+
 class KnowledgeError(ValueError):
     """A knowledge file is wrong; the message names the file, the field and what is expected."""
 
@@ -57,7 +83,7 @@ class _Entry(BaseModel):
 class Code(_Entry):
     """A service code number and its life. An unverified sunset raises a flag, it never makes the code invalid."""
 
-    number: str
+    number: ServiceCode
     paraphrase: str
     valid_from: dt.date | None = None
     valid_from_verified: bool = False
@@ -70,7 +96,7 @@ class Statement(_Entry):
     """What one policy edition says about some codes, with one sentence of quotation."""
 
     id: str
-    codes: tuple[str, ...]
+    codes: tuple[ServiceCode, ...]
     status: CoverageStatus
     quote: str
     section: str = ""
@@ -87,12 +113,26 @@ class Statement(_Entry):
             raise ValueError("quote one sentence, not a passage")
         return quote
 
+    @field_validator("status")
+    @classmethod
+    def _can_be_said(cls, status: CoverageStatus) -> CoverageStatus:
+        if status not in _SAYABLE:
+            raise ValueError(f"{status} is concluded, not stated; use one of: {', '.join(sorted(_SAYABLE))}")
+        return status
+
+
+class Correction(_Entry):
+    """A later correction of an edition file, kept so that nobody wonders why it changed."""
+
+    date: dt.date
+    text: str
+
 
 class Edition(_Entry):
     """One dated edition of one payer policy (provenance rank 0 or 1: the only documents that set a status)."""
 
     schema_: Literal["openbct-coverage-edition/1"]
-    payer: str
+    payer: PayerKey
     payer_name: str
     policy: str
     aliases: tuple[str, ...] = ()
@@ -101,11 +141,13 @@ class Edition(_Entry):
     effective: dt.date
     next_review: dt.date | None = None
     held: bool
+    lines_of_business: tuple[LineOfBusiness, ...] = (LineOfBusiness.COMMERCIAL,)
     prior_authorization: PriorAuthorization = PriorAuthorization.NOT_STATED
     note: str = ""
     retrieved: dt.date | None = None
     sha256: str | None = None
     statement: tuple[Statement, ...] = ()
+    correction: tuple[Correction, ...] = ()
 
     @model_validator(mode="after")
     def _dates_and_codes(self) -> Edition:
@@ -113,7 +155,22 @@ class Edition(_Entry):
             raise ValueError("next_review must be later than effective")
         if not self.held and any(s.status is not CoverageStatus.UNKNOWN_VERSION_NOT_HELD for s in self.statement):
             raise ValueError("an edition whose words are not held cannot carry a status")
+        if self.held and any(s.status is CoverageStatus.UNKNOWN_VERSION_NOT_HELD for s in self.statement):
+            raise ValueError("an edition whose words are held has a status for each statement")
+        stated: dict[str, CoverageStatus] = {}
+        for statement in self.statement:
+            for code in statement.codes:
+                if stated.setdefault(code, statement.status) is not statement.status:
+                    raise ValueError(f"{code} has two statuses in one edition: {stated[code]} and {statement.status}")
         return self
+
+    @property
+    def relied_on_until(self) -> dt.date:
+        """Last date of service for which the edition speaks, unless a newer one is on file: its next-review date.
+
+        Where none is stated, a year after it took effect, the usual period of review.
+        """
+        return self.next_review or self.effective + dt.timedelta(days=366)
 
     def statements_on(self, code: str) -> tuple[Statement, ...]:
         return tuple(s for s in self.statement if code in s.codes)
@@ -123,7 +180,7 @@ class Assertion(_Entry):
     """What a lesser source claims about some codes and which conflict that makes."""
 
     id: str
-    codes: tuple[str, ...]
+    codes: tuple[ServiceCode, ...]
     quote: str
     conflict: str
     conflict_text: str
@@ -136,25 +193,41 @@ class Claim(_Entry):
 
     schema_: Literal["openbct-coverage-claim/1"]
     id: str
-    payer: str
+    payer: PayerKey
     policy: str
     title: str
     rank: Literal[2, 3, 4, 5, 6]
     claims_effective: dt.date
     claims_newer_edition: bool = False
+    summary: str = ""
+    """One sentence for the report; a general one takes its place where it is left out."""
     assertion: tuple[Assertion, ...] = ()
 
 
 class PlanDocument(_Entry):
-    """A member's plan document supplied by the user (rank 0); it supersedes the policy in both directions."""
+    """A member's plan document supplied by the user (rank 0); it supersedes the policy in both directions.
+
+    It counts only for dates of service on which it is in force: from `date` to `until`, both included.
+    """
 
     document: str
     date: dt.date
+    until: dt.date | None = None
     supplied_by: str
     sentence: str
     status: Literal["COVERED", "COVERED_WITH_CRITERIA", "NOT_COVERED"]
-    codes: tuple[str, ...]
+    codes: tuple[ServiceCode, ...]
     self_funded: bool | None = None
+
+    @model_validator(mode="after")
+    def _dates_in_order(self) -> PlanDocument:
+        if self.until is not None and self.until < self.date:
+            raise ValueError("until must not be earlier than date")
+        return self
+
+    def in_force(self, day: dt.date) -> bool:
+        """Whether the document speaks for a date of service."""
+        return self.date <= day and (self.until is None or day <= self.until)
 
 
 class Knowledge(_Entry):
@@ -172,9 +245,10 @@ class Knowledge(_Entry):
     def code(self, number: str) -> Code | None:
         return next((c for c in self.codes if c.number == number), None)
 
-    def editions_of(self, payer: str) -> tuple[Edition, ...]:
-        """Editions of one payer, oldest first."""
-        return tuple(sorted((e for e in self.editions if e.payer == payer), key=lambda e: e.effective))
+    def editions_of(self, payer: str, line: LineOfBusiness | None = None) -> tuple[Edition, ...]:
+        """Editions of one payer, oldest first; with `line`, those that speak for that line of business."""
+        mine = (e for e in self.editions if e.payer == payer and (line is None or line in e.lines_of_business))
+        return tuple(sorted(mine, key=lambda e: e.effective))
 
 
 def read_entry(model: type[_Model], source: Traversable | Path) -> _Model:
@@ -188,9 +262,14 @@ def read_entry(model: type[_Model], source: Traversable | Path) -> _Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise KnowledgeError(f"{source.name}: {where}: {first['msg']}") from error
+        problems = []
+        for problem in error.errors()[:5]:
+            where = ".".join(str(part) for part in problem["loc"]).replace("schema_", "schema")
+            problems.append(f"{where}: {problem['msg']}" if where else problem["msg"])
+        more = len(error.errors()) - len(problems)
+        raise KnowledgeError(
+            f"{source.name}: {'; '.join(problems)}" + (f"; and {more} more" if more else "")
+        ) from error
 
 
 class _CodeFile(_Entry):
@@ -212,39 +291,77 @@ def load_plan(path: Path) -> PlanDocument:
 
 
 def load_knowledge(extra: Path | None = None) -> Knowledge:
-    """The shipped knowledge base, with the editions and claims that a user keeps in the folder `extra`.
+    """The shipped knowledge base, with the files that a user keeps in the folder `extra`.
 
     Parameters
     ----------
     extra : Path, optional
-        Folder with subfolders ``editions`` and ``claims``, or with such files directly (told apart by their schema).
+        Folder with TOML files of editions, claims and further service codes, in any subfolders; each names its kind by
+        ``schema``.
 
     Raises
     ------
     KnowledgeError
-        If a file is wrong, or two editions of one policy have the same date.
+        If a file is wrong, two editions of one policy have the same date, or a payer has two policies for one line of
+        business.
     """
     data = resources.files("reports.coverage") / "data"
-    codes = read_entry(_CodeFile, data / "codes.toml")
+    shipped = read_entry(_CodeFile, data / "codes.toml")
+    codes = {code.number: code for code in shipped.code}
     editions = [read_entry(Edition, f) for f in _toml_files(data / "editions")]
     claims = [read_entry(Claim, f) for f in _toml_files(data / "claims")]
     if extra is not None:
         if not extra.is_dir():
             raise KnowledgeError(f"{extra.name}: no such folder of coverage files")
         for file in sorted(extra.rglob("*.toml")):
-            if "openbct-coverage-claim/" in file.read_text(encoding="utf-8", errors="replace"):
+            kind = _kind_of(file)
+            if kind is Edition:
+                editions.append(read_entry(Edition, file))
+            elif kind is Claim:
                 claims.append(read_entry(Claim, file))
             else:
-                editions.append(read_entry(Edition, file))
+                codes |= {code.number: code for code in read_entry(_CodeFile, file).code}
+    _check_together(editions)
+    return Knowledge(
+        version=shipped.version,
+        as_of=shipped.as_of,
+        codes=tuple(codes.values()),
+        editions=tuple(editions),
+        claims=tuple(claims),
+    )
+
+
+_KINDS: dict[str, type[_Entry]] = {
+    "openbct-coverage-edition/1": Edition,
+    "openbct-coverage-claim/1": Claim,
+    "openbct-coverage-codes/1": _CodeFile,
+}
+
+
+def _kind_of(file: Path) -> type[_Entry]:
+    try:
+        schema = tomllib.loads(file.read_text(encoding="utf-8")).get("schema")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise KnowledgeError(f"{file.name}: cannot be read as TOML: {error}") from error
+    if schema not in _KINDS:
+        raise KnowledgeError(f"{file.name}: schema: is {schema!r}; must be one of: {', '.join(_KINDS)}")
+    return _KINDS[schema]
+
+
+def _check_together(editions: list[Edition]) -> None:
+    """Each date must have one edition: no two of the same date, no two policies of a payer for one line of business."""
     seen: set[tuple[str, str, dt.date]] = set()
+    policies: dict[tuple[str, LineOfBusiness], str] = {}
     for edition in editions:
         key = (edition.payer, edition.policy, edition.effective)
         if key in seen:
             raise KnowledgeError(f"two editions of {edition.payer} {edition.policy} effective {edition.effective}")
         seen.add(key)
-    return Knowledge(
-        version=codes.version, as_of=codes.as_of, codes=codes.code, editions=tuple(editions), claims=tuple(claims)
-    )
+        for line in edition.lines_of_business:
+            if policies.setdefault((edition.payer, line), edition.policy) != edition.policy:
+                raise KnowledgeError(
+                    f"two policies of {edition.payer} for {line}: {policies[edition.payer, line]} and {edition.policy}"
+                )
 
 
 def _toml_files(folder: Traversable) -> list[Traversable]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reports.coverage.knowledge import CoverageStatus
+from reports.coverage.knowledge import Claim, CoverageStatus, PriorAuthorization
 
 CLOSING = (
     "Not a guarantee of payment or denial; benefits are decided by the plan document in force on the date of service."
@@ -13,7 +13,7 @@ CLOSING = (
 _STATUS_TEXT = {
     CoverageStatus.NOT_COVERED: (
         "{cpt}: {wording} under {payer} policy {policy} (effective {effective}), for date of service {date_of_service}. "
-        "Prior authorization: not stated in the policy."
+        "Prior authorization: {authorization_words}."
     ),
     CoverageStatus.COVERED: (
         "{cpt}: covered under {payer} policy {policy} (effective {effective}), for date of service {date_of_service}."
@@ -24,7 +24,7 @@ _STATUS_TEXT = {
     ),
     CoverageStatus.INDETERMINATE_STALE: (
         "{cpt}: coverage not verified for date of service {date_of_service}. The newest payer document on file ({payer} "
-        "policy {policy}, effective {effective}) was due for review on {review} and stated: {wording}. "
+        "policy {policy}, effective {effective}) {review_words} and stated: {wording}. "
         "Check with the payer."
     ),
     CoverageStatus.UNKNOWN_VERSION_NOT_HELD: (
@@ -32,18 +32,18 @@ _STATUS_TEXT = {
         "No coverage statement is made. Ask the payer for the edition in force on that date."
     ),
     CoverageStatus.CLASS_NOT_COVERED: (
-        "{cpt} is not listed in {payer} policy {policy} (effective {effective}); the policy's general statement on imaging "
-        "other than DXA reads as not covered. Confirm with the payer."
+        "{cpt} is not listed in {payer} policy {policy} (effective {effective}); a general statement of the policy reads "
+        "as not covered. Confirm with the payer."
     ),
     CoverageStatus.NOT_LISTED: (
-        "{cpt}: {payer} policy {policy} (effective {effective}) makes no statement on this code. Ask the payer."
+        "{cpt}: the documents of {payer} on file make no statement on this code. Ask the payer."
     ),
     CoverageStatus.UNKNOWN_PAYER: "{cpt}: no coverage information on file for {payer}. Ask the payer.",
 }
 
 _WARNING_TEXT = {
-    "STALE_PAST_NEXT_REVIEW": "The date of service lies after the review date ({review}) of the newest edition on file.",
-    "KB_OLD": "The edition on file was due for review on {review}; a retroactive correction may exist.",
+    "STALE_PAST_NEXT_REVIEW": "The newest edition on file {review_words}, before the date of service.",
+    "KB_OLD": "The edition on file {review_words}; a retroactive correction may exist.",
     "CONFLICT_SECONDARY": "A third-party summary says otherwise; it cannot set a status and is shown as a conflict.",
     "NEWER_VERSION_CLAIMED": (
         "A third party claims a newer edition (effective {claim_effective}); no payer document for it is on file."
@@ -53,8 +53,53 @@ _WARNING_TEXT = {
         "{cpt} is a temporary code whose published sunset ({sunset}) has passed; whether it was extended is not verified."
     ),
     "PLAN_NOT_CHECKED": "The member's plan document always supersedes the policy and has not been checked.",
+    "PLAN_NOT_IN_FORCE": (
+        "The plan document that was given ({plan_dates}) is not in force on the date of service and was not applied."
+    ),
     "ASO_SELF_FUNDED": "Self-funded plan: the plan document decides.",
+    "LINE_OF_BUSINESS_NOT_STATED": (
+        "Whether the plan is commercial, Medicare Advantage or Medicaid was not stated; the commercial policy was read."
+    ),
+    "MEDICARE_FIRST": "Medicare Advantage: national and local Medicare determinations come before the policy of {asked_payer}.",
+    "PA_UNKNOWN": "Prior authorization is claimed by a third party and not confirmed; ask the payer.",
 }
+
+_NEXT_STEP = {
+    CoverageStatus.NOT_COVERED: "Do not expect payment; check the member's plan document, which may say otherwise.",
+    CoverageStatus.COVERED: "Check the member's plan document and prior authorization.",
+    CoverageStatus.COVERED_WITH_CRITERIA: "Check each criterion, the member's plan document and prior authorization.",
+    CoverageStatus.CLASS_NOT_COVERED: "Ask the payer whether the general statement takes in this code.",
+    CoverageStatus.OUT_OF_SCOPE: "Read the document that governs this service: {route_words}.",
+    CoverageStatus.NOT_LISTED: "Ask the payer which document governs this code for this line of business.",
+    CoverageStatus.UNKNOWN_VERSION_NOT_HELD: (
+        "Obtain the edition of {payer} policy {policy} in force on {date_of_service} and add it as a file."
+    ),
+    CoverageStatus.INDETERMINATE_STALE: (
+        "Obtain the current edition of {payer} policy {policy} before billing, and add it as a file."
+    ),
+    CoverageStatus.CODE_NOT_VALID: "Use the code that was valid on the date of service.",
+    CoverageStatus.PLAN_OVERRIDE: "Keep the plan document with the claim.",
+    CoverageStatus.UNKNOWN_PAYER: "Obtain the payer's policy and add it as a file.",
+}
+
+_AUTHORIZATION_WORDS = {
+    PriorAuthorization.NOT_STATED: "not stated in the policy",
+    PriorAuthorization.CONFIRMED_REQUIRED: "required, as confirmed by the payer",
+    PriorAuthorization.CONFIRMED_NOT_REQUIRED: "not required, as confirmed by the payer",
+    PriorAuthorization.CLAIMED_REQUIRED: "claimed by a third party, not confirmed",
+    PriorAuthorization.NOT_MEANINGFUL: "not meaningful for a service that is not covered",
+    PriorAuthorization.UNKNOWN: "not known",
+}
+
+
+def next_step(status: CoverageStatus, flags: list[str], facts: dict[str, Any]) -> str:
+    """What a person has to do next, in one or two sentences."""
+    steps = [_NEXT_STEP[status].format_map(_printable(facts))]
+    if "CONFLICT_SECONDARY" in flags and status is not CoverageStatus.PLAN_OVERRIDE:
+        steps.append("Ask the payer about the revision that a third party claims.")
+    if "CODE_SUNSET_NEAR" in flags or "CODE_SUNSET_UNVERIFIED" in flags:
+        steps.append("Look the code up in the current list of temporary codes.")
+    return " ".join(steps)
 
 
 def warning_text(flag: str, facts: dict[str, Any]) -> str:
@@ -88,32 +133,48 @@ def coverage_text(status: CoverageStatus, flags: list[str], facts: dict[str, Any
     else:
         sentences.append(_STATUS_TEXT[status].format_map(values))
     if "CONFLICT_SECONDARY" in flags:
-        sentences.append(
-            f"A third-party summary claims a revision effective {values['claim_effective']}"
-            + (" with coverage under unnamed criteria" if _claims_coverage(facts["claim"], facts["cpt"]) else "")
-            + ". No payer document supporting it is on file; it contradicts itself on prior authorization. "
-            "Obtain the payer's current policy before billing."
-        )
+        sentences.extend(_claims_text(facts["claims"], facts["cpt"]))
     sentences.extend(
         warning_text(flag, facts)
-        for flag in ("CODE_SUNSET_NEAR", "CODE_SUNSET_UNVERIFIED", "ASO_SELF_FUNDED", "KB_OLD")
+        for flag in ("CODE_SUNSET_NEAR", "CODE_SUNSET_UNVERIFIED", "ASO_SELF_FUNDED", "PLAN_NOT_IN_FORCE", "KB_OLD")
         if flag in flags
     )
     sentences.append(CLOSING)
     return " ".join(sentences)
 
 
-def _claims_coverage(claim: Any, cpt: str) -> bool:
-    covered = (CoverageStatus.COVERED, CoverageStatus.COVERED_WITH_CRITERIA)
-    return claim is not None and any(a.claimed_status in covered for a in claim.assertion if cpt in a.codes)
+def _claims_text(claims: list[Claim], cpt: str) -> list[str]:
+    """What lesser sources claim: their own summaries, and one general sentence for those without."""
+    sentences = [claim.summary for claim in claims if claim.summary and claim.rank > 2]
+    plain = [claim for claim in claims if not claim.summary and claim.rank > 2]
+    if plain:
+        said = [a for a in plain[0].assertion if cpt in a.codes]
+        covered = any(a.claimed_status in _COVERED for a in said)
+        contradicts = any(a.claimed_prior_authorization for a in said)
+        sentences.append(
+            f"A third-party summary claims a revision effective {plain[0].claims_effective}"
+            + (" with coverage under unnamed criteria" if covered else "")
+            + ". No payer document supporting it is on file"
+            + ("; it contradicts itself on prior authorization" if contradicts else "")
+            + ". Obtain the payer's current policy before billing."
+        )
+    return list(dict.fromkeys(sentences))
+
+
+_COVERED = (CoverageStatus.COVERED, CoverageStatus.COVERED_WITH_CRITERIA)
 
 
 def _printable(facts: dict[str, Any]) -> dict[str, str]:
     values = {key: value if isinstance(value, str) else str(value) for key, value in facts.items() if value is not None}
-    claim, code = facts["claim"], facts["code"]
-    values["claim_effective"] = claim.claims_effective.isoformat() if claim else ""
+    claims, code, plan = facts["claims"], facts["code"], facts["plan"]
+    newer = [claim for claim in claims if claim.claims_newer_edition]
+    values["claim_effective"] = newer[0].claims_effective.isoformat() if newer else ""
     values["sunset"] = code.sunset.isoformat() if code.sunset else ""
-    values.setdefault("wording", "no statement on this code")
-    if not values["wording"]:
-        values["wording"] = "no statement on this code"
+    values["wording"] = values.get("wording") or "no statement on this code"
+    values["authorization_words"] = _AUTHORIZATION_WORDS[facts["authorization"]]
+    values["route_words"] = facts["route"] or "ask the payer which guideline that is"
+    values["review_words"] = f"was due for review on {facts['review']}" if facts["review"] else "states no review date"
+    values["plan_dates"] = ""
+    if plan is not None:
+        values["plan_dates"] = f"from {plan.date.isoformat()}" + (f" to {plan.until.isoformat()}" if plan.until else "")
     return {"policy": "", "effective": "", "review": "", **values}

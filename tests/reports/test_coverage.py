@@ -14,7 +14,9 @@ from reports.coverage import (
     CoverageStatus,
     Knowledge,
     KnowledgeError,
+    LineOfBusiness,
     PlanDocument,
+    PriorAuthorization,
     evaluate,
     load_knowledge,
     load_plan,
@@ -209,3 +211,162 @@ def test_every_shipped_statement_has_quote_document_and_date() -> None:
         assert edition.title and edition.effective
         for statement in edition.statement:
             assert statement.quote and statement.codes
+
+
+# Lines of business, other payers, plan dates, prior authorization
+
+
+@pytest.mark.parametrize("cpt", ["77078", "77080", "77081", "77085", "77086"])
+def test_medicare_routes_density_studies_to_its_own_determinations(cpt: str) -> None:
+    for payer, line in (("medicare", None), ("cigna", LineOfBusiness.MEDICARE_ADVANTAGE)):
+        answer = coverage(cpt, "2026-11-21", payer=payer, line_of_business=line)
+        assert answer.status is CoverageStatus.UNKNOWN_VERSION_NOT_HELD
+        assert answer.policy == "NCD 150.3"
+        assert answer.route is not None and "410.31" in answer.route
+
+
+def test_the_medicare_history_of_0554t_is_told_as_a_conflict_and_sets_no_status() -> None:
+    answer = coverage("0554T", "2023-06-01", payer="medicare")
+    assert answer.status is CoverageStatus.UNKNOWN_VERSION_NOT_HELD
+    assert {c.document.split(",")[0] for c in answer.conflicts} == {
+        "American College of Radiology",
+        "Notice of one Medicare Advantage plan (Independence Blue Cross)",
+    }
+    assert "back to July 2019" in answer.text
+    assert not coverage("0743T", "2023-06-01", payer="medicare").conflicts
+
+
+def test_a_commercial_policy_does_not_speak_for_other_lines() -> None:
+    assert coverage("0743T", "2025-06-01", line_of_business=LineOfBusiness.COMMERCIAL).status == "NOT_COVERED"
+    assert coverage("0743T", "2025-06-01", line_of_business=LineOfBusiness.MEDICAID).status == "NOT_LISTED"
+    advantage = coverage("0743T", "2025-06-01", line_of_business=LineOfBusiness.MEDICARE_ADVANTAGE)
+    assert advantage.status == "UNKNOWN_VERSION_NOT_HELD" and "MEDICARE_FIRST" in flags(advantage)
+    assert "LINE_OF_BUSINESS_NOT_STATED" in flags(coverage("0743T", "2025-06-01"))
+
+
+def test_an_edition_without_a_review_date_is_relied_on_for_a_year() -> None:
+    assert coverage("0691T", "2025-12-17", payer="regional-blue").status is CoverageStatus.CLASS_NOT_COVERED
+    later = coverage("0691T", "2025-12-18", payer="regional-blue")
+    assert later.status is CoverageStatus.INDETERMINATE_STALE
+    assert "states no review date" in later.text
+
+
+@pytest.mark.parametrize(
+    ("day", "applies"), [("2024-12-31", False), ("2025-01-01", True), ("2025-12-31", True), ("2026-01-01", False)]
+)
+def test_a_plan_document_speaks_only_for_its_own_dates(day: str, applies: bool) -> None:
+    plan = PlanDocument(
+        document="SPD 2025", date=dt.date(2025, 1, 1), until=dt.date(2025, 12, 31), supplied_by="the site",
+        sentence="Biomechanical CT is a covered service.", status="COVERED", codes=("0743T",),
+    )  # fmt: skip
+    answer = coverage("0743T", day, plan=plan)
+    assert (answer.status is CoverageStatus.PLAN_OVERRIDE) == applies
+    assert ("PLAN_NOT_IN_FORCE" in flags(answer)) != applies
+
+
+def confirmed(required: PriorAuthorization) -> Knowledge:
+    portal = Claim(
+        schema_="openbct-coverage-claim/1", id="PORTAL-1", payer="cigna", policy="0300", title="Portal answer, reference 4711",
+        rank=2, claims_effective=dt.date(2025, 5, 1),
+        assertion=(
+            Assertion(
+                id="R1", codes=("0743T",), quote="Authorization is required.", conflict="PA", conflict_text="",
+                claimed_prior_authorization=required,
+            ),
+        ),
+    )  # fmt: skip
+    return KNOWLEDGE.model_copy(update={"claims": (portal,)})
+
+
+def test_the_payers_own_answer_confirms_prior_authorization_and_leaves_the_status_alone() -> None:
+    known = confirmed(PriorAuthorization.CONFIRMED_REQUIRED)
+    answer = coverage("0743T", "2025-06-01", knowledge=known)
+    assert answer.prior_authorization == "CONFIRMED_REQUIRED" and answer.status == "NOT_COVERED"
+    assert "confirmed by the payer" in answer.text and "PA_UNKNOWN" not in flags(answer)
+    assert coverage("0743T", "2025-04-30", knowledge=known).prior_authorization == "NOT_STATED"
+    assert "PA_UNKNOWN" in flags(coverage("0743T", "2025-10-01"))
+
+
+_LINES = st.sampled_from([None, *LineOfBusiness])
+_PAYERS = st.sampled_from(["cigna", "medicare", "regional-blue", "nobody"])
+
+
+@given(cpt=st.sampled_from(CODES), day=_DATES, payer=_PAYERS, line=_LINES, today=_DATES)
+def test_no_shipped_document_covers_anything_and_every_answer_is_whole(
+    cpt: str, day: dt.date, payer: str, line: LineOfBusiness | None, today: dt.date
+) -> None:
+    options = {"payer": payer, "date_of_service": day, "knowledge": KNOWLEDGE, "line_of_business": line}
+    answer = evaluate(cpt, evaluated_on=today, **options)  # type: ignore[arg-type]
+    assert answer.status not in COVERED and answer.last_known_status not in COVERED
+    assert (answer.last_known_status is not None) == (answer.status is CoverageStatus.INDETERMINATE_STALE)
+    assert (
+        answer.next_step and "{" not in answer.text + answer.next_step and "None" not in answer.text + answer.next_step
+    )
+    assert not any("{" in warning.text for warning in answer.warnings)
+    # Age of the knowledge raises flags; it never changes what was true on the date of service.
+    assert answer.status is evaluate(cpt, evaluated_on=TODAY, **options).status  # type: ignore[arg-type]
+    if answer.determination == "primary":
+        assert answer.sources and all(source.rank <= 1 for source in answer.sources)
+
+
+@given(cpt=st.sampled_from(["0691T", "0743T"]), day=_DATES)
+def test_every_date_falls_into_the_window_of_the_table(cpt: str, day: dt.date) -> None:
+    """The table of windows, written down a second time as dates."""
+    start = {"0691T": dt.date(2022, 1, 1), "0743T": dt.date(2023, 1, 1)}[cpt]
+    windows = [
+        (dt.date(2026, 4, 16), "INDETERMINATE_STALE"),
+        (dt.date(2025, 4, 15), "NOT_COVERED"),
+        (start, "UNKNOWN_VERSION_NOT_HELD"),
+    ]
+    expected = next((status for since, status in windows if day >= since), "CODE_NOT_VALID")
+    answer = evaluate(cpt, payer="cigna", date_of_service=day, knowledge=KNOWLEDGE, evaluated_on=TODAY)
+    assert answer.status == expected
+    assert bool(answer.conflicts) == (day >= dt.date(2025, 9, 26))
+
+
+EDITION = (
+    'schema = "openbct-coverage-edition/1"\npayer = "acme"\npayer_name = "Acme"\npolicy = "7"\ntitle = "Seven"\n'
+    "rank = 1\neffective = 2026-01-01\nheld = true\n"
+)
+STATEMENT = '[[statement]]\nid = "S1"\ncodes = ["0743T"]\nstatus = "NOT_COVERED"\nquote = "Not covered."\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('schema = "something/1"\n', "must be one of"),
+        (EDITION.replace('"acme"', '"Acme Health"'), "payer"),
+        (EDITION + STATEMENT.replace("0743T", "743T"), "statement.0.codes.0"),
+        (EDITION + STATEMENT.replace("NOT_COVERED", "PLAN_OVERRIDE"), "is concluded, not stated"),
+        (EDITION + STATEMENT.replace("Not covered.", ""), "quotation"),
+        (EDITION + STATEMENT + STATEMENT.replace('"NOT_COVERED"', '"COVERED"'), "two statuses"),
+        (EDITION.replace("held = true", "held = false") + STATEMENT, "not held"),
+        (EDITION + "next_review = 2025-01-01\n", "next_review"),
+        (EDITION + 'colour = "blue"\n', "colour"),
+    ],
+)
+def test_a_wrong_edition_of_a_users_payer_is_explained(tmp_path: Path, content: str, complaint: str) -> None:
+    (tmp_path / "acme.toml").write_text(content, encoding="utf-8")
+    with pytest.raises(KnowledgeError, match=r"acme\.toml") as caught:
+        load_knowledge(tmp_path)
+    assert complaint in str(caught.value)
+
+
+def test_two_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(EDITION, encoding="utf-8")
+    (tmp_path / "b.toml").write_text(EDITION, encoding="utf-8")
+    with pytest.raises(KnowledgeError, match="two editions of acme 7"):
+        load_knowledge(tmp_path)
+    (tmp_path / "b.toml").write_text(EDITION.replace('"7"', '"8"'), encoding="utf-8")
+    with pytest.raises(KnowledgeError, match="two policies of acme for commercial"):
+        load_knowledge(tmp_path)
+
+
+def test_a_user_adds_a_payer_and_a_code_by_adding_files(tmp_path: Path) -> None:
+    (tmp_path / "acme.toml").write_text(EDITION + STATEMENT.replace("0743T", "0999T"), encoding="utf-8")
+    codes = '[[code]]\nnumber = "0999T"\nparaphrase = "Something new."\nvalid_from = 2026-07-01\nvalid_from_verified = true\n'
+    head = 'schema = "openbct-coverage-codes/1"\nversion = "mine"\nas_of = 2026-07-01\n'
+    (tmp_path / "codes.toml").write_text(head + codes, encoding="utf-8")
+    knowledge = load_knowledge(tmp_path)
+    assert coverage("0999T", "2026-08-01", payer="Acme", knowledge=knowledge).status is CoverageStatus.NOT_COVERED
+    assert coverage("0999T", "2026-06-30", payer="acme", knowledge=knowledge).status is CoverageStatus.CODE_NOT_VALID
