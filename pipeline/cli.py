@@ -1,6 +1,6 @@
 """The command ``openbct``.
 
-Only this module and `pipeline.cli_records` print and exit; what they share is in `pipeline.console`. Heavy modules are
+Only this module and the other `pipeline.cli_*` print and exit; what they share is in `pipeline.console`. Heavy modules are
 imported inside the commands, so that ``--help`` answers at once.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from pipeline import __version__, cli_records
+from pipeline import __version__, cli_calibrate, cli_records
 from pipeline.console import (
     ALL_DONE,
     INTERRUPTED,
@@ -52,6 +52,7 @@ app = typer.Typer(
     ),
     epilog="Exit status: 0 all done, 1 some study failed or was refused, 2 the call was wrong, 130 interrupted.",
 )
+app.add_typer(cli_calibrate.commands)
 app.add_typer(cli_records.commands)
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if absent.")]

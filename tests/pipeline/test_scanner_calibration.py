@@ -9,9 +9,11 @@ from datetime import date
 import nibabel
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from phantoms import make_phantom, write_study
 from pipeline.calibrate_command import calibrate_scanner, phantom_definition
+from pipeline.cli import app
 from pipeline.density import calibration_file
 from pipeline.density.calibration_file import CalibrationRecord
 from pipeline.density.rods import find_plate
@@ -180,6 +182,16 @@ def test_an_unknown_name_or_two_names_are_refused(tmp_path):
         named_phantom("nobody's")
     with pytest.raises(InputRefused):
         phantom_definition("qrm_bdc3", tmp_path / "certificate.json")
+
+
+def test_the_command_writes_the_file_and_run_accepts_it(phantom_scan, tmp_path):
+    target = tmp_path / "scanner.json"
+    call = CliRunner().invoke(app, ["calibrate", str(phantom_scan), "-o", str(target)])
+    assert call.exit_code == 0, call.output
+    assert "mindways_model3_ct" in call.output and "density = 0.7" in call.output
+    refused = CliRunner().invoke(app, ["calibrate", str(phantom_scan), "-o", str(target), "--phantom", "qrm_bdc6"])
+    assert refused.exit_code == 1
+    assert len(calibration_file.read(target)) == 1
 
 
 class TestTwoRods:
