@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit
 
-_SIDE_DEG, _CORNER_FROM_DEG, _CORNER_TO_DEG = 0.0, 15.0, 75.0
+_SIDE_DEG, _CORNER_FROM_DEG, _CORNER_TO_DEG = -2.5, 17.5, 72.5
 _CORNER_RAMP_DEG = 10.0
 _CORNER_COST, _SIDE_COST = 0.5, 0.02
 _INSIDE_MM, _INSIDE_SOFTNESS_MM = 2.0, 0.4
