@@ -275,7 +275,10 @@ def _analyse_stack(
     watch.begin("pictures")
     evidence = evidence_of(volume, segmentation, measured)
     watch.begin("label map")
-    write_label_map(segmentation, volume, folder, name="segmentation" if index == 0 else f"segmentation_{regions[0]}")
+    ending = "" if index == 0 else f"_{regions[0]}"
+    write_label_map(segmentation, volume, folder, name=f"segmentation{ending}")
+    if (arches := segmentation.arch_map()) is not None:
+        write_label_map(arches, volume, folder, name=f"arches{ending}")
     headers = read_source_headers(volume.source) if volume.source.kind == "dicom" else []
     return _Work(regions, _used(volume, regions, reason), segmentation, measured, evidence, headers)
 

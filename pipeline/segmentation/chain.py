@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from pipeline.errors import Finding, Severity
 from pipeline.segmentation.femur import segment_femora
 from pipeline.segmentation.model import Segmentation
 from pipeline.segmentation.spine import segment_spine
+from pipeline.segmentation.spine.arches import find_arches
 from pipeline.volume import Volume
 
 METHOD = "openbct classical chain"
@@ -23,7 +25,7 @@ def segment(
     pinned_levels: Mapping[str, float] | None = None,
     threads: int | None = None,
 ) -> Segmentation:
-    """Vertebral bodies and proximal femora of a volume.
+    """Vertebral bodies, their arches, and proximal femora of a volume.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ def segment(
         labels = np.where(labels > 0, labels, found.labels)
         femora = found.femora
         findings += found.findings
-    return Segmentation(
+    found_all = Segmentation(
         labels=np.ascontiguousarray(labels, dtype=np.uint8),
         grid=volume.grid,
         vertebrae=bodies.vertebrae if spine else (),
@@ -65,3 +67,5 @@ def segment(
         method=METHOD,
         findings=tuple(findings),
     )
+    arches, of_arches = find_arches(volume, found_all, threads=threads)
+    return replace(found_all, arches=arches, findings=(*found_all.findings, *of_arches))

@@ -129,11 +129,27 @@ def refine_with_own_chain(
     return replace(
         masks,
         labels=labels,
-        arches=None if masks.arches is None else np.where(labels == 0, masks.arches, 0).astype(np.uint8),
+        arches=_refined_arches(masks, own, labels, taken),
         vertebrae=tuple(_refined_vertebra(v, *taken.get(v.label, (None, 0.0))) for v in masks.vertebrae),
         femora=tuple(_refined_femur(f, *taken.get(f.label, (None, 0.0))) for f in masks.femora),
         method=f"{masks.method}, refined by {own.method}",
     )
+
+
+def _refined_arches(
+    masks: Segmentation,
+    own: Segmentation,
+    labels: NDArray[np.uint8],
+    taken: Mapping[int, tuple[Vertebra | Femur, float]],
+) -> NDArray[np.uint8] | None:
+    """Arches beside the refined bodies: those of the masks, and those of the own chain for refined bodies without one."""
+    arches = np.zeros_like(labels) if masks.arches is None else np.where(labels == 0, masks.arches, 0).astype(np.uint8)
+    if own.arches is not None:
+        present = set(np.unique(arches).tolist())
+        for label, (mine, _) in taken.items():
+            if label not in present:
+                arches[(own.arches == mine.label) & (labels == 0) & (arches == 0)] = label
+    return arches if arches.any() else None
 
 
 def _takes_over(structure: Vertebra | Femur, mine: Vertebra | Femur, dice: float) -> bool:

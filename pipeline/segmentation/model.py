@@ -235,3 +235,11 @@ class Segmentation:
         if self.sacrum_label is not None:
             named[self.sacrum_label] = "sacrum"
         return named
+
+    def arch_map(self) -> Segmentation | None:
+        """The arches as a label map of their own, each named after its vertebra (``vertebra_L1_arch``); None without any."""
+        if self.arches is None:
+            return None
+        present = set(np.flatnonzero(np.bincount(self.arches.ravel(), minlength=1)).tolist())
+        named = tuple(replace(v, name=f"{v.name}_arch") for v in self.vertebrae if v.label in present)
+        return replace(self, labels=self.arches, vertebrae=named, femora=(), sacrum_label=None, arches=None)

@@ -39,6 +39,7 @@ def test_the_study_is_done_and_every_promised_file_is_there(study: tuple[Path, p
     assert outcome.status == "done", outcome.text
     for name in (
         "record.json", "report.html", "report.pdf", "segmentation.nii.gz", "segmentation.json", "fhir.json",
+        "arches.nii.gz", "arches.json",
         "dicom/segmentation.dcm", "dicom/measurements.dcm", "dicom/report.dcm",
     ):  # fmt: skip
         assert (folder / name).stat().st_size > 0
