@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.segmentation.model import LEVELS
 from pipeline.segmentation.spine.landmarks import LevelSigns
+from pipeline.segmentation.spine.ribs import Rib
 
 _PRESACRAL_FREQUENCY = {23: 0.033, 24: 0.924, 25: 0.043}
 """Vertebrae above the sacrum, counted from C2 in 418 whole spines (Tins and Balain, Insights Imaging 2016;7:199)."""
@@ -25,6 +26,11 @@ _REACH_MEAN_SD_MM = {
 }  # fmt: skip
 _RIB_REACH_MEAN_SD_MM = {11: (85.0, 20.0), 12: (68.0, 12.0), 13: (55.0, 15.0)}
 _UPPER_RIB_REACH_MEAN_SD_MM = (95.0, 25.0)
+_RIB_LENGTH_MEAN_SD_MM = {10: (225.0, 30.0), 11: (175.0, 30.0), 12: (105.0, 32.0), 13: (55.0, 25.0)}
+"""From the side of the body to the bony tip. Working values around the 207, 148 and 39 mm of ribs 10 to 12 in a real scan; the
+last two pairs are known to differ most between people."""
+_UPPER_RIB_LENGTH_MEAN_SD_MM = (245.0, 35.0)
+_LEAST_OF_LENGTH = -3.5
 _WIDTH_AT = {
     "C5": 24.0,
     "T1": 28.0,
@@ -39,6 +45,8 @@ _WIDTH_AT = {
 _WIDTH_SD_MM = 4.5
 _SACRAL_LOG_LIKELIHOOD = (-6.0, -3.5, -1.5, -0.3, -0.1)
 _NOT_SACRAL_LOG_LIKELIHOOD = (-0.05, -0.6, -2.5, -6.0, -7.5)
+_WEIGHT_OF_SIGNS = 0.6
+"""Signs of neighbouring bodies err together (size, posture, threshold), so that their sum would be too sure of itself."""
 _SIZES, _SIZE_SD = np.arange(0.82, 1.19, 0.04), 0.08
 
 
@@ -89,6 +97,10 @@ class Hypothesis:
     anatomy: Anatomy
     probability: float
 
+    def bears_rib(self, i: int) -> bool:
+        """Whether body `i` has ribs."""
+        return self.anatomy.rib_number(self.levels[i]) is not None
+
 
 def anatomies() -> tuple[Anatomy, ...]:
     """All combinations that are weighed; their frequencies add up to 1."""
@@ -101,18 +113,21 @@ def anatomies() -> tuple[Anatomy, ...]:
     return tuple(Anatomy(presacral, pairs, frequency / total) for presacral, pairs, frequency in found)
 
 
-def weigh(signs: Sequence[LevelSigns]) -> list[Hypothesis]:
+def weigh(signs: Sequence[LevelSigns | None]) -> list[Hypothesis]:
     """Every way of laying every anatomy over bodies from cranial to caudal, with probabilities that add up to 1.
 
-    Each is weighed in a person of the size (0.82 to 1.18 of the usual) that suits it best.
+    Each is weighed in a person of the size (0.82 to 1.18 of the usual) that suits it best. None stands for a body of which only
+    the place in the sequence is known.
     """
     count = len(signs)
     fits: dict[tuple[str, int | None, int], np.ndarray] = {}
 
-    def fit(anatomy: Anatomy, level: str, i: int) -> np.ndarray:
+    known = [(i, s) for i, s in enumerate(signs) if s is not None]
+
+    def fit(anatomy: Anatomy, level: str, i: int, seen: LevelSigns) -> np.ndarray:
         key = (anatomy.looks_like(level), anatomy.rib_number(level), i)
         if key not in fits:
-            fits[key] = np.array([_log_likelihood(key[0], key[1], signs[i], float(size)) for size in _SIZES])
+            fits[key] = np.array([_log_likelihood(key[0], key[1], seen, float(size)) for size in _SIZES])
         return fits[key]
 
     size_prior = -0.5 * ((_SIZES - 1.0) / _SIZE_SD) ** 2
@@ -120,8 +135,10 @@ def weigh(signs: Sequence[LevelSigns]) -> list[Hypothesis]:
     for anatomy in anatomies():
         for shift in range(len(anatomy.levels) - count + 1):
             levels = anatomy.levels[shift : shift + count]
-            by_size = size_prior + sum(fit(anatomy, level, i) for i, level in enumerate(levels))
-            ways.append((levels, anatomy, float(by_size.max()) + float(np.log(anatomy.frequency))))
+            by_size = size_prior + sum(fit(anatomy, levels[i], i, s) for i, s in known)
+            sacrum = sum(_of_sacrum(levels[i] in _SACRAL, s) for i, s in known)
+            log = _WEIGHT_OF_SIGNS * float(by_size.max()) + sacrum + float(np.log(anatomy.frequency))
+            ways.append((levels, anatomy, log))
     if not ways:
         return []
     logs = np.array([value for *_, value in ways])
@@ -131,28 +148,47 @@ def weigh(signs: Sequence[LevelSigns]) -> list[Hypothesis]:
 
 
 def _log_likelihood(shape: str, rib: int | None, signs: LevelSigns, size: float) -> float:
-    """How well the signs of one body agree with a level; every term is bounded so that one bad reading cannot decide.
+    """How well ribs, processes and width of a body agree with a level; each term is bounded so that no bad reading decides.
 
     `size` is that of the person relative to the usual one; it scales what is expected of widths, processes and ribs.
     """
-    sacral = shape in _SACRAL
-    total = (_SACRAL_LOG_LIKELIHOOD if sacral else _NOT_SACRAL_LOG_LIKELIHOOD)[signs.sacral_signs]
-    if sacral:
-        return total
+    if shape in _SACRAL:
+        return 0.0
+    total = 0.0
     if rib is not None:
         mean, sd = _RIB_REACH_MEAN_SD_MM.get(rib, _UPPER_RIB_REACH_MEAN_SD_MM)
     else:
         mean, sd = _REACH_MEAN_SD_MM.get(shape, _REACH_MEAN_SD_MM["L1"])
     mean *= size
-    low_lumbar = shape in ("L4", "L5")
+    # The process may touch the ilium at L4 and L5, and the first rib at C7.
+    beside_other_bone = shape in ("L4", "L5", "C7")
     for reach, cut in zip(signs.reach_mm, signs.cut_off, strict=True):
         deviation = (reach - mean) / sd
         # A rib that leaves the field is at least as long as what is seen of it; a rib of the chest cannot be too long.
-        if (deviation < 0 and cut) or (deviation > 0 and rib is not None and rib <= 12):
+        if (deviation < 0 and cut) or (deviation > 0 and rib is not None):
             continue
-        # At L4 and L5 the process may touch the ilium.
-        total += max(-0.25 * deviation**2, -1.0 if low_lumbar and deviation > 0 else -4.0)
+        total += max(-0.25 * deviation**2, -1.0 if beside_other_bone and deviation > 0 else -4.0)
+    if rib is not None and signs.longest_rib is not None:
+        total += _of_length(rib, signs.longest_rib, size)
     places = [LEVELS.index(name) if name in LEVELS else -2 for name in _WIDTH_AT]
     place = LEVELS.index(shape) if shape in LEVELS else _CERVICAL.index(shape) - 2
     expected = size * float(np.interp(place, places, list(_WIDTH_AT.values())))
     return total + max(-0.25 * ((signs.width_mm - expected) / _WIDTH_SD_MM) ** 2, -2.0)
+
+
+def _of_sacrum(sacral: bool, signs: LevelSigns) -> float:
+    """Log likelihood of the signs of the sacrum in what is, or is not, part of it."""
+    if signs.sacral_signs == 0 and not signs.below_in_view:
+        return 0.0
+    return (_SACRAL_LOG_LIKELIHOOD if sacral else _NOT_SACRAL_LOG_LIKELIHOOD)[signs.sacral_signs]
+
+
+def _of_length(number: int, seen: Rib, size: float) -> float:
+    """Log likelihood of the length of a rib of this number, counted once for both sides."""
+    mean, sd = _RIB_LENGTH_MEAN_SD_MM.get(number, _UPPER_RIB_LENGTH_MEAN_SD_MM)
+    deviation = (seen.length_mm - size * mean) / sd
+    # What is cut is at least as long as what is seen. The path may go on in calcified cartilage: a rib of the chest cannot be
+    # too long.
+    if (seen.cut_off and deviation < 0) or (number < 10 and deviation > 0):
+        return 0.0
+    return max(-0.5 * deviation**2, _LEAST_OF_LENGTH)

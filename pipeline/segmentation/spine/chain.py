@@ -24,7 +24,7 @@ from pipeline.segmentation.sampling import (
 from pipeline.segmentation.spine.body import BodyModel, fit_body, rasterise
 from pipeline.segmentation.spine.canal import Canal, find_canal, relative_hu
 from pipeline.segmentation.spine.discs import Disc, find_discs
-from pipeline.segmentation.spine.landmarks import SACRAL_SIGNS, LevelSigns, count_sacral_signs, level_signs
+from pipeline.segmentation.spine.landmarks import SACRAL_SIGNS, LevelSigns, count_sacral_signs, level_signs, signs_below
 from pipeline.segmentation.spine.levels import Naming, level_above, level_findings, name_from_pins, name_levels
 from pipeline.segmentation.spine.quality import Repeat, judge_bodies, small_skeleton_findings
 from pipeline.segmentation.spine.second import SecondOpinion, pedicle_profile, second_opinion
@@ -272,7 +272,7 @@ def trace_spine(volume: Volume, *, threads: int) -> Trace:
         raise NotMeasurable("no_spine", "no chain of discs lies in front of what looks like a canal", subject="spine")
     bodies = _fit_bodies(volume, fine, fine_grid, tube, outlines, discs, threads)
     signs = [level_signs(coarse, coarse_grid, body, count) for body, count in zip(bodies, sacral, strict=False)]
-    signs.append(LevelSigns((0.0, 0.0), (True, True), discs[-1].width_mm, sacral[last]))
+    signs.append(signs_below(tube, discs[-1], sacral[last]))
     return Trace(
         bone_scale, coarse, coarse_grid, canal, turn_rad, fine, fine_grid, tube, outlines, discs, bodies, tuple(signs)
     )

@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 from pipeline.segmentation.sampling import sample_lps
 from pipeline.segmentation.spine.body import BodyModel
 from pipeline.segmentation.spine.discs import Disc
+from pipeline.segmentation.spine.ribs import Rib, follow_rib
 from pipeline.segmentation.spine.tube import BACK_REACH_MM, LEFT_REACH_MM, Outlines, Tube
 from pipeline.volume import Grid
 
 BONE_HU = 160.0
 _CELL_MM = 2.0
 _LATERAL_FIELD_MM = 70.0
+# The root of a process may be met a little way out of the wall of the body.
+_ROOT_STEPS = 4
+_STARTS, _START_STRIDE = 4, 3
 SACRAL_SIGNS = 3
+_SACRAL_DEPTH_MM = 30.0
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,23 @@ class LevelSigns:
     width_mm : float
     sacral_signs : int
         How many of the four signs of the sacrum are seen.
+    ribs : tuple of Rib or None
+        That bone followed to its tip, left and right; None where it was not followed.
+    below_in_view : bool
+        Whether enough lies in view to miss the signs of the sacrum.
     """
 
     reach_mm: tuple[float, float]
     cut_off: tuple[bool, bool]
     width_mm: float
     sacral_signs: int
+    ribs: tuple[Rib | None, Rib | None] = (None, None)
+    below_in_view: bool = True
+
+    @property
+    def longest_rib(self) -> Rib | None:
+        """The longer of both sides: the other one may have been lost in the joints beside the vertebra."""
+        return max((rib for rib in self.ribs if rib is not None), key=lambda rib: rib.length_mm, default=None)
 
 
 def level_signs(hu: NDArray[np.float32], grid: Grid, model: BodyModel, sacral_signs: int) -> LevelSigns:
@@ -61,15 +77,37 @@ def level_signs(hu: NDArray[np.float32], grid: Grid, model: BodyModel, sacral_si
     start_v = (posterior >= 0.0) & (posterior <= 0.5 * model.depth_mm + 25.0)
     start = start_w[:, None] & start_v[None, :]
     beside = (int(np.argmin(np.abs(superior))), int(np.argmin(np.abs(posterior - 20.0))))
-    reach, cut = [], []
+    reach, cut, ribs = [], [], []
     for side in (1.0, -1.0):
         points = model.frame.to_lps(side * left[None, None, :], posterior[None, :, None], superior[:, None, None])
         values = sample_lps(hu, grid, points, fill=np.nan)
-        steps, lost = _sweep_outward(values, start, first, BONE_HU)
+        path = np.zeros((len(left), 3))
+        steps, lost = _sweep_outward(values, start, first, BONE_HU, path)
         field_mm = _CELL_MM * float(np.isfinite(values[beside]).sum())
         reach.append(float(left[steps]))
         cut.append(bool(lost) or field_mm < _LATERAL_FIELD_MM)
-    return LevelSigns((reach[0], reach[1]), (cut[0], cut[1]), model.width_mm, sacral_signs)
+        met = [i for i in range(first + _ROOT_STEPS, steps + 1) if path[i, 2] > 0][::_START_STRIDE][:_STARTS]
+        starts = [
+            (
+                model.frame.to_lps(
+                    np.array(side * left[i]),
+                    np.array(posterior[0] + _CELL_MM * path[i, 1]),
+                    np.array(superior[0] + _CELL_MM * path[i, 0]),
+                ),
+                float(left[i]) - half_width,
+            )
+            for i in met
+        ]
+        outward = side * model.frame.left + 0.3 * model.frame.posterior - 0.2 * model.frame.superior
+        ribs.append(follow_rib(hu, grid, starts, outward / np.linalg.norm(outward), bone_hu=BONE_HU))
+    return LevelSigns((reach[0], reach[1]), (cut[0], cut[1]), model.width_mm, sacral_signs, (ribs[0], ribs[1]))
+
+
+def signs_below(tube: Tube, disc: Disc, sacral_signs: int) -> LevelSigns:
+    """What is known of whatever lies below the last disc: only whether it looks like the sacrum, if it is in view at all."""
+    deeper = int(disc.s_mm - _SACRAL_DEPTH_MM)
+    in_view = deeper > 0 and bool(np.isfinite(tube.hu[deeper, BACK_REACH_MM + 10, LEFT_REACH_MM]))
+    return LevelSigns((0.0, 0.0), (True, True), disc.width_mm, sacral_signs, below_in_view=in_view)
 
 
 def count_sacral_signs(hu: NDArray[np.float32], grid: Grid, tube: Tube, outlines: Outlines, disc: Disc) -> int:
@@ -102,26 +140,29 @@ def count_sacral_signs(hu: NDArray[np.float32], grid: Grid, tube: Tube, outlines
     ahead = tube.front[int(np.clip(disc.s_mm, 0, len(tube.front) - 1))] * (1.0, 1.0, 0.0)
     ahead /= np.linalg.norm(ahead)
     forward = np.degrees(np.arctan2(disc.normal_lps @ ahead, disc.normal_lps[2])) > 25.0
-    deeper = disc.s_mm - 30.0
+    deeper = disc.s_mm - _SACRAL_DEPTH_MM
     in_view = deeper > 0 and bool(np.isfinite(tube.hu[int(deeper), BACK_REACH_MM + 10, LEFT_REACH_MM]))
     narrow = in_view and float(np.interp(deeper, outlines.s_mm, outlines.width_mm)) < 0.75 * disc.width_mm
     return int(wings) + int(ilium) + int(forward) + int(narrow)
 
 
 @njit(cache=True, nogil=True)
-def _sweep_outward(values, start, first, threshold):  # type: ignore[no-untyped-def]
-    """Last lateral step that bone from the start zone reaches, moving outward only, and whether it left the field."""
+def _sweep_outward(values, start, first, threshold, path):  # type: ignore[no-untyped-def]
+    """Last lateral step that bone from the start zone reaches, moving outward only, and whether it left the field.
+
+    `path` (width, 3) takes the mean indices (k, j) of the bone at each step, and its amount.
+    """
     depth, height, width = values.shape
     front = np.zeros((depth, height), np.bool_)
     for k in range(depth):
         for j in range(height):
             # The root may be reached within three steps of the wall: a process leaves the body a little way out.
-            for i in range(first, min(first + 4, width)):
+            for i in range(first, min(first + _ROOT_STEPS, width)):
                 if start[k, j] and values[k, j, i] > threshold:
                     front[k, j] = True
     last = first
     lost = False
-    for i in range(first + 4, width):
+    for i in range(first + _ROOT_STEPS, width):
         following = np.zeros((depth, height), np.bool_)
         found = False
         missing = 0
@@ -144,4 +185,12 @@ def _sweep_outward(values, start, first, threshold):  # type: ignore[no-untyped-
             break
         last = i
         front = following
+        for k in range(depth):
+            for j in range(height):
+                if front[k, j]:
+                    path[i, 0] += k
+                    path[i, 1] += j
+                    path[i, 2] += 1.0
+        path[i, 0] /= path[i, 2]
+        path[i, 1] /= path[i, 2]
     return last, lost

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from pipeline.errors import Finding, InputRefused, Severity
 from pipeline.segmentation.model import LEVELS
@@ -16,8 +17,10 @@ from pipeline.segmentation.spine.anatomy import Hypothesis, weigh
 from pipeline.segmentation.spine.landmarks import SACRAL_SIGNS, LevelSigns
 
 _SEQUENCE = ("C5", "C6", *LEVELS, "S1", "S2", "S3", "S4", "S5")
-_RIB_MM, _NO_RIB_MM = 60.0, 50.0
-_LEAST_CONFIDENCE = 0.87
+_RIB_MM, _NO_RIB_MM, _STEP_MM = 50.0, 50.0, 12.0
+_CERTAIN = 0.95
+_ANCHORS = ("sacrum", "last rib")
+_LEAST_CONFIDENCE = 0.85
 _LEAST_LISTED = 0.01
 _HIGHEST = 0.99
 _IF_NAMED_OTHERWISE = (
@@ -84,54 +87,123 @@ def name_levels(signs: list[LevelSigns], *, plausible: list[bool], cut: list[boo
     signs : list of LevelSigns
         From cranial to caudal.
     plausible : list of bool
-        False for a body that may be two, or half of one, or is cut: no level is counted across it.
+        False for a body that may be two, or half of one, or is cut: no level is counted, and nothing concluded, across it.
     cut : list of bool, optional
         True for a body whose only doubt is that the scan cuts it: it gets the name that its neighbour's gives it.
     """
     count = len(signs)
-    counts = _counts(weigh(signs)) if count else ()
-    if not counts:
+    parts = [
+        (start, _name_run(signs[start:stop], plausible[start:stop]))
+        for start, stop in _runs(plausible, cut or [False] * count)
+    ]
+    if not parts:
         nothing = Naming((None,) * count, (None,) * count, ({},) * count)
-        return replace(nothing, reason="there are no bodies, or too many", code="level_unknown")
-    first_sacral = next((i for i, s in enumerate(signs) if s.sacral_signs >= SACRAL_SIGNS and i > 0), None)
-    rib_step = _last_rib(signs, plausible)
-    likely = tuple(_levels_of(counts, i) for i in range(count))
-    nothing = Naming((None,) * count, (None,) * count, likely, sacrum_from=first_sacral, counts=counts)
-    if first_sacral is None and rib_step is None:
-        reason = "neither the sacrum nor the last rib is in view"
-        if any(any(s.cut_off) for s in signs[:-1]):
-            reason += ", and the lateral field of view is too small to see where the ribs end"
-        return replace(nothing, reason=reason, code="level_unknown")
-    seen = (("sacrum", first_sacral is not None), ("last rib", rib_step is not None))
-    anchor = " and ".join(name for name, there in seen if there)
-    chosen = counts[0].levels
-    confidence = [min(_levels_of(counts, i)[level or ""], _HIGHEST) for i, level in enumerate(chosen)]
-    doubt = _doubt(chosen, min(confidence), first_sacral, rib_step)
-    if doubt:
-        return replace(
-            nothing, anchor=anchor, reason=f"{doubt} (possible transitional vertebra)", code="level_uncertain"
-        )
-    counted = _reached_from_anchor(plausible, cut or [False] * count, first_sacral, rib_step)
-    return replace(
-        nothing,
-        levels=tuple(level if ok else None for level, ok in zip(chosen, counted, strict=True)),
-        confidence=tuple(round(c, 3) if ok else None for c, ok in zip(confidence, counted, strict=True)),
-        alternatives=tuple(
-            {name: p for name, p in others.items() if name != level or not ok}
-            for others, level, ok in zip(likely, chosen, counted, strict=True)
-        ),
-        anchor=anchor,
+        return replace(nothing, reason="no body is certain enough to count from", code="level_unknown")
+    named = [(start, part) for start, part in parts if part.anchor and not part.reason]
+    if any(not _agree(upper, lower) for upper, lower in pairwise(named)):
+        doubt = "the bodies between the last rib and the sacrum do not fit the levels counted from both"
+        named, parts = [], [(start, _unnamed(part, doubt)) for start, part in parts]
+    # What is said of the whole is said of the part that is named, or of the longest one.
+    start, main = max(named or parts, key=lambda part: (bool(part[1].anchor), len(part[1].levels)))
+    levels: list[str | None] = [None] * count
+    confidence: list[float | None] = [None] * count
+    alternatives: list[dict[str, float]] = [{} for _ in signs]
+    sacrum_from = None
+    for first, part in sorted(parts, key=lambda found: bool(found[1].anchor)):
+        for i, level in enumerate(part.levels):
+            if level is not None or levels[first + i] is None:
+                levels[first + i], confidence[first + i] = level, part.confidence[i]
+                alternatives[first + i] = part.alternatives[i]
+        if part.sacrum_from is not None:
+            sacrum_from = first + part.sacrum_from
+
+    def whole(tally: Count) -> Count:
+        after = count - start - len(tally.levels)
+        return replace(tally, levels=((None,) * start + tally.levels + (None,) * after))
+
+    seen = {word for _, part in named or [(start, main)] for word in part.anchor.split(" and ")}
+    anchor = " and ".join(word for word in _ANCHORS if word in seen)
+    counts = tuple(whole(tally) for tally in main.counts)
+    return Naming(
+        tuple(levels), tuple(confidence), tuple(alternatives), anchor, main.reason, main.code, sacrum_from, counts
     )
 
 
-def _doubt(chosen: tuple[str | None, ...], confidence: float, first_sacral: int | None, rib_step: int | None) -> str:
+def _runs(plausible: list[bool], cut: list[bool]) -> list[tuple[int, int]]:
+    """First and one past the last of each row of bodies that can be counted along; cut bodies may stand at its ends."""
+    runs = []
+    i = 0
+    while i < len(plausible):
+        if not plausible[i]:
+            i += 1
+            continue
+        stop = i
+        while stop < len(plausible) and plausible[stop]:
+            stop += 1
+        runs.append((i - (i > 0 and cut[i - 1]), stop + (stop < len(plausible) and cut[stop])))
+        i = stop
+    return runs
+
+
+def _agree(upper: tuple[int, Naming], lower: tuple[int, Naming]) -> bool:
+    """Whether as many levels lie between two named rows as bodies, give or take one that was read as two or two as one."""
+    above = upper[0] + len(upper[1].levels) - 1
+    first, last = upper[1].levels[-1], lower[1].levels[0]
+    if first not in _SEQUENCE or last not in _SEQUENCE:
+        return False
+    return abs((_SEQUENCE.index(last) - _SEQUENCE.index(first)) - (lower[0] - above)) <= 1
+
+
+def _unnamed(part: Naming, doubt: str) -> Naming:
+    nobody = (None,) * len(part.levels)
+    return replace(part, levels=nobody, confidence=nobody, reason=doubt, code="level_uncertain")
+
+
+def _name_run(signs: list[LevelSigns], whole: list[bool]) -> Naming:
+    """Name a row of bodies without a doubtful one among them; those that are not `whole` add nothing to what is known."""
+    count = len(signs)
+    hypotheses = weigh([s if w else None for s, w in zip(signs, whole, strict=True)])
+    counts = _counts(hypotheses)
+    nobody = (None,) * count
+    if not counts:
+        return Naming(nobody, nobody, ({},) * count, reason="there are too many bodies", code="level_unknown")
+    first_sacral = next((i for i, s in enumerate(signs) if s.sacral_signs >= SACRAL_SIGNS and whole[i]), None)
+    rib_step = _last_rib(signs, whole, hypotheses)
+    likely = tuple(_levels_of(counts, i) for i in range(count))
+    nothing = Naming(nobody, nobody, likely, sacrum_from=first_sacral, counts=counts)
+    if first_sacral is None and rib_step is None:
+        return replace(nothing, reason=_why_no_anchor(signs), code="level_unknown")
+    seen = ("sacrum",) * (first_sacral is not None) + ("last rib",) * (rib_step is not None)
+    anchor = " and ".join(seen)
+    chosen = counts[0].levels
+    confidence = tuple(min(_levels_of(counts, i)[level or ""], _HIGHEST) for i, level in enumerate(chosen))
+    doubt = _doubt(counts[0], min(confidence), first_sacral, rib_step)
+    if doubt:
+        reason = f"{doubt} (possible transitional vertebra)"
+        return replace(nothing, anchor=anchor, reason=reason, code="level_uncertain")
+    others = tuple({k: p for k, p in found.items() if k != level} for found, level in zip(likely, chosen, strict=True))
+    return replace(nothing, levels=chosen, confidence=confidence, alternatives=others, anchor=anchor)
+
+
+def _why_no_anchor(signs: list[LevelSigns]) -> str:
+    reason = "neither the sacrum nor the last rib is in view"
+    if any(any(s.cut_off) for s in signs):
+        return reason + ", and the lateral field of view is too small to see where the ribs end"
+    if min(min(s.reach_mm) for s in signs) < _NO_RIB_MM < max(max(s.reach_mm) for s in signs):
+        return "the sacrum is not in view, and which rib is the last one is not certain"
+    return reason
+
+
+def _doubt(likeliest: Count, confidence: float, first_sacral: int | None, rib_step: int | None) -> str:
     """Why the likeliest naming is not given although a landmark is in view; empty if it is."""
     if first_sacral is not None and rib_step is not None and first_sacral - rib_step != 6:
         return f"{first_sacral - rib_step - 1} bodies without ribs lie above the sacrum, 5 are usual"
-    if first_sacral is not None and chosen[first_sacral] != "S1":
-        return f"what lies above the sacrum looks like {chosen[first_sacral - 1]} by its other signs"
-    if rib_step is not None and chosen[rib_step] != "T12":
-        return f"the body with the last long rib looks like {chosen[rib_step]} by the other signs"
+    if first_sacral is not None and likeliest.levels[first_sacral] != "S1":
+        return f"what lies above the sacrum looks like {likeliest.levels[first_sacral - 1]} by its other signs"
+    if likeliest.anatomy:
+        return f"what is seen fits {likeliest.anatomy} best"
+    if rib_step is not None and likeliest.levels[rib_step] != "T12":
+        return f"the body with the last long rib looks like {likeliest.levels[rib_step]} by the other signs"
     if confidence < _LEAST_CONFIDENCE:
         return f"the most likely naming has a probability of {confidence:.2f}"
     return ""
@@ -224,44 +296,33 @@ def _other_counts(naming: Naming) -> str:
     """The likeliest ways of naming that were not chosen: how likely, and which bodies would make up the mean of L1 and L2."""
     named = any(level is not None for level in naming.levels)
     own = [level or f"u{i + 1}" for i, level in enumerate(naming.levels)]
-    last = len(own) if naming.sacrum_from is None else naming.sacrum_from
+    end = len(own) if naming.sacrum_from is None else naming.sacrum_from
     texts = []
     for count in naming.counts[1:3] if named else naming.counts[:3]:
-        if count.probability < 0.02 or last == 0:
+        known = {level: own[i] for i, level in enumerate(count.levels[:end]) if level is not None}
+        if count.probability < 0.02 or not known:
             continue
-        pair = [own[count.levels.index(level)] for level in ("L1", "L2") if level in count.levels[:last]]
+        lowest = list(known)[-1]
+        pair = [known[level] for level in ("L1", "L2") if level in known]
         mean = f"the mean of L1 and L2 would be that of {' and '.join(pair)}" if pair else "L1 and L2 are not in view"
-        lowest = f"{own[last - 1]} would be {count.levels[last - 1]}"
         anatomy = f", {count.anatomy}" if count.anatomy else ""
-        texts.append(f"{lowest}, and {mean} (probability {count.probability:.2f}{anatomy})")
+        texts.append(f"{known[lowest]} would be {lowest}, and {mean} (probability {count.probability:.2f}{anatomy})")
     return f"{'Other' if named else 'Possible'} counts: {'; '.join(texts)}. " if texts else ""
 
 
-def _reached_from_anchor(
-    plausible: list[bool], cut: list[bool], first_sacral: int | None, rib_step: int | None
-) -> list[bool]:
-    """Which bodies can be counted from an anchor without crossing an implausible one; a cut one can be met, not crossed."""
-    reached = [False] * len(plausible)
-    starts = [] if rib_step is None else [rib_step]
-    if first_sacral is not None:
-        reached[first_sacral:] = [True] * (len(plausible) - first_sacral)
-        starts.append(first_sacral - 1)
-    for start in starts:
-        for step in (-1, 1):
-            i = start
-            while 0 <= i < len(plausible) and plausible[i]:
-                reached[i] = True
-                i += step
-            if 0 <= i < len(plausible) and cut[i]:
-                reached[i] = True
-    return reached
+def _last_rib(signs: list[LevelSigns], plausible: list[bool], hypotheses: Sequence[Hypothesis]) -> int | None:
+    """Index of the last body with ribs, where its lower neighbour certainly has none; None if that is not to be seen.
 
-
-def _last_rib(signs: list[LevelSigns], plausible: list[bool]) -> int | None:
-    """Index of the body with ribs on both sides whose lower neighbour has none, both whole and wholly seen."""
+    Bone must reach far on both sides of it and end soon on both sides of the lower one, both bodies must be whole and what lies
+    beside them in view, and hardly any way of counting may have the ribs end elsewhere.
+    """
     for i in range(len(signs) - 1):
         upper, lower = signs[i], signs[i + 1]
         seen = plausible[i] and plausible[i + 1] and not any(lower.cut_off)
-        if seen and min(upper.reach_mm) > _RIB_MM and max(lower.reach_mm) < _NO_RIB_MM:
+        step_mm = min(upper.reach_mm) - max(lower.reach_mm)
+        if not seen or min(upper.reach_mm) < _RIB_MM or max(lower.reach_mm) >= _NO_RIB_MM or step_mm < _STEP_MM:
+            continue
+        ends_here = sum(h.probability for h in hypotheses if h.bears_rib(i) and not h.bears_rib(i + 1))
+        if ends_here > _CERTAIN:
             return i
     return None
