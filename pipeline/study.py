@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +24,7 @@ from pipeline.errors import Finding, InputRefused, Severity
 from pipeline.ingest import Selection, Stack, Study, load_volume, read_source_headers, select, study_key
 from pipeline.measure import Measured, measure
 from pipeline.pictures import evidence_of
+from pipeline.provenance import software_of
 from pipeline.segmentation.chain import segment
 from pipeline.segmentation.compare import beside_own_chain
 from pipeline.segmentation.mask_names import CONVENTIONS
@@ -37,12 +35,11 @@ from pipeline.strength import check_profiles
 from pipeline.volume import Acquisition, Volume
 from reports import record
 from reports.coverage import KnowledgeError, PlanDocument, load_knowledge, load_plan
-from reports.coverage.services import services_of
+from reports.coverage.services import other_services, services_of
 from reports.evidence import Evidence
 from reports.pictures import with_pictures
 
 SEGMENTERS = ("own", "totalsegmentator")
-_DEPENDENCIES = ("numpy", "scipy", "numba", "SimpleITK", "pydicom", "highdicom", "scikit-image")
 LIMITS = (
     "Research use only; not a medical device. The numbers have not been validated for clinical decisions.",
     "Strength is that of an open voxel model under a named profile; it is not comparable with strengths of other programs.",
@@ -348,7 +345,7 @@ def _record(
             "body_part": facts.body_part,
         }
     )
-    software = _software(settings)
+    software = software_of(settings.as_json())
     spine = next((w.measured.spine for w in works if w.measured.spine is not None), None)
     assessment = assess(vertebrae, femora, spine, age_years=about.patient_age_years)
     day = settings.date_of_service
@@ -385,6 +382,7 @@ def _record(
         femora=femora,
         assessment=assessment,
         services=services,
+        other_services=other_services(services),
         quality=record.Quality(findings=_findings(findings), limits=LIMITS),
     )
 
@@ -483,22 +481,6 @@ def _only(whole: record.StudyRecord, work: _Work) -> record.StudyRecord:
             "vertebrae": tuple(v for v in whole.vertebrae if v.name in names),
             "femora": tuple(f for f in whole.femora if f.name in names),
         }
-    )
-
-
-def _software(settings: Settings) -> record.Software:
-    found = {}
-    for name in _DEPENDENCIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return record.Software(
-        version=__version__,
-        python=platform.python_version(),
-        platform=f"{sys.platform} {platform.machine()}",
-        dependencies=found,
-        settings=settings.as_json(),
     )
 
 

@@ -166,6 +166,7 @@ def _versions(record: StudyRecord) -> dict[str, Leaf]:
     found: dict[str, Leaf] = {
         "schema": record.schema_version,
         software.name: software.version,
+        "program": software.code_sha256,
         "python": software.python,
         "platform": software.platform,
     }
@@ -188,6 +189,8 @@ def _results(record: StudyRecord) -> dict[str, Leaf]:
     found["assessment.spine_vbmd_levels"] = " ".join(assessment.spine_vbmd_levels)
     found["assessment.spine_density_class"] = assessment.spine_density_class
     found["assessment.hip_density_class"] = assessment.hip_density_class
+    for other in record.other_services:
+        found[f"services.{other.cpt}.applies"] = other.applies
     for service in record.services:
         found[f"services.{service.cpt}.supported"] = service.supported
         if service.coverage is not None:

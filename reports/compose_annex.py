@@ -23,8 +23,19 @@ def services_section(record: StudyRecord, words: Language) -> Section:
     covered = [service.coverage for service in record.services if service.coverage is not None]
     if covered:
         boxes.append(Terms(words("service.common"), tuple(_common_items(covered, words)), boxed=True))
+    if record.other_services:
+        boxes.append(Paragraph(_other_services_text(record, words), "note"))
     boxes.append(Paragraph(words("service.notice"), "note"))
     return Section("services", words("section.services"), tuple(boxes))
+
+
+def _other_services_text(record: StudyRecord, words: Language) -> str:
+    """Neighbouring codes, those with the same reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for other in record.other_services:
+        by_reason.setdefault(other.reason, []).append(other.cpt)
+    listed = " ".join(f"{', '.join(codes)}: {reason}" for reason, codes in by_reason.items())
+    return f"{words('service.others')}: {listed}"
 
 
 def _service_box(service: Service, words: Language) -> Terms:
@@ -33,6 +44,8 @@ def _service_box(service: Service, words: Language) -> Terms:
     items = [(words("service.data"), " ".join([f"{supported}.", *service.reasons]))]
     if service.missing:
         items.append((words("service.missing"), "; ".join(service.missing)))
+    if service.review:
+        items.append((words("service.review"), " ".join(words(f"review.{flag}") for flag in service.review)))
     coverage = service.coverage
     if coverage is None:
         items.append((words("service.coverage"), words("service.coverage_none")))

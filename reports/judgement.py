@@ -117,5 +117,18 @@ class Service(Part):
     """Elements that are missing or that a person must supply."""
     elements: tuple[Element, ...] = ()
     """All elements of the service."""
+    review: tuple[Literal["OVERLAP_REVIEW"], ...] = ()
+    """For a coder, before anything is reported: ``OVERLAP_REVIEW`` where two services would count the same work."""
     coverage: Coverage | None = None
     """What the payer's document says."""
+
+
+class OtherService(Part):
+    """A service code that is often named in the same breath, and why it does or does not apply to this study."""
+
+    cpt: str
+    """Number of the service code; descriptors are not included."""
+    applies: Literal["no", "for_a_coder"]
+    """``no``: not on this CT; ``for_a_coder``: the data would support it, a person decides between code families."""
+    reason: str
+    """One sentence."""

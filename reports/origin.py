@@ -79,6 +79,8 @@ class Software(Part):
     """Operating system and processor."""
     dependencies: dict[str, str] = Field(default_factory=dict)
     """Package name to version."""
+    code_sha256: str | None = None
+    """Hash over the source files of the program: tells apart what calls itself the same version."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Every parameter of the run that can change a result."""
     tables: dict[str, str] = Field(default_factory=dict)

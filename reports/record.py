@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from reports.judgement import Assessment, Coverage, Element, Omission, Rule, Service
+from reports.judgement import Assessment, Coverage, Element, Omission, OtherService, Rule, Service
+from reports.migrations import migrated
 from reports.origin import (
     Acquisition,
     Calibration,
@@ -52,6 +53,7 @@ __all__ = [
     "Heights",
     "HipDensity",
     "Omission",
+    "OtherService",
     "Quality",
     "RecordUnreadable",
     "RejectedSeries",
@@ -76,7 +78,7 @@ __all__ = [
     "write_atomically",
 ]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 """Version of the record format: a new minor version only adds keys, a new major version changes a meaning."""
 
 
@@ -332,6 +334,8 @@ class StudyRecord(Part):
     """The overall classification."""
     services: tuple[Service, ...] = ()
     """Service codes with what supports them and their coverage."""
+    other_services: tuple[OtherService, ...] = ()
+    """Neighbouring service codes, with why they do or do not apply."""
     quality: Quality = Quality()
     """What concerns the whole study, and the pictures."""
     timings_s: dict[str, float] = Field(default_factory=dict)
@@ -362,7 +366,7 @@ class StudyRecord(Part):
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of `StudyRecord`; the shipped file ``schema/record-1.0.json`` holds the same."""
+    """JSON schema (draft 2020-12) of `StudyRecord`; the newest file in ``schema/`` holds the same."""
     schema = StudyRecord.model_json_schema(mode="serialization")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -383,7 +387,8 @@ def save_record(record: StudyRecord, path: str | os.PathLike[str]) -> Path:
 def load_record(path: str | os.PathLike[str]) -> StudyRecord:
     """Read a record.
 
-    Records of the same major version are read: keys that a newer minor version added are left aside.
+    Older versions are brought up to date (`reports.migrations`). Newer minor versions of the same major version are read
+    without the keys that they added.
 
     Raises
     ------
@@ -406,6 +411,7 @@ def load_record(path: str | os.PathLike[str]) -> StudyRecord:
         raise RecordUnreadable(
             "schema_too_new", f"{file.name} has schema {version}, this version reads {SCHEMA_VERSION}: update openbct."
         )
+    content = migrated(content)
     if major == ours_major and minor.isdigit() and int(minor) > int(ours_minor):
         content = _without_unknown_keys(content)
     try:

@@ -21,6 +21,7 @@ _PARTS: tuple[type[BaseModel], ...] = (
     origin.RejectedSeries, origin.Calibration, origin.CalibrationSample, record.Vertebra, record.Heights, record.Fracture,
     record.Femur, record.HipDensity, Quantity, record.Strength, record.Score, record.VirtualTest, origin.Finding,
     judgement.Assessment, judgement.Rule, judgement.Omission, judgement.Service, judgement.Element, judgement.Coverage,
+    judgement.OtherService,
     record.Quality, record.Figure,
 )  # fmt: skip
 
@@ -59,13 +60,28 @@ In `OUT/`:
 * A number that is absent has a reason: an entry in `not_measured`, or a failure among the `findings` of the structure.
 * A structure whose `status` is `failed` or `absent` carries no number.
 * Units are UCUM codes; the mineral basis is part of the unit of a density: `mg/cm3 K2HPO4`.
-* A new minor version only adds keys; older minor versions of the same major version are read, newer ones without their
-  additions.
+* A new minor version only adds keys. Older versions are read and brought up to date (`reports/migrations.py`), newer minor
+  versions of the same major version are read without their additions; the schema of every version stays in `reports/schema/`.
 * No names, no birth dates, no paths: a study is known by its pseudonymous key and its DICOM UIDs.
 
 In reports every number is rounded in one place: to the coarser of what is customary for its unit (strength 10 N, density
 1 mg/cm3, areal density 0.001 g/cm2, T-score 0.1, HU 1, heights 0.1 mm) and two significant digits of its uncertainty. JSON, CSV
 and Parquet hold it unrounded.
+
+## Verifying a record
+
+    openbct verify OUT/<study>/record.json INPUT...
+
+finds the study again in the input, analyses it with the recorded settings, and compares. The input is compared by the hash of
+its voxels, its SOP instances and its grid; every result by its place in the record; versions are shown where they changed. Files
+that the record was made with (`--masks`, `--calibration`, `--profile`, `--plan`) must be given again, and their content must be
+the same: the record holds its hash. Verdicts: `same`; `within_tolerance` (numbers: up to 0.02 standard uncertainties, set by
+`--tolerance`; 0.1 % where no uncertainty is known; 0.005 for probabilities and scores); `differs`; `missing`; `new`. `--json`
+prints one object. Exit status 0: reproduced; 1: other images, or a result differs, is missing or is new; 2: the comparison could
+not be made.
+
+On one machine the same program gave the same record again, on a phantom of the lumbar spine without strength
+(`pytest -m slow tests/reports/test_verify.py`). `software.code_sha256` tells programs apart that call themselves the same version.
 
 ## Record keys
 """

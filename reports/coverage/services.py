@@ -12,8 +12,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 from reports.coverage.engine import ChecklistItem, evaluate
-from reports.coverage.knowledge import Knowledge, PlanDocument
-from reports.record import Assessment, Coverage, Element, Femur, Service, Software, Status, Study, Vertebra
+from reports.coverage.engine import Coverage as Answer
+from reports.coverage.knowledge import Knowledge, LineOfBusiness, PlanDocument
+from reports.record import (
+    Assessment,
+    Coverage,
+    Element,
+    Femur,
+    OtherService,
+    Service,
+    Software,
+    Status,
+    Study,
+    Vertebra,
+)
 
 _Met = Literal["yes", "no", "unknown"]
 _USABLE = (Status.OK, Status.WARNING)
@@ -30,6 +42,7 @@ def services_of(
     date_of_service: dt.date,
     payer: str = "cigna",
     plan: PlanDocument | None = None,
+    line_of_business: LineOfBusiness | None = None,
     evaluated_on: dt.date | None = None,
 ) -> tuple[Service, ...]:
     """The services 0691T and 0743T with what supports them, what is missing, and their coverage status.
@@ -43,6 +56,7 @@ def services_of(
         The day of the analysis and interpretation as billed.
     payer : str
     plan : PlanDocument, optional
+    line_of_business : LineOfBusiness, optional
     evaluated_on : datetime.date, optional
     """
     graded = [v for v in vertebrae if v.fracture is not None]
@@ -68,10 +82,14 @@ def services_of(
     analysis = _element(
         "Automated analysis with software and version recorded", True, f"openbct {software.version}", ""
     )
+    dated = f"CT of {study.study_date}; " if study.study_date else ""
     existing = Element(
         element="CT data already acquired for another reason",
         met="unknown",
-        basis="the reason for the scan is not in the images; to be confirmed",
+        basis=f"{dated}the reason for the scan is not in the images; to be confirmed",
+    )
+    retrieval = _element(
+        "Scan data retrieved and prepared", bool(vertebrae or femora), "images read and segmented", "no usable images"
     )
     interpretation = _element(
         "Interpretation and report by a qualified clinician",
@@ -83,10 +101,23 @@ def services_of(
     by_person = {existing.element, interpretation.element}
     wanted = {
         "0691T": (existing, analysis, fracture, interpretation),
-        "0743T": (analysis, strength, density, fracture, overall, interpretation),
+        "0743T": (retrieval, analysis, strength, density, fracture, overall, interpretation),
     }
     supported = {
         cpt: all(e.met == "yes" for e in elements if e.element not in by_person) for cpt, elements in wanted.items()
+    }
+    both = all(supported.values())
+    answers = {
+        cpt: evaluate(
+            cpt,
+            payer=payer,
+            date_of_service=date_of_service,
+            knowledge=knowledge,
+            plan=plan,
+            line_of_business=line_of_business,
+            evaluated_on=evaluated_on,
+        )
+        for cpt in wanted
     }
     return tuple(
         Service(
@@ -95,10 +126,52 @@ def services_of(
             reasons=_reasons(cpt, supported, elements, by_person),
             missing=tuple(f"{e.element}: {e.basis}" for e in elements if e.met != "yes"),
             elements=elements,
-            coverage=_coverage(cpt, elements, payer, date_of_service, knowledge, plan, evaluated_on),
+            review=("OVERLAP_REVIEW",) if both else (),
+            coverage=_filled_coverage(answers[cpt], elements),
         )
         for cpt, elements in wanted.items()
     )
+
+
+def other_services(services: Sequence[Service]) -> tuple[OtherService, ...]:
+    """The neighbouring codes, with one line why each does or does not apply.
+
+    The older family 0554T to 0557T asks for strength, density and an overall risk from existing CT data, without a fracture
+    assessment: it is left to a coder where the data have these, and never proposed beside the services above.
+
+    Parameters
+    ----------
+    services : sequence of Service
+        From `services_of`.
+    """
+    elements = {e.element: e for service in services for e in service.elements}
+    older = [e for e in (elements.get(name) for name in _OLDER_FAMILY) if e is not None]
+    lacking = [e.element.lower() for e in older if e.met != "yes"]
+    complete = bool(older) and not lacking
+    applies: Literal["no", "for_a_coder"] = "for_a_coder" if complete else "no"
+    newer = any(service.supported for service in services if service.cpt == "0743T")
+    if complete:
+        beside = " It counts the same work as 0743T: never both on one CT." if newer else ""
+        why = f"The data hold strength, density and overall risk; a coder decides between the families.{beside}"
+        part = "A component of 0554T, never reported with it; a coder decides."
+    else:
+        why = f"The data lack {', '.join(lacking) or 'its elements'}."
+        part = "A component of 0554T, whose elements the data lack."
+    hand = "Reads an X-ray of the hand; does not apply to CT."
+    return (
+        OtherService(cpt="0554T", applies=applies, reason=why),
+        *(OtherService(cpt=cpt, applies=applies, reason=part) for cpt in ("0555T", "0556T", "0557T")),
+        OtherService(
+            cpt="0558T",
+            applies="no",
+            reason="Is a CT taken for the purpose; this analysis uses images that exist already.",
+        ),
+        *(OtherService(cpt=cpt, applies="no", reason=hand) for cpt in ("0749T", "0750T")),
+        OtherService(cpt="0815T", applies="no", reason="Is ultrasound of bone; does not apply to CT."),
+    )
+
+
+_OLDER_FAMILY = ("Bone strength by finite elements", "Bone density", "Overall fracture-risk assessment")
 
 
 def _element(element: str, present: bool, basis: str, why_not: str) -> Element:
@@ -119,40 +192,31 @@ def _reasons(
 ) -> tuple[str, ...]:
     if not supported[cpt]:
         lacking = [f"{e.element.lower()} ({e.basis})" for e in elements if e.met == "no" and e.element not in by_person]
-        return (f"The data do not support {cpt}: missing {'; '.join(lacking)}.",)
+        others = [other for other, is_supported in supported.items() if is_supported]
+        instead = f" They support {others[0]} only." if others else ""
+        return (f"The data do not support {cpt}: missing {'; '.join(lacking)}.{instead}",)
     reasons = [
         f"The data hold every element that software can supply for {cpt}; interpretation remains with a clinician."
     ]
     if all(supported.values()):
-        reasons.append("Both services count the fracture assessment; do not report both on one CT without review.")
+        reasons.append("Both services are supported; do not report both on one CT without review.")
     return tuple(reasons)
 
 
-def _coverage(
-    cpt: str,
-    elements: tuple[Element, ...],
-    payer: str,
-    date_of_service: dt.date,
-    knowledge: Knowledge,
-    plan: PlanDocument | None,
-    evaluated_on: dt.date | None,
-) -> Coverage:
-    answer = evaluate(
-        cpt, payer=payer, date_of_service=date_of_service, knowledge=knowledge, plan=plan, evaluated_on=evaluated_on
-    )
+def _filled_coverage(answer: Answer, elements: tuple[Element, ...]) -> Coverage:
     filled = answer.model_copy(update={"checklist": tuple(_filled(item, elements) for item in answer.checklist)})
     return Coverage.model_validate(filled.model_dump(mode="json"))
 
 
+_ANSWERED_BY = {
+    "existing_ct": "CT data already acquired for another reason",
+    "fracture_assessment": "Vertebral fracture result per level",
+    "software": "Automated analysis with software and version recorded",
+    "interpretation": "Interpretation and report by a qualified clinician",
+}
+
+
 def _filled(item: ChecklistItem, elements: tuple[Element, ...]) -> ChecklistItem:
     """Checklist items that the study itself answers."""
-    answers = {
-        "Concurrent vertebral fracture assessment attached": "Vertebral fracture result per level",
-        "Software name and version recorded; not a cleared medical device unless the operator states a clearance": (
-            "Automated analysis with software and version recorded"
-        ),
-        "Interpretation signed and dated, with credentials": "Interpretation and report by a qualified clinician",
-    }
-    wanted = answers.get(item.item)
-    found = next((e for e in elements if e.element == wanted), None)
+    found = next((e for e in elements if e.element == _ANSWERED_BY.get(item.code)), None)
     return item if found is None else item.model_copy(update={"met": found.met, "basis": found.basis})

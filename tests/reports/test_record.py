@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 import reports
+from reports import migrations
 from reports.quantity import Quantity
 from reports.record import (
     SCHEMA_VERSION,
@@ -27,7 +28,7 @@ from reports.record import (
 
 CONTRACT_KEYS = {
     "schema_version", "software", "study", "series", "calibration", "vertebrae", "femora", "assessment", "services",
-    "quality", "timings_s",
+    "other_services", "quality", "timings_s",
 }  # fmt: skip
 METAL = Finding(code="metal_in_body", severity="failure", text="Metal inside the body (max 3071 HU).")
 DENSITY = Quantity(value=118.2, unit="mg/cm3 K2HPO4", uncertainty=6.0, method="mean")
@@ -107,3 +108,37 @@ def test_newer_minor_version_is_read_without_its_new_keys(tmp_path: Path) -> Non
     (tmp_path / "record.json").write_text(json.dumps(content))
     with pytest.raises(RecordUnreadable, match=r"moon_phase|tomorrow"):
         load_record(tmp_path / "record.json")
+
+
+OLD = Path(__file__).parent / "data" / "record-1.0.json"
+
+
+def test_a_record_written_by_version_1_0_is_read_and_brought_up_to_date() -> None:
+    written = json.loads(OLD.read_text(encoding="utf-8"))
+    assert written["schema_version"] == "1.0"
+    record = load_record(OLD)
+    assert record.schema_version == SCHEMA_VERSION
+    for before, body in zip(written["vertebrae"], record.vertebrae, strict=True):
+        assert body.name == before["name"]
+        density = None if body.vbmd_mg_cm3 is None else body.vbmd_mg_cm3.model_dump(mode="json")
+        assert density == before["vbmd_mg_cm3"]
+    assert [s.review for s in record.services] == [("OVERLAP_REVIEW",), ("OVERLAP_REVIEW",)]
+    for service in record.services:
+        assert service.coverage is not None
+        assert all(item["code"] for item in service.coverage.checklist)
+    assert record.other_services == () and record.software.code_sha256 is None  # nobody wrote them down
+
+
+def test_a_record_brought_up_to_date_survives_its_file(tmp_path: Path) -> None:
+    record = load_record(OLD)
+    assert load_record(save_record(record, tmp_path / "record.json")) == record
+
+
+def test_every_older_version_has_a_step_and_its_schema_still_ships() -> None:
+    folder = Path(reports.__file__).parent / "schema"
+    shipped = sorted(file.stem.removeprefix("record-") for file in folder.glob("record-*.json"))
+    assert shipped[-1] == SCHEMA_VERSION
+    for version in shipped[:-1]:
+        content = {"schema_version": version, "services": [{"coverage": None}, 3]}
+        assert migrations.migrated(content)["schema_version"] == SCHEMA_VERSION
+        assert content["schema_version"] == version  # the caller's own is left alone

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 
 from reports.coverage import load_knowledge
-from reports.coverage.services import services_of
+from reports.coverage.services import other_services, services_of
 from reports.record import Fracture, Service, Status, Strength, StudyRecord, Vertebra
+from tests.reports.example_records import example_record as dense_example
 from tests.reports.test_dicom import example_record, quantity
 
 KNOWLEDGE = load_knowledge()
@@ -81,3 +82,58 @@ def test_a_refused_study_names_the_reason() -> None:
     refused = record.model_copy(update={"vertebrae": (record.vertebrae[1],)})
     assert refused.vertebrae[0].status is Status.FAILED
     assert any("no vertebra passed quality control" in r for r in services(refused)["0691T"].reasons)
+
+
+def strong_and_graded() -> StudyRecord:
+    record = with_l1(fracture=FRACTURE, strength_n=STRENGTH)
+    assessment = record.assessment.model_copy(update={"classification": "increased", "statement": "Increased risk."})
+    return record.model_copy(update={"assessment": assessment})
+
+
+def test_overlap_is_a_flag_and_the_reason_names_what_is_supported_instead() -> None:
+    assert all(s.review == ("OVERLAP_REVIEW",) for s in services(strong_and_graded()).values())
+    answer = services(with_l1(fracture=FRACTURE))
+    assert answer["0691T"].review == () == answer["0743T"].review
+    assert any("support 0691T only" in r and "quality control" in r for r in answer["0743T"].reasons)
+
+
+def test_each_missing_element_of_0743t_is_named() -> None:
+    missing = " ".join(services(example_record().model_copy(update={"vertebrae": ()}))["0743T"].missing).lower()
+    for element in ("bone strength", "bone density", "vertebral fracture", "overall", "interpretation"):
+        assert element in missing
+
+
+def test_a_hip_only_study_never_supports_0743t() -> None:
+    femur = next(f for f in dense_example().femora if f.strength_n is not None)
+    hip_only = dense_example().model_copy(update={"vertebrae": (), "femora": (femur,)})
+    answer = services(hip_only)
+    assert not answer["0743T"].supported and not answer["0691T"].supported
+    assert any("no vertebra in view" in r for r in answer["0743T"].reasons)
+    older = {o.cpt: o for o in other_services(tuple(answer.values()))}
+    assert older["0554T"].applies == "for_a_coder" and older["0556T"].applies == "for_a_coder"
+
+
+def test_the_older_family_is_never_proposed_beside_0743t() -> None:
+    older = {o.cpt: o for o in other_services(tuple(services(strong_and_graded()).values()))}
+    assert "never both" in older["0554T"].reason and "never reported with it" in older["0555T"].reason
+    assert older["0558T"].applies == "no"
+    lacking = {o.cpt: o for o in other_services(tuple(services(example_record()).values()))}
+    assert lacking["0554T"].applies == "no" and "bone strength" in lacking["0554T"].reason
+
+
+def test_codes_of_other_imaging_are_named_with_one_line_why() -> None:
+    for record in (example_record(), strong_and_graded()):
+        older = {o.cpt: o for o in other_services(tuple(services(record).values()))}
+        assert older["0750T"].applies == "no" == older["0815T"].applies
+        assert "hand" in older["0750T"].reason and "ultrasound" in older["0815T"].reason
+
+
+def test_the_checklist_says_what_the_study_knows() -> None:
+    record = with_l1(fracture=FRACTURE)
+    dated = record.model_copy(update={"study": record.study.model_copy(update={"study_date": "2024-02-29"})})
+    coverage = services(dated)["0691T"].coverage
+    assert coverage is not None
+    items = {item["code"]: item for item in coverage.checklist}
+    assert items["software"]["met"] == "yes" and items["interpretation"]["met"] == "no"
+    assert items["existing_ct"]["met"] == "unknown" and "CT of 2024-02-29" in items["existing_ct"]["basis"]
+    assert items["rationale"]["met"] == "unknown" == items["plan"]["met"]
