@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.segmentation import surface
+from pipeline.segmentation.femur import contact
 from pipeline.segmentation.femur.geometry import directions
 from pipeline.segmentation.femur.head import Field, Head, joint_direction, lateral_lps, usual_neck_direction
-from pipeline.segmentation.sampling import IndexBox, index_box, interpolate
+from pipeline.segmentation.sampling import IndexBox, cropped_grid, index_box, interpolate
 from pipeline.volume import Grid
 
 SHELL_MM = 16.0
@@ -127,6 +128,7 @@ def outline_femur(field: Field, head: Head) -> Outline:
     joint |= (_along(field.grid, head.centre_lps_mm, up) > head.radius_mm + 3.0) | (distance > REACH_MM)
     # In the cone the head ends where the neck takes over: no ball is added there.
     seed = inside & ~(cone & (distance > 0.8 * head.radius_mm))
+    joint |= _pelvis_beyond(field.grid, bone & ~(inside & ~cone), seed, head, neck)
     part = _component((bone | seed) & ~joint, field.grid, head.centre_lps_mm)
     box = tuple(slice(max(a - 5, 0), b + 6) for a, b in _extent(part))
     part, joint = np.ascontiguousarray(part[box]), joint[box]
@@ -147,6 +149,26 @@ def outline_femur(field: Field, head: Head) -> Outline:
     return Outline(
         mask, crop, neck, shell, lost, threshold, np.where(mask | (level <= 0), level, -1.0).astype(np.float32)
     )
+
+
+def _pelvis_beyond(
+    grid: Grid, bone: NDArray[np.bool_], head_mask: NDArray[np.bool_], head: Head, neck_lps: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Bone of the pelvis about a hip, by its connection to the socket; see `contact.pelvic_bone`."""
+    reach_mm = head.radius_mm + contact.REACH_MM
+    corners = head.centre_lps_mm + reach_mm * np.array([[-1.0, -1, -1], [1, 1, 1]])
+    box = index_box(grid, corners)
+    part = cropped_grid(grid, box)
+    distance = np.sqrt(_along(part, head.centre_lps_mm, None))
+    along = _along(part, head.centre_lps_mm, neck_lps)
+    away = np.sqrt(np.maximum(distance**2 - along**2, 0.0))
+    # The core of head and neck, and of the pelvis the wall of the socket, well away from where the neck leaves.
+    tube = (along > 0) & (along < head.radius_mm + 14.0) & (away < 0.35 * head.radius_mm)
+    apart = along < distance * np.cos(np.radians(NECK_CONE_DEG + 8.0))
+    wall = (distance > head.radius_mm + 4.0) & (distance < head.radius_mm + SHELL_MM) & apart
+    out = np.zeros(grid.shape, dtype=bool)
+    out[box] = contact.pelvic_bone(bone[box], head_mask[box] | tube, wall, grid.spacing_mm[0])
+    return out
 
 
 def head_surface(field: Field, head: Head, neck_lps: NDArray[np.float64], threshold_hu: float) -> HeadSurface:

@@ -19,6 +19,7 @@ MISSING_WARNING, MISSING_FAILURE = 0.065, 0.095
 of which it therefore catches some."""
 REPEAT_WARNING, REPEAT_FAILURE = 0.90, 0.85
 """Read off the same cases: 0.90 to 0.96 for outlines with a Dice of 0.88 and more, 0.79 and 0.80 for the two below 0.70."""
+LOOSE_PART_ML = 1.0
 DENSITY_SHAFT_MM = 10.0
 STRENGTH_SHAFT_MM = 20.0
 """Shaft below the lesser trochanter without which the hip cannot be measured, or tested."""
@@ -95,8 +96,31 @@ def mask_findings(outline: Outline, field: Field, head: Head) -> list[Finding]:
     if upper_ml > 260.0 or (whole and upper_ml < 70.0):
         text = f"The upper 80 mm of the femur hold {upper_ml:.0f} ml, outside 70-260 ml."
         out.append(Finding("leak_into_pelvis", Severity.FAILURE, text))
+    loose_ml = loose_part_ml(mask, grid.spacing_mm[0])
+    if loose_ml > LOOSE_PART_ML:
+        text = f"A part with a core of {loose_ml:.1f} ml hangs on the femur by a thin bridge: another bone touches it."
+        out.append(Finding("leak_into_pelvis", Severity.FAILURE, text))
     out += _closed(mask, outline, field)
     return out
+
+
+def loose_part_ml(mask: NDArray[np.bool_], edge_mm: float) -> float:
+    """Volume of the largest part of a mask that hangs on the rest by a bridge less than 8 mm thick.
+
+    No part of a femur does: its thinnest place is the neck. A piece of ischium or pubis that touched the femur does.
+    """
+    step = max(1, round(2.0 / edge_mm))
+    coarse = np.pad(mask[::step, ::step, ::step], 1)
+    # The field of view ends below; the bone goes on there.
+    coarse[0] = coarse[1]
+    core = ndimage.distance_transform_edt(coarse) * step * edge_mm > 4.0
+    labels, count = ndimage.label(core)
+    if count < 2:
+        return 0.0
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    sizes[sizes.argmax()] = 0
+    return float(sizes.max()) * (step * edge_mm) ** 3 / 1000
 
 
 def repeat_findings(dice: float) -> list[Finding]:
