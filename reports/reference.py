@@ -74,8 +74,10 @@ and Parquet hold it unrounded.
 
 finds the study again in the input, analyses it with the recorded settings, and compares. The input is compared by the hash of
 its voxels, its SOP instances and its grid; every result by its place in the record; versions are shown where they changed.
-Files that the record was made with (`--masks`, `--calibration`, `--profile`, `--plan`) must be given again, and their content must be
-the same: the record holds its hash. Verdicts: `same`; `within_tolerance` (numbers: up to 0.02 standard uncertainties, set by
+Files that the record was made with (`--masks`, `--calibration`, `--profile`, `--plan`) must be given again, and their content
+must be the same: the record holds its hash.
+
+Verdicts: `same`; `within_tolerance` (numbers: up to 0.02 standard uncertainties, set by
 `--tolerance`; 0.1 % where no uncertainty is known; 0.005 for probabilities and scores); `differs`; `missing`; `new`. `--json`
 prints one object. Exit status 0: reproduced; 1: other images, or a result differs, is missing or is new; 2: no comparison
 could be made.
