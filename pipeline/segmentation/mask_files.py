@@ -19,7 +19,7 @@ from pipeline.segmentation.mask_names import (
     CONVENTIONS,
     Part,
     convention_of_file_name,
-    number_to_name,
+    numbers_by_name,
     part_of_code,
     part_of_name,
     parts_of_numbers,
@@ -62,6 +62,8 @@ class MaskFiles:
     pieces: tuple[Piece, ...]
     origin: str
     frame_of_reference_uid: str | None = None
+    known: tuple[Part, ...] = ()
+    """What the names promise, whether or not a voxel is there."""
 
 
 def read_mask_files(path: Path, *, convention: str | None = None) -> MaskFiles:
@@ -78,8 +80,8 @@ def read_mask_files(path: Path, *, convention: str | None = None) -> MaskFiles:
     Raises
     ------
     InputRefused
-        ``masks_missing``, ``masks_unreadable``, ``unnamed_labels``, ``region_based_labels``, ``unknown_convention``,
-        ``no_known_structure``.
+        ``masks_missing``, ``masks_unreadable``, ``not_a_label_map``, ``unnamed_labels``, ``unknown_convention``,
+        ``masks_empty``, ``no_known_structure``.
     """
     if convention is not None and convention not in CONVENTIONS:
         raise InputRefused(
@@ -93,6 +95,13 @@ def read_mask_files(path: Path, *, convention: str | None = None) -> MaskFiles:
         found = _read_file(path, convention)
     else:
         raise InputRefused("masks_missing", "there is no such file or folder.", subject=path.name)
+    if not found.pieces and found.known:
+        raise InputRefused(
+            "masks_empty",
+            f"names {len(found.known)} structures that are understood, but holds no voxel of them.",
+            subject=path.name,
+            remedy="Check that the program that made the masks found the bones.",
+        )
     if not found.pieces:
         raise InputRefused(
             "no_known_structure",
@@ -116,7 +125,7 @@ def _read_file(path: Path, convention: str | None) -> MaskFiles:
         part = part_of_name(_stem(path))
         names = None if convention is not None else _names_for(path)
         if part is not None and names is None and convention is None:
-            return MaskFiles(tuple(_pieces(path, None, part)), "one mask per structure")
+            return MaskFiles(tuple(_pieces(path, None, part)), "one mask per structure", known=(part,))
         return _read_label_map(path, convention)
     return _read_dicom_seg([path], path.name)
 
@@ -126,7 +135,7 @@ def _read_folder(folder: Path, convention: str | None) -> MaskFiles:
     single = [(p, part) for p in images if (part := part_of_name(_stem(p))) is not None]
     if single:
         pieces = [piece for path, part in single for piece in _pieces(path, None, part)]
-        return MaskFiles(tuple(pieces), "one mask per structure")
+        return MaskFiles(tuple(pieces), "one mask per structure", known=tuple(part for _, part in single))
     maps = [p for p in images if convention_of_file_name(p.name) is not None]
     if not maps:
         own = [p for p in images if p.name in ("segmentation.nii.gz", "segmentation.nii")]
@@ -134,7 +143,9 @@ def _read_folder(folder: Path, convention: str | None) -> MaskFiles:
     if maps:
         read = [_read_label_map(path, convention) for path in maps]
         return MaskFiles(
-            tuple(piece for r in read for piece in r.pieces), "; ".join(dict.fromkeys(r.origin for r in read))
+            tuple(piece for r in read for piece in r.pieces),
+            "; ".join(dict.fromkeys(r.origin for r in read)),
+            known=tuple(part for r in read for part in r.known),
         )
     if images:
         raise InputRefused(
@@ -190,38 +201,35 @@ def _load(path: Path) -> tuple[NDArray, Grid]:
     return array, Grid((array.shape[0], array.shape[1], array.shape[2]), canonical)
 
 
-def _pieces(path: Path, meaning: Mapping[int, Part] | None, whole_file: Part | None = None) -> Iterable[Piece]:
+def _pieces(
+    path: Path, meaning: Iterable[tuple[tuple[int, ...], Part]] | None, whole_file: Part | None = None
+) -> Iterable[Piece]:
     """The structures of a label map; without a `meaning` every voxel above 0 is `whole_file`."""
     array, grid = _load(path)
     if whole_file is not None:
-        array, meaning = (array > 0).astype(np.uint8), {1: whole_file}
+        array, meaning = (array > 0).astype(np.uint8), [((1,), whole_file)]
     assert meaning is not None
     boxes = ndimage.find_objects(array)
-    for number, part in meaning.items():
-        box = boxes[number - 1] if 0 < number <= len(boxes) else None
-        if box is not None:
-            yield Piece(part, array[box] == number, cropped_grid(grid, box), grid, path.name)
+    for numbers, part in meaning:
+        present = [box for n in numbers if 0 < n <= len(boxes) and (box := boxes[n - 1]) is not None]
+        if present:
+            box = tuple(
+                slice(min(b[axis].start for b in present), max(b[axis].stop for b in present)) for axis in range(3)
+            )
+            where = (box[0], box[1], box[2])
+            yield Piece(part, np.isin(array[where], numbers), cropped_grid(grid, where), grid, path.name)
 
 
-def _json(path: Path) -> dict[int, str] | None:
+def _json(path: Path) -> dict[str, tuple[int, ...]] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return number_to_name(content) if isinstance(content, Mapping) else None
-    except ValueError as error:
-        if "regions" in str(error):
-            raise InputRefused(
-                "region_based_labels",
-                "describes overlapping regions, not labels.",
-                subject=path.name,
-                remedy="Export plain labels, one number per structure.",
-            ) from error
+    except (OSError, ValueError):
         return None
-    except OSError:
-        return None
+    return numbers_by_name(content) if isinstance(content, Mapping) else None
 
 
-def _names_for(path: Path) -> dict[int, str] | None:
-    """Names of the labels of a file: beside it, in the data set description, or in its header."""
+def _names_for(path: Path) -> dict[str, tuple[int, ...]] | None:
+    """Names of the labels of a file with their numbers: beside it, in the data set description, or in its header."""
     beside = path.with_name(f"{_stem(path)}.json")
     for candidate in (beside, path.parent / "dataset.json", path.parent.parent / "dataset.json"):
         if candidate.is_file() and (names := _json(candidate)):
@@ -235,17 +243,19 @@ def _names_for(path: Path) -> dict[int, str] | None:
         text = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
         found = re.findall(r"<Label\b[^>]*\bKey=[\"'](\d+)[\"'][^>]*>(?:<!\[CDATA\[)?([^<\]]+)", text)
         if found:
-            return {int(number): name.strip() for number, name in found}
+            return numbers_by_name({number: name.strip() for number, name in found})
     return None
 
 
 def _read_label_map(path: Path, convention: str | None) -> MaskFiles:
     stated = convention or convention_of_file_name(path.name)
     if convention is None and (names := _names_for(path)) is not None:
-        meaning = {number: part for number, name in names.items() if (part := part_of_name(name)) is not None}
-        own = any(name.startswith("vertebra_") for name in names.values())
-        return MaskFiles(tuple(_pieces(path, meaning)), "openbct label map" if own else "named label map")
-    if stated is None:
+        meaning = [(numbers, part) for name, numbers in names.items() if (part := part_of_name(name)) is not None]
+        origin = "openbct label map" if any(name.startswith("vertebra_") for name in names) else "named label map"
+    elif stated is not None:
+        meaning = [((number,), part) for number, part in parts_of_numbers(stated).items()]
+        origin = f"label map, {stated} numbering"
+    else:
         raise InputRefused(
             "unnamed_labels",
             "holds numbers without names, and numbers moved between versions of the programs that write them.",
@@ -253,7 +263,7 @@ def _read_label_map(path: Path, convention: str | None) -> MaskFiles:
             remedy="Put a JSON file with the same name beside it (number to name), or state the numbering: "
             f"{', '.join(CONVENTIONS)}.",
         )
-    return MaskFiles(tuple(_pieces(path, parts_of_numbers(stated))), f"label map, {stated} numbering")
+    return MaskFiles(tuple(_pieces(path, meaning)), origin, known=tuple(part for _, part in meaning))
 
 
 # --------------------------------------------------------------------------------------------------- DICOM SEG

@@ -46,7 +46,7 @@ _LEVEL = re.compile(r"(?:^|[^a-z0-9])([tls])[\s_-]?(\d{1,2})(?:$|[^a-z0-9])")
 _FOREIGN = re.compile(
     r"disc|disk|rib|nerve|muscle|foram|process|lamina|pedicle|arch|endplate|cord|canal|ligament|implant"
 )
-_UNNAMED = re.compile(r"^vertebra_(u\d{1,2})$")
+_UNNAMED = re.compile(r"^vertebra_(u\d{1,2})(?: \(body\))?$")
 _SIDE = re.compile(r"(?:^|[\s_-])(left|right|l|r|li|re|links|rechts)(?:$|[\s_-])")
 
 
@@ -150,25 +150,36 @@ def convention_of_file_name(name: str) -> str | None:
     return None
 
 
-def number_to_name(names: Mapping[str, object]) -> dict[int, str] | None:
-    """Label number to name from a JSON object in either direction; None if it is neither.
+def numbers_by_name(names: Mapping[str, object]) -> dict[str, tuple[int, ...]] | None:
+    """What a JSON object says of a label map, in either direction; None if it says nothing.
 
-    Raises
-    ------
-    ValueError
-        If the labels are regions (a name with a list of numbers), which a label map cannot be read with.
+    Known are ``{"5": "vertebrae_L1"}``, ``{"vertebrae_L1": 5}``, both also below a key ``labels`` (``dataset.json`` of nnU-Net,
+    version 1 and 2), and the regions of nnU-Net, ``{"vertebrae_L1": [1, 2], "body": 2}``: a region is all voxels that hold one
+    of its numbers. Background and the label ``ignore`` mean nothing.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Each name with the numbers it stands for.
     """
     inner = names.get("labels", names)
     if not isinstance(inner, Mapping):
         return None
-    found: dict[int, str] = {}
+    found: dict[str, tuple[int, ...]] = {}
     for key, value in inner.items():
-        if isinstance(value, list | tuple):
-            raise ValueError("the labels are regions")
-        if str(key).lstrip("-").isdigit() and isinstance(value, str):
-            found[int(key)] = value
-        elif isinstance(value, int) and not isinstance(value, bool):
-            found[value] = str(key)
-        elif isinstance(value, str) and value.isdigit():
-            found[int(value)] = str(key)
+        if isinstance(value, str) and _is_number(key):
+            name, numbers = value, [int(key)]
+        elif isinstance(value, list | tuple):
+            name, numbers = str(key), [int(number) for number in value if _is_number(number)]
+        elif _is_number(value):
+            name, numbers = str(key), [int(str(value))]
+        else:
+            continue
+        numbers = [number for number in numbers if number > 0]
+        if numbers and name.strip().lower() not in {"background", "ignore"}:
+            found[name] = (*found.get(name, ()), *numbers)
     return found or None
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and re.fullmatch(r"-?\d+", str(value).strip()) is not None

@@ -32,7 +32,7 @@ from pipeline.segmentation.sampling import (
 from pipeline.volume import Grid, Volume
 
 _WORKING_MM = 1.5
-_SOFT_HU, _BONE_HU, _BRIGHT_HU = 50.0, 160.0, 400.0
+_SOFT_HU, _BONE_HU, _BRIGHT_HU = 50.0, 160.0, 800.0
 """Muscle, the least HU of bone, and bone through which a way costs nothing extra, at the usual brightness of bone."""
 _EDGE_SHARE = 0.5
 """Of the way from muscle to the middle HU of an arch: where its outer face is drawn."""
