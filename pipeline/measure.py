@@ -18,7 +18,7 @@ from pipeline.density.vertebra import VertebraDensity, measure_vertebra
 from pipeline.errors import NotMeasurable
 from pipeline.fracture import VertebraShape, grade_vertebrae
 from pipeline.segmentation.model import Femur, Segmentation, Vertebra
-from pipeline.strength import Strength, femur_strength, profile_fits, vertebra_strength
+from pipeline.strength import Strength, femur_strength, profile_fits, vertebra_strength, with_ensemble
 from pipeline.volume import Volume
 from reports import record
 from reports.quantity import Quantity
@@ -115,6 +115,7 @@ def measure(
         sheet.measure_strength(vertebra, shapes.get(vertebra.name))
     for femur in segmentation.femora:
         sheet.measure_strength(femur, None)
+    sheet.vary_leading_strengths()
     spine = None
     if calibration is not None and segmentation.vertebrae:
         spine = summarise_spine(sheet.densities.values(), calibration, age_years=facts.patient_age_years)
@@ -235,6 +236,14 @@ class _Sheet:
         if result.strength is None:
             failures = [f for f in result.findings if f.severity is errors.Severity.FAILURE]
             self.reasons[key] = failures[0] if failures else _unexplained("strength")
+
+    def vary_leading_strengths(self) -> None:
+        """An ensemble for the weakest vertebra and for each hip: the strengths that lead the report."""
+        tested = [(s.strength.value, name) for name, s in self.strengths.items() if s.strength is not None]
+        bodies = [pair for pair in tested if self.strengths[pair[1]].test == SPINE_TEST]
+        hips = [name for _, name in tested if self.strengths[name].test != SPINE_TEST]
+        for name in [*(min(bodies)[1:] if bodies else ()), *hips]:
+            self.strengths[name] = with_ensemble(self.strengths[name], threads=self.threads)
 
     def vertebra_part(self, vertebra: Vertebra, shape: VertebraShape | None) -> record.Vertebra:
         """The vertebra as it stands in the record."""

@@ -58,12 +58,13 @@ class Variants:
     Attributes
     ----------
     tilted : callable
-        From two small angles (degrees) to the test in a pose turned by them about two axes across the load.
+        From two small angles (degrees) and an edge of voxels (mm) to the test in a pose turned by them about two axes across
+        the load.
     assembled : callable
         From another bone on the same grid and another profile to the test in the same pose.
     """
 
-    tilted: Callable[[float, float], TestModel]
+    tilted: Callable[[float, float, float], TestModel]
     assembled: Callable[[PosedBone, BoneProfile], TestModel]
 
 

@@ -16,7 +16,7 @@ from fea.bone.voxel_fields import LoadShare, VoxelFields, load_share, voxel_fiel
 from fea.errors import SolveError
 from fea.nonlinear import Curve, CurveStopped, solve_curve
 from fea.plasticity import YieldMaterial
-from fea.solve import Solver
+from fea.solve import Solution, Solver
 
 _EQUILIBRIUM = 1e-3  # of the reactions; a tenth of it moves the strength of a femur by 2e-5
 # Parts of the end displacement at which the elastic-plastic curve is computed: close where bone yields, wide on the plateau.
@@ -121,31 +121,17 @@ def run_linear(
         ``not_converged`` with what the solver said, or ``no_load_carried`` if the bone transfers no force.
     """
     began = time.perf_counter()
-    try:
-        solver = Solver(model.voxel_model(), model.supports, threads=threads, floating="remove")
-        solution = solver.solve(rtol=rtol, initial=initial)
-    except SolveError as error:
-        raise TestRefused("not_converged", f"{error.reason.value}: {error}") from error
-    profile, voxel_mm = model.profile, model.bone.grid.voxel_mm
-    force = abs(float(solution.reaction_n[model.loaded][model.load_axis]))
-    stiffness = force / model.applied_mm
-    law = profile.poisson if model.orthotropy is None else model.orthotropy.matrix
-    fields = voxel_fields(
-        solution.displacement_mm, model.modulus_mpa, model.is_bone, voxel_mm, law, axis=model.load_axis
-    )
+    solution, force = _solved(model, rtol, threads, initial)
+    fields = _fields_of(model, solution)
     strain = fields.effective_strain
+    critical = _critical_strain(model, strain)
+    strength = _linear_strengths(model, force, critical)
+    stiffness = force / model.applied_mm
     weight = model.bone.fraction[model.is_bone].astype(float)
-    critical = _weighted_quantile(strain[model.is_bone], weight, 1 - profile.pistoia_volume_fraction)
-    if not (force > 0 and critical > 0):
-        raise TestRefused("no_load_carried", "the model transfers no force from the loaded to the held side.")
-    strength = {Criterion.PISTOIA: force * profile.pistoia_strain / critical}
     share = None
     if "body" in model.lengths_mm:
-        height_mm = model.lengths_mm[profile.linear_rule_height]
-        strength[Criterion.LINEAR_RULE] = profile.linear_rule_coefficient * height_mm * stiffness
+        voxel_mm = model.bone.grid.voxel_mm
         share = load_share(fields.normal_stress_mpa, model.bone.fraction, model.is_bone, voxel_mm, axis=model.load_axis)
-    else:
-        strength[Criterion.FIXED_DISPLACEMENT] = force
     ratio = _yield_ratio(model, fields)
     first_yield = None
     failing = strain >= critical
@@ -172,6 +158,66 @@ def run_linear(
         load_share=share,
         first_failure=_by_region(model, failing & model.is_bone),
     )
+
+
+def strength_alone(
+    model: TestModel, *, rtol: float, threads: int | None = None, initial: NDArray | None = None
+) -> tuple[float, float, Solution]:
+    """Strength by the profile's criterion, stiffness (N/mm) and the linear solution, without anything else."""
+    solution, force = _solved(model, rtol, threads, initial)
+    criterion = model.profile.strength
+    if criterion is Criterion.NONLINEAR_STRAIN:
+        curve, stopped = _follow(model, _end_mm(model), threads)
+        if stopped is not None:
+            raise TestRefused("not_converged", stopped)
+        plastic = float(np.abs(curve.reaction_n[model.loaded][:, model.load_axis]).max())
+        return plastic, force / model.applied_mm, solution
+    critical = 1.0
+    if criterion is Criterion.PISTOIA:
+        critical = _critical_strain(model, _fields_of(model, solution).effective_strain)
+    return _linear_strengths(model, force, critical)[criterion], force / model.applied_mm, solution
+
+
+def _solved(
+    model: TestModel, rtol: float, threads: int | None, initial: NDArray | None = None
+) -> tuple[Solution, float]:
+    """The linear solution and the force on the loaded set along the load."""
+    try:
+        solver = Solver(model.voxel_model(), model.supports, threads=threads, floating="remove")
+        solution = solver.solve(rtol=rtol, initial=initial)
+    except SolveError as error:
+        raise TestRefused("not_converged", f"{error.reason.value}: {error}") from error
+    force = abs(float(solution.reaction_n[model.loaded][model.load_axis]))
+    if not force > 0:
+        raise TestRefused("no_load_carried", "the model transfers no force from the loaded to the held side.")
+    return solution, force
+
+
+def _fields_of(model: TestModel, solution: Solution) -> VoxelFields:
+    law = model.profile.poisson if model.orthotropy is None else model.orthotropy.matrix
+    voxel_mm = model.bone.grid.voxel_mm
+    return voxel_fields(solution.displacement_mm, model.modulus_mpa, model.is_bone, voxel_mm, law, axis=model.load_axis)
+
+
+def _critical_strain(model: TestModel, strain: NDArray) -> float:
+    """The energy-equivalent strain that the critical part of the bone volume exceeds."""
+    weight = model.bone.fraction[model.is_bone].astype(float)
+    critical = _weighted_quantile(strain[model.is_bone], weight, 1 - model.profile.pistoia_volume_fraction)
+    if not critical > 0:
+        raise TestRefused("no_load_carried", "the model transfers no force from the loaded to the held side.")
+    return critical
+
+
+def _linear_strengths(model: TestModel, force_n: float, critical_strain: float) -> dict[Criterion, float]:
+    """The criteria that a linear solution allows."""
+    profile = model.profile
+    strength = {Criterion.PISTOIA: force_n * profile.pistoia_strain / critical_strain}
+    if "body" in model.lengths_mm:
+        height_mm = model.lengths_mm[profile.linear_rule_height]
+        strength[Criterion.LINEAR_RULE] = profile.linear_rule_coefficient * height_mm * force_n / model.applied_mm
+    else:
+        strength[Criterion.FIXED_DISPLACEMENT] = force_n
+    return strength
 
 
 def _yield_ratio(model: TestModel, fields: VoxelFields) -> NDArray[np.float32] | None:
@@ -226,7 +272,7 @@ def add_yield(result: TestResult, *, threads: int | None = None) -> TestResult:
     if model.orthotropy is not None:
         raise TestRefused("no_yield_law", f"{profile.title} is orthotropic; yield is for isotropic bone.")
     body_mm = model.lengths_mm.get("body")
-    end_mm = profile.nonlinear_strain * body_mm if body_mm is not None else model.applied_mm
+    end_mm = _end_mm(model)
     curve, stopped = _follow(model, end_mm, threads)
     force = np.abs(curve.reaction_n[model.loaded][:, model.load_axis])
     points = np.column_stack([curve.load_factor * model.applied_mm, force])
@@ -257,6 +303,12 @@ def add_yield(result: TestResult, *, threads: int | None = None) -> TestResult:
         seconds=result.seconds + time.perf_counter() - began,
         issues=issues,
     )
+
+
+def _end_mm(model: TestModel) -> float:
+    """Displacement at the end of the elastic-plastic curve."""
+    body_mm = model.lengths_mm.get("body")
+    return model.profile.nonlinear_strain * body_mm if body_mm is not None else model.applied_mm
 
 
 def _follow(model: TestModel, end_mm: float, threads: int | None) -> tuple[Curve, str | None]:

@@ -82,14 +82,14 @@ def build_sideways_fall(
     def assembled(bone: PosedBone, law: BoneProfile) -> TestModel:
         return _falling(replace(posed, bone=bone), law)
 
-    def tilted(rotation_deg: float, adduction_more_deg: float) -> TestModel:
+    def tilted(rotation_deg: float, adduction_more_deg: float, edge_mm: float) -> TestModel:
         return build_sideways_fall(
             density_mg_cm3,
             mask,
             index_to_world,
             pose,
             profile,
-            voxel_mm=voxel_mm,
+            voxel_mm=edge_mm,
             internal_rotation_deg=internal_rotation_deg + rotation_deg,
             adduction_deg=adduction_deg + adduction_more_deg,
         )
@@ -189,7 +189,7 @@ def build_stance(
     def assembled(bone: PosedBone, law: BoneProfile) -> TestModel:
         return _standing(replace(posed, bone=bone), law)
 
-    def tilted(medial_deg: float, forward_deg: float) -> TestModel:
+    def tilted(medial_deg: float, forward_deg: float, edge_mm: float) -> TestModel:
         third = np.cross(across, upwards) * np.tan(np.radians(forward_deg))
         turned = replace(pose, shaft_axis=pose.shaft_axis + third)
         return build_stance(
@@ -198,7 +198,7 @@ def build_stance(
             index_to_world,
             replace(turned, shaft_axis=turned.shaft_axis / np.linalg.norm(turned.shaft_axis)),
             profile,
-            voxel_mm=voxel_mm,
+            voxel_mm=edge_mm,
             shaft_angle_deg=shaft_angle_deg + medial_deg,
         )
 

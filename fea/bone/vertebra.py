@@ -106,14 +106,14 @@ def build_vertebra(
     def assembled(bone: PosedBone, law: BoneProfile) -> TestModel:
         return _compressed(bone, part * bone.fraction, law, cap_voxels)
 
-    def tilted(forward_deg: float, sideways_deg: float) -> TestModel:
+    def tilted(forward_deg: float, sideways_deg: float, edge_mm: float) -> TestModel:
         return build_vertebra(
             density_mg_cm3,
             body,
             index_to_world,
             pose.tilted(forward_deg, sideways_deg),
             profile,
-            voxel_mm=voxel_mm,
+            voxel_mm=edge_mm,
             bone=bone,
         )
 

@@ -60,14 +60,29 @@ def voxel_fields(
     axis : int
         Array axis of `normal_stress_mpa`.
     """
-    shape = modulus_mpa.shape
     matrix = _isotropic(float(law)) if np.ndim(law) == 0 else np.ascontiguousarray(law, dtype=np.float64)
-    cube = (1.0, 1.0, 1.0)
-    stiffness = np.ascontiguousarray(stiffness_of(cube, matrix))
-    strains = np.ascontiguousarray(strain_matrix(cube, (0.5, 0.5, 0.5)).T)
-    out = [np.zeros(shape, np.float32) for _ in range(5)]
-    _fields(np.asarray(displacement_mm), modulus_mpa, where, float(voxel_mm), stiffness, strains, matrix, axis, *out)
+    out = [np.zeros(modulus_mpa.shape, np.float32) for _ in range(5)]
+    _fields(np.asarray(displacement_mm), modulus_mpa, where, float(voxel_mm), *_modal(matrix), matrix, axis, *out)
     return VoxelFields(*out)
+
+
+def _modal(
+    law: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Energy and mean strains of the unit cube in its symmetry-adapted modes (docs/solver.md, 2.1), without the zeros.
+
+    Returns pairs of modes (N, 2) and their part of u K u (N,), and pairs of strain and mode (M, 2) and their factors (M,). Mode
+    3 p + c is the transform over the corners of component c with the signs of the bits p.
+    """
+    bits = np.arange(8)
+    signs = np.array([[(-1.0) ** bin(p & (7 - n)).count("1") for n in bits] for p in bits])
+    modes = np.kron(signs, np.eye(3))
+    cube = (1.0, 1.0, 1.0)
+    energy = np.triu(modes @ stiffness_of(cube, law) @ modes.T / 64)
+    energy += np.triu(energy, 1)
+    strains = strain_matrix(cube, (0.5, 0.5, 0.5)) @ modes.T / 8
+    pairs, weights = np.argwhere(np.abs(energy) > 1e-12 * np.abs(energy).max()), np.argwhere(np.abs(strains) > 1e-12)
+    return pairs, energy[tuple(pairs.T)], weights, strains[tuple(weights.T)]
 
 
 @lru_cache(maxsize=4)
@@ -77,10 +92,12 @@ def _isotropic(poisson: float) -> NDArray[np.float64]:
 
 
 @njit(cache=True, nogil=True)
-def _fields(u, modulus, where, edge, stiffness, strains, law, axis, energy, strain, mises, mean, normal):  # type: ignore[no-untyped-def]
+def _fields(  # type: ignore[no-untyped-def]
+    u, modulus, where, edge, pairs, products, weights, factors, law, axis, energy, strain, mises, mean, normal
+):
     nz, ny, nx = modulus.shape
-    d = np.empty(24)
-    force = np.empty(24)
+    d = np.empty((8, 3))
+    modes = d.reshape(24)
     e = np.empty(6)
     s = np.empty(6)
     for k in range(nz):
@@ -88,34 +105,31 @@ def _fields(u, modulus, where, edge, stiffness, strains, law, axis, energy, stra
             for i in range(nx):
                 if not where[k, j, i]:
                     continue
-                n = 0
-                for dz in range(2):
-                    for dy in range(2):
-                        for dx in range(2):
+                for n in range(8):
+                    for c in range(3):
+                        d[n, c] = u[k + (n >> 2), j + ((n >> 1) & 1), i + (n & 1), c]
+                for step in (1, 2, 4):  # sums and differences (high minus low) along x, y, z
+                    for n in range(8):
+                        if n & step == 0:
                             for c in range(3):
-                                d[n] = u[k + dz, j + dy, i + dx, c]
-                                n += 1
-                # column by column, so that the inner loop has no sum to wait for
-                force[:] = 0.0
-                e[:] = 0.0
-                for b in range(24):
-                    for a in range(24):
-                        force[a] += stiffness[b, a] * d[b]
-                    for a in range(6):
-                        e[a] += strains[b, a] * d[b]
+                                low, high = d[n, c], d[n + step, c]
+                                d[n, c] = low + high
+                                d[n + step, c] = high - low
                 work = 0.0
-                for a in range(24):
-                    work += force[a] * d[a]
+                for m in range(len(products)):
+                    work += products[m] * modes[pairs[m, 0]] * modes[pairs[m, 1]]
                 work = max(work, 0.0) / (edge * edge)  # u K u of the unit modulus, per volume
                 young = float(modulus[k, j, i])
                 energy[k, j, i] = 0.5 * young * work
                 strain[k, j, i] = np.sqrt(work)
-                factor = young / edge
+                e[:] = 0.0
+                for m in range(len(factors)):
+                    e[weights[m, 0]] += factors[m] * modes[weights[m, 1]]
                 for a in range(6):
                     total = 0.0
                     for b in range(6):
                         total += law[a, b] * e[b]
-                    s[a] = factor * total
+                    s[a] = young / edge * total
                 pressure = (s[0] + s[1] + s[2]) / 3
                 deviatoric = 0.0
                 for a in range(3):

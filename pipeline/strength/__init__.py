@@ -3,6 +3,7 @@
 from pipeline.strength.bridge import DEFAULT_PROFILE, check_profiles, femur_strength, profile_fits, vertebra_strength
 from pipeline.strength.command import strength_from_image
 from pipeline.strength.result import Strength
+from pipeline.strength.uncertainty import with_ensemble
 
 __all__ = [
     "DEFAULT_PROFILE",
@@ -12,4 +13,5 @@ __all__ = [
     "profile_fits",
     "strength_from_image",
     "vertebra_strength",
+    "with_ensemble",
 ]

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fea.bone.assembly import TestModel, TestRefused
-from fea.bone.evaluate import (
-    TestResult,
-    add_yield,
-    pistoia_force_n,
-    run,
-    stiffness_change_by_boundary,
-    stiffness_change_by_density,
-)
+from fea.bone.evaluate import TestResult, add_yield, run
 from fea.bone.femur import build_sideways_fall, build_stance
 from fea.bone.femur_pose import FemurPose, pose_of_femur
-from fea.bone.profiles import BoneProfile, Criterion, ProfileError, VirtualTest, load_profile
+from fea.bone.profiles import BoneProfile, ProfileError, VirtualTest, load_profile
 from fea.bone.vertebra import BodyPose, build_vertebra, pose_of_body
 from pipeline.density import Calibration, tables
 from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
@@ -27,9 +19,9 @@ from pipeline.segmentation.model import Femur, Segmentation, Vertebra
 from pipeline.segmentation.sampling import IndexBox, cropped_grid
 from pipeline.strength import checks
 from pipeline.strength.cuts import cuts_of
-from pipeline.strength.result import BoneImage, Strength
+from pipeline.strength.result import BoneImage, DensitySource, Strength
+from pipeline.strength.uncertainty import FIRST_ORDER, Basis, first_order, quantity
 from pipeline.volume import Grid, Volume
-from reports.quantity import Quantity
 
 DEFAULT_PROFILE = {
     VirtualTest.SPINE_COMPRESSION: "kopperdahl2002",
@@ -37,32 +29,6 @@ DEFAULT_PROFILE = {
     VirtualTest.HIP_STANCE: "morgan-neck",
 }
 _MARGIN_MM = 6.0
-_BOUNDARY_SD_VOXEL = 0.5 / np.sqrt(3)  # the surface lies anywhere within half a voxel of the edge of the mask
-
-Uncertainty = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""Standard uncertainty (mg/cm3) of densities (mg/cm3), fully correlated between voxels."""
-
-
-@dataclass(frozen=True)
-class DensitySource:
-    """Where the density of a bone image comes from, and how well it is known.
-
-    Attributes
-    ----------
-    factor : float
-        From the mineral basis of the calibration to that of the profile.
-    factor_uncertainty : float
-        Relative.
-    uncertainty : callable or None
-        Of densities on the basis of the profile; None if nothing is known.
-    findings : tuple of Finding
-    """
-
-    factor: float
-    factor_uncertainty: float
-    uncertainty: Uncertainty | None
-    findings: tuple[Finding, ...] = ()
-
 
 _PROFILE_REMEDY = "Profiles are described in docs/strength.md."
 
@@ -357,14 +323,17 @@ def _run(
         raise NotMeasurable(refused.code, refused.detail, subject=subject) from refused
     model, profile = result.model, result.model.profile
     issues = tuple(
-        Finding(issue.code, Severity.WARNING if issue.serious else Severity.INFO, issue.text) for issue in model.issues
+        Finding(issue.code, Severity.WARNING if issue.serious else Severity.INFO, issue.text)
+        for issue in (*model.issues, *result.issues)
     )
+    basis = Basis.of(source, image.spacing_mm)
+    strength_parts, stiffness_parts = (first_order(result, basis, of_strength=which) for which in (True, False))
     return Strength(
         test=model.test.value,
         profile=profile.title,
         definition=profile.definition,
-        strength=_quantity(result, source, image, result.strength_n[profile.strength], "N", with_criterion=True),
-        stiffness=_quantity(result, source, image, result.stiffness_n_mm, "N/mm", with_criterion=False),
+        strength=quantity(result, basis, strength_parts, of_strength=True),
+        stiffness=quantity(result, basis, stiffness_parts, of_strength=False),
         reaction_n=result.force_n,
         curve=tuple((float(d), float(f)) for d, f in result.curve),
         criteria_n={criterion.value: float(force) for criterion, force in result.strength_n.items()},
@@ -372,42 +341,7 @@ def _run(
         findings=(*source.findings, *notes, *issues),
         cuts=cuts_of(result, image, subject),
         solved=result,
-    )
-
-
-def _quantity(
-    result: TestResult, source: DensitySource, image: BoneImage, value: float, unit: str, *, with_criterion: bool
-) -> Quantity:
-    """A force or stiffness with what is known of its uncertainty; the law itself is no part of it, it is in the profile."""
-    profile = result.model.profile
-    density = result.model.bone.density_mg_cm3.astype(float)
-    in_plane_mm = float(np.sort(image.spacing_mm)[1])
-    relative = {"boundary": stiffness_change_by_boundary(result, _BOUNDARY_SD_VOXEL * in_plane_mm)}
-    if source.uncertainty is not None:
-        relative["calibration"] = stiffness_change_by_density(result, source.uncertainty(density))
-    if source.factor_uncertainty > 0:
-        relative["mineral basis"] = stiffness_change_by_density(result, source.factor_uncertainty * density)
-    if with_criterion and profile.strength is Criterion.PISTOIA:
-        fraction = profile.pistoia_volume_fraction
-        low, high = pistoia_force_n(result, 0.5 * fraction), pistoia_force_n(result, 2 * fraction)
-        relative["criterion"] = abs(high - low) / (2 * value)
-    elif with_criterion and profile.criterion_uncertainty is not None:
-        relative["criterion"] = profile.criterion_uncertainty
-    components = {name: abs(part) * value for name, part in sorted(relative.items())}
-    method = (
-        f"{result.model.test.value}, {profile.title}, {profile.definition if with_criterion else 'linear stiffness'}"
-    )
-    missing = None
-    if source.uncertainty is None:
-        missing = "the density image came without an uncertainty"
-    return Quantity(
-        value=value,
-        unit=unit,
-        uncertainty=None if missing else float(np.sqrt(sum(part**2 for part in components.values()))),
-        uncertainty_reason=missing,
-        method=method,
-        reference=profile.modulus.source + (f"; {profile.criteria_source}" if with_criterion else ""),
-        components=components,
+        basis=basis,
     )
 
 
@@ -427,12 +361,29 @@ def _facts(result: TestResult) -> dict[str, float | int | str | bool]:
         "bone_mass_g": model.bone.mass_g,
         "bone_volume_mm3": model.bone.source_volume_mm3,
         "mean_section_mm2": model.cross_section_mm2,
-        "strain_energy_mj": 0.5 * result.force_n * model.applied_mm,
+        "strain_energy_mj": result.strain_energy_mj,
+        "uncertainty": FIRST_ORDER,
     }
+    strength = result.strength_n[model.profile.strength]
+    facts["strain_energy_at_strength_mj"] = 0.5 * strength**2 / result.stiffness_n_mm
+    if "body" in model.lengths_mm:
+        # of a bar of the same height and mean section
+        facts["apparent_strength_mpa"] = strength / model.cross_section_mm2
+        facts["apparent_modulus_mpa"] = result.stiffness_n_mm * model.lengths_mm["body"] / model.cross_section_mm2
+    if result.load_share is not None:
+        share = result.load_share
+        facts["cortical_load_share"] = share.middle
+        facts["cortical_load_share_greatest"] = share.greatest
+        facts["cortical_area_share"] = share.area_middle
+        facts["cortical_depth_mm"] = share.depth_mm
+    if result.first_failure:
+        facts["fails_first_in"] = next(iter(result.first_failure))
+        facts |= {f"fails_first_in.{name}": part for name, part in result.first_failure.items()}
     facts |= {f"{name}_length_mm": length for name, length in model.lengths_mm.items()}
     facts |= {f"{criterion.value}_n": force for criterion, force in result.strength_n.items()}
     if result.first_yield_n is not None:
         facts["first_yield_n"] = result.first_yield_n
     if result.yielded_part is not None:
         facts["yielded_part_of_bone"] = result.yielded_part
+        facts["yielded_volume_mm3"] = result.yielded_part * model.bone.source_volume_mm3
     return facts

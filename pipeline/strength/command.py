@@ -21,14 +21,13 @@ from pipeline.segmentation.model import Segmentation
 from pipeline.segmentation.sampling import cropped_grid
 from pipeline.strength import checks
 from pipeline.strength.bridge import (
-    DensitySource,
     box_around,
     compress_body,
     density_source,
     load_femur,
     require_profile,
 )
-from pipeline.strength.result import BoneImage, Strength
+from pipeline.strength.result import BoneImage, DensitySource, Strength
 from pipeline.volume import Grid, Volume, canonical_order
 
 _SAME_PLACE_MM = 0.1

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fea.bone.ensemble import Ensemble
 from fea.bone.evaluate import TestResult
 from pipeline.errors import Finding
 from reports.evidence import FieldCut
 from reports.quantity import Quantity
+
+if TYPE_CHECKING:
+    from pipeline.strength.uncertainty import Basis
+
+
+Uncertainty = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Standard uncertainty (mg/cm3) of densities (mg/cm3), fully correlated between voxels."""
+
+
+@dataclass(frozen=True)
+class DensitySource:
+    """Where the density of a bone image comes from, and how well it is known.
+
+    Attributes
+    ----------
+    factor : float
+        From the mineral basis of the calibration to that of the profile.
+    factor_uncertainty : float
+        Relative.
+    uncertainty : callable or None
+        Of densities on the basis of the profile; None if nothing is known.
+    findings : tuple of Finding
+    """
+
+    factor: float
+    factor_uncertainty: float
+    uncertainty: Uncertainty | None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +73,10 @@ class Strength:
         Strain energy and, where there is a yield law, nearness to yield on a plane through the model, beside the CT.
     solved : TestResult or None
         The model with its three-dimensional fields, for whoever exports or draws more.
+    basis : Basis or None
+        What the uncertainty is computed from.
+    ensemble : Ensemble or None
+        Where the uncertainty comes from one: `pipeline.strength.with_ensemble`.
     """
 
     test: str
@@ -56,6 +91,8 @@ class Strength:
     findings: tuple[Finding, ...] = ()
     cuts: tuple[FieldCut, ...] = field(default=(), repr=False)
     solved: TestResult | None = field(default=None, repr=False, compare=False)
+    basis: Basis | None = field(default=None, repr=False, compare=False)
+    ensemble: Ensemble | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
