@@ -143,6 +143,16 @@ def run(
     date_of_service: Annotated[
         str | None, typer.Option(help="Date of service for the coverage status, YYYY-MM-DD; today if absent.")
     ] = None,
+    line_of_business: Annotated[
+        str | None, typer.Option(help="For the coverage status: commercial, medicare_advantage, medicare or medicaid.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="Language of the report: en, de, or a language file (TOML).")] = "en",
+    dicom_extras: Annotated[
+        bool,
+        typer.Option(
+            "--dicom-extras", help="Also pictures as secondary captures and strength fields as parametric maps."
+        ),
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Studies analysed at the same time.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for each study; all cores if absent.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, for many machines.")] = None,
@@ -170,6 +180,9 @@ def run(
         payer=payer,
         plan=str(plan) if plan is not None else None,
         date_of_service=iso_date(date_of_service).isoformat() if date_of_service else None,
+        line_of_business=line_of_business,
+        language=language,
+        dicom_extras=dicom_extras,
         threads=threads,
     )
     settings.check()

@@ -35,11 +35,17 @@ def report(
     records: Annotated[
         list[Path], typer.Argument(help="record.json files, or folders that hold them.", show_default=False)
     ],
+    language: Annotated[str, typer.Option(help="Language of the report: en, de, or a language file (TOML).")] = "en",
 ) -> None:
     """Render the documents again from saved records, beside each record."""
     from pipeline.documents import render_documents
+    from reports.language import load_language
     from reports.record import RecordUnreadable, load_record
 
+    try:
+        load_language(language)
+    except ValueError as error:
+        raise Refusal("unknown_language", f"{error}.", subject="--language") from error
     missing = [path for path in records if not path.exists()]
     if missing:
         raise Refusal("no_such_input", "does not exist.", subject=f"input '{missing[0].name}'")
@@ -49,7 +55,7 @@ def report(
     status = ALL_DONE
     for file in files:
         try:
-            written = render_documents(load_record(file), file.parent)
+            written = render_documents(load_record(file), file.parent, language=language)
         except RecordUnreadable as error:
             talk.print(f"[red]{escaped(str(error))}[/]", soft_wrap=True)
             status = SOME_REFUSED

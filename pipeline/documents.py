@@ -12,9 +12,18 @@ import nibabel
 import numpy as np
 from pydicom.dataset import Dataset
 
+from pipeline.measure import Measured
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Volume
-from reports.dicom import Provenance, encapsulated_pdf, segmentation_object, structured_report
+from reports.dicom import (
+    Provenance,
+    VoxelField,
+    encapsulated_pdf,
+    key_images,
+    parametric_map,
+    segmentation_object,
+    structured_report,
+)
 from reports.fhir import fhir_text
 from reports.html import render_html
 from reports.pdf import render_pdf
@@ -26,7 +35,7 @@ RECORD, HTML, PDF, FHIR, DICOM = "record.json", "report.html", "report.pdf", "fh
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def render_documents(record: StudyRecord, folder: Path) -> list[Path]:
+def render_documents(record: StudyRecord, folder: Path, *, language: str = "en") -> list[Path]:
     """Write the documents that follow from the record alone: HTML, PDF, FHIR.
 
     Parameters
@@ -34,6 +43,8 @@ def render_documents(record: StudyRecord, folder: Path) -> list[Path]:
     record : StudyRecord
     folder : Path
         Where the record and its pictures lie.
+    language : str
+        Code of a report language, or the path of a language file.
 
     Returns
     -------
@@ -41,15 +52,15 @@ def render_documents(record: StudyRecord, folder: Path) -> list[Path]:
         The files written.
     """
     return [
-        write_atomically(folder / HTML, render_html(record, folder)),
-        write_atomically(folder / PDF, render_pdf(record, folder)),
+        write_atomically(folder / HTML, render_html(record, folder, language=language)),
+        write_atomically(folder / PDF, render_pdf(record, folder, language=language)),
         write_atomically(folder / FHIR, fhir_text(record)),
     ]
 
 
-def write_record_and_documents(record: StudyRecord, folder: Path) -> list[Path]:
+def write_record_and_documents(record: StudyRecord, folder: Path, *, language: str = "en") -> list[Path]:
     """The record first, then what is rendered from it."""
-    return [save_record(record, folder / RECORD), *render_documents(record, folder)]
+    return [save_record(record, folder / RECORD), *render_documents(record, folder, language=language)]
 
 
 def write_label_map(
@@ -96,8 +107,10 @@ def write_dicom(
     *,
     version: str,
     pdf: bytes,
+    pictures_in: Path | None = None,
+    fields: Sequence[VoxelField] = (),
 ) -> list[Path]:
-    """Segmentation, Structured Report and Encapsulated PDF into ``folder/dicom``.
+    """Segmentation, Structured Report and Encapsulated PDF into ``folder/dicom``; on request pictures and fields.
 
     Parameters
     ----------
@@ -109,6 +122,10 @@ def write_dicom(
     version : str
         Of the software.
     pdf : bytes
+    pictures_in : Path, optional
+        Folder of the record whose pictures become secondary captures; none by default.
+    fields : sequence of VoxelField
+        Become parametric maps.
     """
     content = record.model_dump_json(exclude={"timings_s", "software"}).encode() + segmentation.labels.tobytes()
     provenance = Provenance(version=version, digest=hashlib.sha256(content).hexdigest())
@@ -119,6 +136,11 @@ def write_dicom(
     )
     objects["measurements"] = structured_report(record, sources, provenance, objects["segmentation"])
     objects["report"] = encapsulated_pdf(pdf, sources, provenance, created=dt.datetime.now())
+    if pictures_in is not None:
+        captures = key_images(record.quality.figures, pictures_in, sources, provenance)
+        objects |= {f"picture-{name}": capture for name, capture in captures.items()}
+    for field in fields:
+        objects[f"map-{field.structure}-{field.kind}"] = parametric_map(field, sources, provenance)
     (folder / DICOM).mkdir(exist_ok=True)
     written = []
     for name, dataset in objects.items():
@@ -127,3 +149,24 @@ def write_dicom(
             dataset.save_as(target, enforce_file_format=True)
             written.append(target)
     return written
+
+
+def fields_of(measured: Measured) -> tuple[VoxelField, ...]:
+    """The fields of every virtual test that was solved, on the grids of its models, for parametric maps."""
+    fields = []
+    for name, strength in measured.strengths.items():
+        if strength.solved is None:
+            continue
+        solved = strength.solved
+        grid = solved.model.bone.grid.index_to_world
+        kinds = {
+            "energy_density": 1000.0 * solved.energy_density_mpa,  # kPa
+            "effective_strain": solved.effective_strain,
+            "yield_ratio": solved.yield_ratio,
+        }
+        fields += [
+            VoxelField(name, strength.test, kind, np.asarray(values, np.float32), grid)
+            for kind, values in kinds.items()
+            if values is not None
+        ]
+    return tuple(fields)

@@ -7,7 +7,6 @@ series.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,7 @@ from typing import Any, Literal
 
 from pipeline import __version__, errors
 from pipeline.assessment import assess
-from pipeline.density import CHOICES
-from pipeline.density.calibration_file import read as read_calibration
-from pipeline.documents import write_dicom, write_label_map, write_record_and_documents
+from pipeline.documents import fields_of, write_dicom, write_label_map, write_record_and_documents
 from pipeline.errors import Finding, InputRefused, Severity
 from pipeline.ingest import Selection, Stack, Study, load_volume, read_source_headers, select, study_key
 from pipeline.measure import Measured, measure
@@ -27,19 +24,19 @@ from pipeline.pictures import evidence_of
 from pipeline.provenance import software_of
 from pipeline.segmentation.chain import segment
 from pipeline.segmentation.compare import beside_own_chain
-from pipeline.segmentation.mask_names import CONVENTIONS
 from pipeline.segmentation.masks import read_masks
-from pipeline.segmentation.model import LEVELS, Segmentation
+from pipeline.segmentation.model import Segmentation
 from pipeline.segmentation.segmenter import total_segmentator
-from pipeline.strength import check_profiles
+from pipeline.settings import Settings
 from pipeline.volume import Acquisition, Volume
 from reports import record
-from reports.coverage import KnowledgeError, PlanDocument, load_knowledge, load_plan
+from reports.coverage import LineOfBusiness, load_knowledge
 from reports.coverage.services import other_services, services_of
 from reports.evidence import Evidence
 from reports.pictures import with_pictures
 
-SEGMENTERS = ("own", "totalsegmentator")
+__all__ = ["LIMITS", "Region", "Settings", "analyse_study"]
+
 LIMITS = (
     "Research use only; not a medical device. The numbers have not been validated for clinical decisions.",
     "Strength is that of an open voxel model under a named profile; it is not comparable with strengths of other programs.",
@@ -47,96 +44,6 @@ LIMITS = (
 )
 
 Region = Literal["spine", "hips"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that a user may set for an analysis; it stands in the record and decides whether a result is still valid."""
-
-    masks: str | None = None
-    masks_convention: str | None = None
-    refine_masks: bool = False
-    calibration: str | None = None
-    segmenter: str = "own"
-    pinned_levels: tuple[tuple[str, float], ...] = ()
-    series_uid: str | None = None
-    profile: str | None = None
-    strength: bool = True
-    payer: str = "cigna"
-    plan: str | None = None
-    date_of_service: str | None = None
-    threads: int | None = None
-
-    def check(self) -> None:
-        """Refuse at once what cannot work for any study, before a finished result could be touched.
-
-        Raises
-        ------
-        InputRefused
-        """
-        if self.segmenter not in SEGMENTERS:
-            known = ", ".join(SEGMENTERS)
-            subject = f"segmenter '{self.segmenter}'"
-            raise InputRefused("unknown_segmenter", f"is not known; known are {known}.", subject=subject)
-        if self.masks_convention is not None and self.masks_convention not in CONVENTIONS:
-            known = ", ".join(CONVENTIONS)
-            subject = f"--masks-convention {self.masks_convention}"
-            raise InputRefused("unknown_convention", f"is not known; known are {known}.", subject=subject)
-        if self.refine_masks and self.masks is None and self.segmenter == "own":
-            raise InputRefused("nothing_to_refine", "needs masks from elsewhere (--masks).", subject="--refine-masks")
-        for level, _ in self.pinned_levels:
-            if level not in LEVELS:
-                raise InputRefused(
-                    "unknown_level", f"is not one of {LEVELS[0]} to {LEVELS[-1]}.", subject=f"level '{level}'"
-                )
-        for path, option in ((self.masks, "--masks"), (self.plan, "--plan")):
-            if path is not None and not Path(path).exists():
-                raise InputRefused("no_such_input", "does not exist.", subject=f"{option} '{Path(path).name}'")
-        if self.calibration is not None and self.calibration not in CHOICES:
-            read_calibration(Path(self.calibration))
-        if self.profile is not None:
-            check_profiles(self.profile)
-        self.plan_document()
-
-    def plan_document(self) -> PlanDocument | None:
-        """The user's plan document, read.
-
-        Raises
-        ------
-        InputRefused
-            If the file is not valid.
-        """
-        if self.plan is None:
-            return None
-        try:
-            return load_plan(Path(self.plan))
-        except KnowledgeError as error:
-            raise InputRefused("plan_invalid", str(error), subject="--plan") from error
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings that decide a result: all but the number of threads; a file stands as the hash of its content.
-
-        The name of a file may be that of a patient, and its content may change under the same name.
-        """
-        content = asdict(self)
-        content.pop("threads")
-        for key in ("masks", "plan", "calibration", "profile"):
-            path = content[key]
-            if path is not None and Path(path).exists():
-                content[key] = f"sha256:{_fingerprint(Path(path))}"
-        return {key: value for key, value in content.items() if value not in (None, ())}
-
-
-def _fingerprint(path: Path) -> str:
-    """Hash of a file, or of all files below a folder with their names."""
-    digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-    for file in files:
-        digest.update(str(file.relative_to(path)).encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 @dataclass
@@ -220,16 +127,25 @@ def analyse_study(
         watch.begin("record")
         made = _record(study, selection, works, refusals, settings)
         watch.begin("pictures")
-        made = with_pictures(made, _joined([w.evidence for w in works]), folder)
+        made = with_pictures(made, _joined([w.evidence for w in works]), folder, language=settings.language)
         watch.begin("documents")
-        written = write_record_and_documents(made, folder)
+        written = write_record_and_documents(made, folder, language=settings.language)
         pdf = next(path for path in written if path.suffix == ".pdf").read_bytes()
         for index, work in enumerate(works):
             if work.headers:
                 part = _only(made, work)
                 target = folder if index == 0 else folder / f"series{index + 1}"
                 target.mkdir(exist_ok=True)
-                write_dicom(part, work.segmentation, work.headers, target, version=__version__, pdf=pdf)
+                write_dicom(
+                    part,
+                    work.segmentation,
+                    work.headers,
+                    target,
+                    version=__version__,
+                    pdf=pdf,
+                    pictures_in=folder if settings.dicom_extras and index == 0 else None,
+                    fields=fields_of(work.measured) if settings.dicom_extras else (),
+                )
     # Only the timings are new: the documents show none of those of the last stage.
     made = made.model_copy(update={"timings_s": watch.seconds})
     record.save_record(made, folder / "record.json")
@@ -360,6 +276,7 @@ def _record(
         date_of_service=dt.date.fromisoformat(day) if day is not None else dt.date.today(),
         payer=settings.payer,
         plan=settings.plan_document(),
+        line_of_business=LineOfBusiness(settings.line_of_business) if settings.line_of_business else None,
     )
     calibrations = [_calibration(w) for w in works]
     known = [c for c in calibrations if c is not None]

@@ -18,6 +18,8 @@ from reports.record import StudyRecord
 FILE_SETTINGS = ("masks", "calibration", "profile", "plan")
 """Settings that may name a file; the record holds the hash of its content, so the file must be given again."""
 _HASHED = "sha256:"
+_RENDERING = ("language", "dicom_extras")
+"""Settings that change documents and no result."""
 
 
 def verify_record(
@@ -69,7 +71,7 @@ def settings_of(record: StudyRecord, files: Mapping[str, Path]) -> Settings:
     InputRefused
         If a setting is not known to this version, or the files do not match.
     """
-    recorded = dict(record.software.settings)
+    recorded = {key: value for key, value in record.software.settings.items() if key not in _RENDERING}
     known = {field.name for field in fields(Settings)}
     unknown = sorted(set(recorded) - known)
     if unknown:

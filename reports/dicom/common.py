@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 MANUFACTURER = "openbct"
-SERIES_NUMBERS = {"SEG": 9001, "SR": 9002, "DOC": 9003}
+SERIES_NUMBERS = {"SEG": 9001, "SR": 9002, "DOC": 9003, "SC": 9004, "PM": 9005}
 
 _NAMESPACE = UUID("5f2b6d0e-6a0e-4c58-9d3f-0b8f6a1c7e42")
 

@@ -39,11 +39,12 @@ from reports.record import (
 COVERAGE_TEXT = "0691T: not covered."
 PROVENANCE = Provenance(version="0.1.0", digest="abc")
 NAMES = {20: "vertebra_L1", 31: "femur_left", 41: "vertebra_u1"}
-ORIENTATIONS = {
+ORIENTATIONS: dict[str, tuple[list[float], list[float]]] = {
     "head first supine": ([1, 0, 0], [0, 1, 0]),
     "feet first supine": ([-1, 0, 0], [0, 1, 0]),
     "head first prone": ([-1, 0, 0], [0, -1, 0]),
     "oblique": ([0.9848, 0.1736, 0], [-0.1710, 0.9698, -0.1736]),
+    "feet first, turned and oblique": ([-0.8529, 0.4924, 0.1736], [0.5000, 0.8660, 0.0000]),
 }
 
 

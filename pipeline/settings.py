@@ -1,0 +1,120 @@
+"""Everything that a user may set for an analysis."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.density import CHOICES
+from pipeline.density.calibration_file import read as read_calibration
+from pipeline.errors import InputRefused
+from pipeline.segmentation.mask_names import CONVENTIONS
+from pipeline.segmentation.model import LEVELS
+from pipeline.strength import check_profiles
+from reports.coverage import KnowledgeError, LineOfBusiness, PlanDocument, load_plan
+from reports.language import load_language
+
+SEGMENTERS = ("own", "totalsegmentator")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a user may set for an analysis; it stands in the record and decides whether a result is still valid."""
+
+    masks: str | None = None
+    masks_convention: str | None = None
+    refine_masks: bool = False
+    calibration: str | None = None
+    segmenter: str = "own"
+    pinned_levels: tuple[tuple[str, float], ...] = ()
+    series_uid: str | None = None
+    profile: str | None = None
+    strength: bool = True
+    payer: str = "cigna"
+    plan: str | None = None
+    date_of_service: str | None = None
+    line_of_business: str | None = None
+    language: str = "en"
+    dicom_extras: bool = False
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Refuse at once what cannot work for any study, before a finished result could be touched.
+
+        Raises
+        ------
+        InputRefused
+        """
+        if self.segmenter not in SEGMENTERS:
+            known = ", ".join(SEGMENTERS)
+            subject = f"segmenter '{self.segmenter}'"
+            raise InputRefused("unknown_segmenter", f"is not known; known are {known}.", subject=subject)
+        if self.masks_convention is not None and self.masks_convention not in CONVENTIONS:
+            known = ", ".join(CONVENTIONS)
+            subject = f"--masks-convention {self.masks_convention}"
+            raise InputRefused("unknown_convention", f"is not known; known are {known}.", subject=subject)
+        if self.refine_masks and self.masks is None and self.segmenter == "own":
+            raise InputRefused("nothing_to_refine", "needs masks from elsewhere (--masks).", subject="--refine-masks")
+        for level, _ in self.pinned_levels:
+            if level not in LEVELS:
+                raise InputRefused(
+                    "unknown_level", f"is not one of {LEVELS[0]} to {LEVELS[-1]}.", subject=f"level '{level}'"
+                )
+        for path, option in ((self.masks, "--masks"), (self.plan, "--plan")):
+            if path is not None and not Path(path).exists():
+                raise InputRefused("no_such_input", "does not exist.", subject=f"{option} '{Path(path).name}'")
+        if self.calibration is not None and self.calibration not in CHOICES:
+            read_calibration(Path(self.calibration))
+        if self.profile is not None:
+            check_profiles(self.profile)
+        if self.line_of_business is not None and self.line_of_business not in list(LineOfBusiness):
+            known = ", ".join(LineOfBusiness)
+            subject = f"--line-of-business {self.line_of_business}"
+            raise InputRefused("unknown_line", f"is not known; known are {known}.", subject=subject)
+        try:
+            load_language(self.language)
+        except ValueError as error:
+            raise InputRefused("unknown_language", f"{error}.", subject="--language") from error
+        self.plan_document()
+
+    def plan_document(self) -> PlanDocument | None:
+        """The user's plan document, read.
+
+        Raises
+        ------
+        InputRefused
+            If the file is not valid.
+        """
+        if self.plan is None:
+            return None
+        try:
+            return load_plan(Path(self.plan))
+        except KnowledgeError as error:
+            raise InputRefused("plan_invalid", str(error), subject="--plan") from error
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings that decide a result: all but the number of threads; a file stands as the hash of its content.
+
+        The name of a file may be that of a patient, and its content may change under the same name.
+        """
+        content = asdict(self)
+        content.pop("threads")
+        for key in ("masks", "plan", "calibration", "profile", "language"):
+            path = content[key]
+            if path is not None and Path(path).exists():
+                content[key] = f"sha256:{_fingerprint(Path(path))}"
+        return {key: value for key, value in content.items() if value not in (None, ())}
+
+
+def _fingerprint(path: Path) -> str:
+    """Hash of a file, or of all files below a folder with their names."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
