@@ -272,7 +272,7 @@ def trace_spine(volume: Volume, *, threads: int) -> Trace:
         raise NotMeasurable("no_spine", "no chain of discs lies in front of what looks like a canal", subject="spine")
     bodies = _fit_bodies(volume, fine, fine_grid, tube, outlines, discs, threads)
     signs = [level_signs(coarse, coarse_grid, body, count) for body, count in zip(bodies, sacral, strict=False)]
-    signs.append(signs_below(tube, discs[-1], sacral[last]))
+    signs.append(signs_below(tube, chain, sacral, last))
     return Trace(
         bone_scale, coarse, coarse_grid, canal, turn_rad, fine, fine_grid, tube, outlines, discs, bodies, tuple(signs)
     )

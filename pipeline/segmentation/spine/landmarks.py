@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ _ROOT_STEPS = 4
 _STARTS, _START_STRIDE = 4, 3
 SACRAL_SIGNS = 3
 _SACRAL_DEPTH_MM = 30.0
+_LUMBAR_WIDTH_RATIO = 0.85
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class LevelSigns:
         That bone followed to its tip, left and right; None where it was not followed.
     below_in_view : bool
         Whether enough lies in view to miss the signs of the sacrum.
+    may_begin_lower : bool
+        Whether the disc below shows more signs of the sacrum and is as wide as a lumbar one.
     """
 
     reach_mm: tuple[float, float]
@@ -50,6 +54,7 @@ class LevelSigns:
     sacral_signs: int
     ribs: tuple[Rib | None, Rib | None] = (None, None)
     below_in_view: bool = True
+    may_begin_lower: bool = False
 
     @property
     def longest_rib(self) -> Rib | None:
@@ -103,11 +108,34 @@ def level_signs(hu: NDArray[np.float32], grid: Grid, model: BodyModel, sacral_si
     return LevelSigns((reach[0], reach[1]), (cut[0], cut[1]), model.width_mm, sacral_signs, (ribs[0], ribs[1]))
 
 
-def signs_below(tube: Tube, disc: Disc, sacral_signs: int) -> LevelSigns:
-    """What is known of whatever lies below the last disc: only whether it looks like the sacrum, if it is in view at all."""
+def signs_below(tube: Tube, chain: Sequence[Disc], sacral_signs: Sequence[int], last: int) -> LevelSigns:
+    """What is known of whatever lies below the last disc: only whether it looks like the sacrum, if it is in view at all.
+
+    Parameters
+    ----------
+    chain : sequence of Disc
+        All discs from cranial to caudal, those within the sacrum included.
+    sacral_signs : sequence of int
+        Of each of them.
+    last : int
+        Index of the one above the sacrum, or of the last one.
+    """
+    disc = chain[last]
     deeper = int(disc.s_mm - _SACRAL_DEPTH_MM)
     in_view = deeper > 0 and bool(np.isfinite(tube.hu[deeper, BACK_REACH_MM + 10, LEFT_REACH_MM]))
-    return LevelSigns((0.0, 0.0), (True, True), disc.width_mm, sacral_signs, below_in_view=in_view)
+    # Between L4 and a deep-seated L5 the ilium, the processes of L5 and a tilted pelvis may pass for the sacrum.
+    lower = False
+    if sacral_signs[last] >= SACRAL_SIGNS and last + 1 < len(chain):
+        wide = chain[last + 1].width_mm > _LUMBAR_WIDTH_RATIO * disc.width_mm
+        lower = sacral_signs[last + 1] > sacral_signs[last] and wide
+    return LevelSigns(
+        (0.0, 0.0),
+        (True, True),
+        disc.width_mm,
+        sacral_signs[last],
+        below_in_view=in_view,
+        may_begin_lower=lower,
+    )
 
 
 def count_sacral_signs(hu: NDArray[np.float32], grid: Grid, tube: Tube, outlines: Outlines, disc: Disc) -> int:

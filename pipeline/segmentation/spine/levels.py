@@ -178,6 +178,8 @@ def _name_run(signs: list[LevelSigns], whole: list[bool]) -> Naming:
     chosen = counts[0].levels
     confidence = tuple(min(_levels_of(counts, i)[level or ""], _HIGHEST) for i, level in enumerate(chosen))
     doubt = _doubt(counts[0], min(confidence), first_sacral, rib_step)
+    if first_sacral is not None and signs[first_sacral].may_begin_lower:
+        doubt = "the sacrum may begin one body lower"
     if doubt:
         reason = f"{doubt} (possible transitional vertebra)"
         return replace(nothing, anchor=anchor, reason=reason, code="level_uncertain")
