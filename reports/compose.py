@@ -12,6 +12,7 @@ from reports.compose_sites import hip_section, levels_section, spine_section
 from reports.document import Bullets, Column, Document, DocumentPicture, Paragraph, Pictures, Row, Section, Table
 from reports.impression import impression
 from reports.language import Language, load_language
+from reports.language.phrases import spoken
 from reports.record import Severity, StudyRecord
 
 TEXT_WIDTH_MM = 178.0
@@ -24,7 +25,8 @@ def compose(record: StudyRecord, *, language: str = "en") -> Document:
     ----------
     record : StudyRecord
     language : str
-        Code of a file in ``reports/language``. Findings keep the language in which they were recorded.
+        Code of a file in ``reports/language``, or the path of a language file. Sentences of the record are printed in it where
+        a template exists (`reports.language.phrases`), else as recorded.
 
     Raises
     ------
@@ -32,6 +34,7 @@ def compose(record: StudyRecord, *, language: str = "en") -> Document:
         If there is no such language.
     """
     words = load_language(language)
+    record = spoken(record, words)
     study = record.study
     signed = words("mark.signed", who=study.signed_by) if study.signed_by else words("mark.draft")
     citations = Citations()

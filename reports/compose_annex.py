@@ -44,8 +44,6 @@ def _service_box(service: Service, words: Language) -> Terms:
     items = [(words("service.data"), " ".join([f"{supported}.", *service.reasons]))]
     if service.missing:
         items.append((words("service.missing"), "; ".join(service.missing)))
-    if service.review:
-        items.append((words("service.review"), " ".join(words(f"review.{flag}") for flag in service.review)))
     coverage = service.coverage
     if coverage is None:
         items.append((words("service.coverage"), words("service.coverage_none")))
@@ -226,6 +224,7 @@ def provenance_section(record: StudyRecord, words: Language) -> Section:
         f"{software.name} {software.version}",
         f"Python {software.python}" if software.python else "",
         software.platform,
+        f"{words('provenance.program')} {software.code_sha256[:12]}" if software.code_sha256 else "",
     ]
     for key, table in (
         ("libraries", software.dependencies),

@@ -7,11 +7,9 @@ apart and that stay legible in grey, and a cap on the number of pixels. Nothing 
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import patheffects
@@ -26,13 +24,30 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from reports.evidence import FieldCut, HipView, Label, SliceView, VertebraCrop
+from reports.figures_output import DPI, MAX_PIXELS, MM_PER_INCH, Picture, Said, as_picture
 from reports.quantity import MINUS
 
-MM_PER_INCH = 25.4
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "INK",
+    "MAX_PIXELS",
+    "ORANGE",
+    "PAGE_WIDTH_MM",
+    "PURPLE",
+    "SKY",
+    "VERMILION",
+    "YELLOW",
+    "Picture",
+    "as_picture",
+    "draw_fields",
+    "draw_hips",
+    "draw_spine",
+    "draw_vertebra_strip",
+    "new_figure",
+]
+
 PAGE_WIDTH_MM = 178.0
-DPI = 200
-MAX_PIXELS = 2_400_000
-"""A taller picture is drawn with fewer dots per inch."""
 
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
@@ -55,31 +70,7 @@ _LARGEST_SCALE = 0.75
 """Millimetres on paper for one of the patient: a small crop is not blown up."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A finished picture.
-
-    Attributes
-    ----------
-    id : str
-        ``spine``; also the stem of its file name.
-    png : bytes
-    caption : str
-        What it shows, as printed under it.
-    alt : str
-        The same for readers who do not see it, with the numbers that it carries.
-    width_mm : float
-        At which it is printed.
-    """
-
-    id: str
-    png: bytes
-    caption: str
-    alt: str
-    width_mm: float
-
-
-def draw_spine(sagittal: SliceView | None, coronal: SliceView | None) -> Picture:
+def draw_spine(sagittal: SliceView | None, coronal: SliceView | None, *, said: Said | None = None) -> Picture:
     """The spine with outlined, named bodies, seen from the side and from the front."""
     views = [view for view in (sagittal, coronal) if view is not None]
     figure, axes = _panels(views, [view.title for view in views], max_height_mm=84.0)
@@ -91,12 +82,13 @@ def draw_spine(sagittal: SliceView | None, coronal: SliceView | None) -> Picture
     return as_picture(
         figure,
         "spine",
+        said=said,
         caption=f"CT along the spine with the outlines of the vertebral bodies. {_window_text(views[0])}",
         alt=f"Sagittal and coronal CT cut along the spine; outlined and named bodies: {listed}.",
     )
 
 
-def draw_vertebra_strip(crops: Sequence[VertebraCrop]) -> Picture:
+def draw_vertebra_strip(crops: Sequence[VertebraCrop], *, said: Said | None = None) -> Picture:
     """The mid-sagittal cut of each body with the six points that its heights are measured between."""
     if not crops:
         raise ValueError("no crop to draw")
@@ -121,13 +113,14 @@ def draw_vertebra_strip(crops: Sequence[VertebraCrop]) -> Picture:
     return as_picture(
         figure,
         "vertebrae",
+        said=said,
         caption="Mid-sagittal cut of each body, front to the left, with the six points between which its heights are measured. "
         + _window_text(crops[0].view),
         alt=f"One small picture for each vertebral body, with six endplate points: {listed}.",
     )
 
 
-def draw_hips(hips: Sequence[HipView]) -> Picture:
+def draw_hips(hips: Sequence[HipView], *, said: Said | None = None) -> Picture:
     """For each hip the CT with the outline of the femur and the projection with the regions of the density measurement."""
     hips = sorted(hips, key=lambda hip: hip.side != "right")  # as the patient is seen from the front
     views = [view for hip in hips for view in (hip.coronal, hip.projection) if view is not None]
@@ -145,12 +138,13 @@ def draw_hips(hips: Sequence[HipView]) -> Picture:
     return as_picture(
         figure,
         "hips",
+        said=said,
         caption=f"{shown}. {windows}",
         alt=f"{' and '.join(dict.fromkeys(sides))} hip: {', '.join(dict.fromkeys(v.title for v in views))}.{drawn}",
     )
 
 
-def draw_fields(fields: Sequence[FieldCut]) -> Picture:
+def draw_fields(fields: Sequence[FieldCut], *, said: Said | None = None) -> Picture:
     """Finite-element results on a cut through each model, beside the CT at the same place."""
     fields = sorted(fields, key=lambda cut: ("femur" in cut.name, cut.name != "femur_right"))
     headings = [(f"{_model_name(cut.name)}: CT", _load_heading(cut)) for cut in fields]
@@ -163,6 +157,7 @@ def draw_fields(fields: Sequence[FieldCut]) -> Picture:
     return as_picture(
         figure,
         "mechanics",
+        said=said,
         caption=f"Finite-element models: {quantities} on a cut, beside the CT at the same place. The colour scale of each "
         "model ends at its 99th percentile. " + _window_text(fields[0].ct),
         alt=f"CT cut and map of {quantities} for {listed}.",
@@ -444,12 +439,3 @@ def _window_text(view: SliceView) -> str:
     if width > 20:
         return f"Grey scale {centre - width / 2:.0f} to {centre + width / 2:.0f} HU.".replace("-", MINUS)
     return f"Projection grey scale {centre - width / 2:.1f} to {centre + width / 2:.1f} g/cm²."
-
-
-def as_picture(figure: Figure, name: str, *, caption: str, alt: str) -> Picture:
-    """The figure as PNG, with at most `MAX_PIXELS`."""
-    width_in, height_in = figure.get_size_inches()
-    dpi = min(DPI, (MAX_PIXELS / (width_in * height_in)) ** 0.5)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
-    return Picture(name, stream.getvalue(), caption, alt, float(width_in * MM_PER_INCH))

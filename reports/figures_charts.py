@@ -11,7 +11,8 @@ from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from reports.figures import BLUE, INK, ORANGE, PURPLE, SKY, VERMILION, Picture, as_picture, new_figure
+from reports.figures import BLUE, INK, ORANGE, PURPLE, SKY, VERMILION, new_figure
+from reports.figures_output import Picture, Said, as_picture
 from reports.quantity import format_number, format_quantity, printed_unit, resolution
 from reports.record import Calibration, Strength, Vertebra
 
@@ -27,7 +28,7 @@ VBMD_BANDS = (("osteoporosis\nrange", 80.0), ("low", 120.0), ("normal", float("i
 _BAND_SHADES = ("#c6d3e0", "#e1e9f0", "#f7f9fb")
 
 
-def draw_density_profile(vertebrae: Sequence[Vertebra]) -> Picture | None:
+def draw_density_profile(vertebrae: Sequence[Vertebra], *, said: Said | None = None) -> Picture | None:
     """Trabecular density by level with 95 % intervals over the class bands; None without any density."""
     named = [v for v in vertebrae if v.level is not None]
     measured = [(i, v.vbmd_mg_cm3) for i, v in enumerate(named) if v.vbmd_mg_cm3 is not None]
@@ -60,13 +61,14 @@ def draw_density_profile(vertebrae: Sequence[Vertebra]) -> Picture | None:
     return as_picture(
         figure,
         "density",
+        said=said,
         caption="Trabecular density by level with 95 % intervals. Bands: 80 and 120 mg/cm³ (ACR, ISCD), meant for the "
         "mean of L1 and L2.",
         alt=f"Chart of trabecular density by level: {listed}.",
     )
 
 
-def draw_calibration(calibration: Calibration) -> Picture:
+def draw_calibration(calibration: Calibration, *, said: Said | None = None) -> Picture:
     """The line from HU to density with its 95 % band and the materials that it rests on."""
     figure, axis = _chart()
     slope, intercept = calibration.slope_mg_cm3_per_hu, calibration.intercept_mg_cm3
@@ -103,6 +105,7 @@ def draw_calibration(calibration: Calibration) -> Picture:
     return as_picture(
         figure,
         "calibration",
+        said=said,
         caption=f"Calibration: {calibration.method.replace('_', ' ')}. Line with 95 % band"
         + (" and the materials it rests on." if calibration.samples else "; no material measured in this study."),
         alt=f"Chart of density against CT number, slope {slope:.3f} mg/cm³ per HU, intercept {intercept:.1f} mg/cm³"
@@ -110,7 +113,7 @@ def draw_calibration(calibration: Calibration) -> Picture:
     )
 
 
-def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Picture | None:
+def draw_force_displacement(strengths: Sequence[tuple[str, Strength]], *, said: Said | None = None) -> Picture | None:
     """Force against displacement of the virtual tests that hold a curve; None if none does.
 
     Parameters
@@ -149,6 +152,7 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]]) -> Pictur
     return as_picture(
         figure,
         "curves",
+        said=said,
         caption="Force against displacement in the virtual tests; the dot marks the strength.",
         alt=f"Chart of force against displacement; strength: {listed}.",
     )

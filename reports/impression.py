@@ -61,7 +61,10 @@ def _fractures(record: StudyRecord, words: Language) -> list[str]:
         sentences.append(words("impression.fracture_unsure", bodies=bodies))
     if not sentences:
         levels = level_range([level_name(vertebra) for vertebra, _ in graded])
-        sentences.append(words("impression.fracture_none", count=len(graded), levels=levels))
+        if len(graded) == 1:
+            sentences.append(words("impression.fracture_none_one", levels=levels))
+        else:
+            sentences.append(words("impression.fracture_none", count=len(graded), levels=levels))
     return sentences
 
 

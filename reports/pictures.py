@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from reports.evidence import Evidence
-from reports.figures import Picture, draw_fields, draw_hips, draw_spine, draw_vertebra_strip
+from reports.figures import draw_fields, draw_hips, draw_spine, draw_vertebra_strip
 from reports.figures_charts import draw_calibration, draw_density_profile, draw_force_displacement
+from reports.figures_output import Picture
 from reports.impression import level_name
 from reports.language import load_language
+from reports.language.phrases import phrases_of
 from reports.record import Figure, StudyRecord, write_atomically
 
 FOLDER = "figures"
@@ -16,24 +18,26 @@ FOLDER = "figures"
 
 def draw_pictures(record: StudyRecord, evidence: Evidence, *, language: str = "en") -> tuple[Picture, ...]:
     """Every picture for which there is something to show, in the order of the report."""
+    words = load_language(language)
+    phrases = phrases_of(words.code, words.decimal_mark)
+    said = phrases.said if phrases is not None else None
     pictures: list[Picture | None] = []
     if evidence.sagittal is not None or evidence.coronal is not None:
-        pictures.append(draw_spine(evidence.sagittal, evidence.coronal))
+        pictures.append(draw_spine(evidence.sagittal, evidence.coronal, said=said))
     if evidence.crops:
-        pictures.append(draw_vertebra_strip(evidence.crops))
+        pictures.append(draw_vertebra_strip(evidence.crops, said=said))
     if any(hip.projection is not None or hip.coronal is not None for hip in evidence.hips):
-        pictures.append(draw_hips(evidence.hips))
+        pictures.append(draw_hips(evidence.hips, said=said))
     if evidence.fields:
-        pictures.append(draw_fields(evidence.fields))
-    words = load_language(language)
-    pictures.append(draw_density_profile(record.vertebrae))
+        pictures.append(draw_fields(evidence.fields, said=said))
+    pictures.append(draw_density_profile(record.vertebrae, said=said))
     if record.calibration is not None:
-        pictures.append(draw_calibration(record.calibration))
+        pictures.append(draw_calibration(record.calibration, said=said))
     strengths = [(level_name(v), v.strength_n) for v in record.vertebrae if v.strength_n is not None]
     strengths += [
         (words(f"side.{f.side.capitalize()}"), f.strength_n) for f in record.femora if f.strength_n is not None
     ]
-    pictures.append(draw_force_displacement(strengths))
+    pictures.append(draw_force_displacement(strengths, said=said))
     return tuple(picture for picture in pictures if picture is not None)
 
 

@@ -69,7 +69,9 @@ class Language:
 def languages() -> tuple[str, ...]:
     """Codes of the languages that are there."""
     found = (entry.name for entry in files(__package__).iterdir())
-    return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
+    return tuple(
+        sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml") and name.count(".") == 1)
+    )
 
 
 @cache

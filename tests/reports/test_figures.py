@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,9 +154,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch, module: object, draw: Callable[[], ob
     """The figure that `draw` hands over to be saved."""
     kept: list[Figure] = []
 
-    def keep(figure: Figure, name: str, *, caption: str, alt: str) -> Picture:
+    def keep(figure: Figure, name: str, **about: Any) -> Picture:
         kept.append(figure)
-        return as_picture(figure, name, caption=caption, alt=alt)
+        return as_picture(figure, name, **about)
 
     monkeypatch.setattr(module, "as_picture", keep)
     draw()

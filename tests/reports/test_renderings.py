@@ -272,7 +272,7 @@ def test_incomplete_language_is_refused_by_name(tmp_path: Path, change: tuple[st
 
 
 def test_unknown_language_is_refused() -> None:
-    with pytest.raises(ValueError, match="there are: en"):
+    with pytest.raises(ValueError, match="there are: de, en"):
         load_language("tlh")
 
 
