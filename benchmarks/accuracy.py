@@ -3,19 +3,19 @@
     python -m benchmarks.accuracy SUITE [-o FOLDER] [--count N] [--mode fast|projections] [--by FACTOR ...]
                                   [--strength] [--json FILE] [--figure FILE.png]
 
-SUITE is one of smoke, calibration, spine-fracture, hip-abmd, cohort, hostile. Studies and results are kept in FOLDER: a second
-call goes on where the first was stopped, and only analyses again what has changed. Of every number that the truth of a phantom
-knows, the table gives how many were measured, the mean error (bias), its standard deviation (precision), the 95 % limits of
-agreement, and how often the truth lay within one and within 1.96 of the stated standard uncertainties; then the same by each
-factor of the suite. Structures that were found under a wrong name, and numbers that were withheld, are counted.
+SUITE is one of smoke, calibration, spine-fracture, hip-abmd, cohort (small studies), cohort-torso, scanned, hostile. Studies
+and results are kept in FOLDER: a second call goes on where the first was stopped, and only analyses again what has changed. Of
+every number that the truth of a phantom knows, the table gives how many were measured, the mean error (bias), its standard
+deviation (precision), the 95 % limits of agreement, and how often the truth lay within one and within 1.96 of the stated
+standard uncertainties; then the same by each factor of the suite. Structures that were found under a wrong name, and numbers
+that were withheld, are counted. Of faults (`hostile`) the table sets what was expected beside what was found.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +23,31 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.accuracy_tables import VBMD, Pair, Result, draw, fault_table, report, summary
+from phantoms.kinds import invented_patient
 from phantoms.suites import SUITES, Case, cases, write_case
-from phantoms.truth import FemurTruth, Truth, VertebraTruth
+from phantoms.truth import BELOW_LESSER_TROCHANTER_MM, FemurTruth, Truth, VertebraTruth
 from pipeline import cohort
-from pipeline.ingest import find_studies, study_key
+from pipeline.density.scanner import calibrate_scanner
+from pipeline.errors import Refusal
+from pipeline.ingest import Inventory, find_studies, load_volume, select, study_key
 from pipeline.study import Settings
 from reports.quantity import Quantity
 from reports.record import Femur, StudyRecord, Vertebra, load_record
 
 _HEIGHTS = ("anterior", "middle", "posterior")
 _REGIONS = ("total_hip", "femoral_neck")
+_CALIBRATION_ONLY = "vBMD, error of the calibration alone, mg/cm3"
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A true number and what was measured of it; `measured` is None where no number was given."""
-
-    case: str
-    structure: str
-    quantity: str
-    true: float
-    measured: float | None
-    uncertainty: float | None
-    factors: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def error(self) -> float:
-        assert self.measured is not None
-        return self.measured - self.true
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of one case: how the study ended, pairs of numbers, named structures, grades, and what was said."""
-
-    case: str
-    status: str
-    reason: str
-    factors: dict[str, Any]
-    pairs: list[Pair]
-    misnamed: list[str]
-    grades: list[tuple[int, int | None]]
-    findings: list[str]
+def with_bmi(case: Case) -> Case:
+    """The case with the body mass index of its patient among the factors."""
+    if case.kind not in ("torso", "spine", "hip"):
+        return case
+    known = {name: value for name, value in case.options.items() if name in ("sex", "age_years", "size", "fat_mm")}
+    patient = invented_patient(**known)
+    bmi = round(patient["weight_kg"] / patient["height_m"] ** 2, 1)
+    return replace(case, factors=case.factors | {"bmi": bmi})
 
 
 def analysed(case: Case, folder: Path, *, mode: str, strength: bool) -> Result:
@@ -78,6 +61,8 @@ def analysed(case: Case, folder: Path, *, mode: str, strength: bool) -> Result:
     truth = Truth.load(source / "truth.json")
     inventory = find_studies([source / ("ct.nii.gz" if case.scan.get("file_format") == "nifti" else "dicom")])
     out = folder / "results" / case.name
+    if case.kind == "rods":
+        return _of_plate(case, truth, inventory)
     if not inventory.studies:
         return Result(case.name, "refused", "no study", case.factors, [], [], [], [])
     outcome = cohort.run(inventory, out, Settings(strength=strength, threads=1))[0]
@@ -88,6 +73,32 @@ def analysed(case: Case, folder: Path, *, mode: str, strength: bool) -> Result:
     pairs, misnamed, grades = compared(case, truth, record, place / "segmentation.nii.gz")
     said = sorted({f.code for s in (*record.vertebrae, *record.femora) for f in s.findings} | _spoken(record))
     return Result(case.name, outcome.status, outcome.reason, case.factors, pairs, misnamed, grades, said)
+
+
+_LINE_AT_MG_CM3 = (0.0, 100.0, 200.0)
+
+
+def _of_plate(case: Case, truth: Truth, inventory: Inventory) -> Result:
+    """A plate of rods without a patient: the line that the scanner is calibrated with, at three densities of its mineral."""
+    volume = load_volume(select(inventory.studies[0]).spine.stack)
+    names = [f"line of a scanner at {density:.0f} mg/cm3" for density in _LINE_AT_MG_CM3]
+    # The true line of the mineral of the rods, in water that gives way to it: stated for K2HPO4, met by the HA rods themselves.
+    slope, zero = truth.hu_per_mg_cm3, truth.hu_at_zero
+    if truth.rods[0].mineral == "hydroxyapatite":
+        slope, zero = np.polyfit([rod.density_mg_cm3 for rod in truth.rods], [rod.hu for rod in truth.rods], 1)
+    try:
+        _, line = calibrate_scanner(volume)
+    except Refusal as refusal:
+        pairs = [
+            Pair(case.name, "scanner", n, d, None, None, case.factors)
+            for n, d in zip(names, _LINE_AT_MG_CM3, strict=True)
+        ]
+        return Result(case.name, "refused", refusal.reason, case.factors, pairs, [], [], [])
+    pairs = []
+    for name, true in zip(names, _LINE_AT_MG_CM3, strict=True):
+        measured = float(line.density_mg_cm3(zero + slope * true))
+        pairs.append(Pair(case.name, "scanner", name, true, measured, line.uncertainty_mg_cm3(measured), case.factors))
+    return Result(case.name, "done", "", case.factors, pairs, [], [], sorted(f.code for f in line.findings))
 
 
 def _spoken(record: StudyRecord) -> set[str]:
@@ -128,13 +139,15 @@ def compared(
                 mine = found[there]  # found, measured, and left without a name
             elif there is not None and there != true.name:
                 misnamed.append(f"{true.name} called {there}")
-        pairs += _vertebra_pairs(case, true, mine)
+        pairs += _vertebra_pairs(case, truth, true, mine)
         if mine is not None and mine.fracture is not None:
             grades.append((true.genant_grade, mine.fracture.genant_grade))
         else:
             grades.append((true.genant_grade, None))
     femora = {f.name: f for f in record.femora}
     for hip in truth.femora:
+        if hip.shaft_below_lesser_trochanter_mm < BELOW_LESSER_TROCHANTER_MM:
+            continue  # the image does not hold the regions
         pairs += _femur_pairs(case, hip, femora.get(hip.name))
     return pairs, misnamed, grades
 
@@ -148,17 +161,22 @@ def _label_at(image: Any, point_lps_mm: NDArray[np.float64]) -> int:
     return int(image.dataobj[tuple(index)])
 
 
-def _vertebra_pairs(case: Case, true: VertebraTruth, found: Vertebra | None) -> list[Pair]:
-    numbers: list[tuple[str, float, Quantity | None]] = [
-        ("trabecular HU", true.trabecular_hu, found.trabecular_hu if found else None),
-        ("vBMD, mg/cm3", true.trabecular_density_mg_cm3, found.vbmd_mg_cm3 if found else None),
+def _vertebra_pairs(case: Case, truth: Truth, true: VertebraTruth, found: Vertebra | None) -> list[Pair]:
+    hu, vbmd = (found.trabecular_hu, found.vbmd_mg_cm3) if found else (None, None)
+    numbers: list[tuple[str, float | None, Quantity | None]] = [
+        ("HU of the peeled body", true.peeled_hu, hu),
+        (VBMD, true.peeled_density_mg_cm3, vbmd),
+        # What the measured HU would be worth on the true line: the rest is the calibration's.
+        (_CALIBRATION_ONLY, (hu.value - truth.hu_at_zero) / truth.hu_per_mg_cm3 if hu else None, vbmd),
+        ("vBMD against the central cylinder, mg/cm3", true.trabecular_density_mg_cm3, vbmd),
+        ("vBMD taken for mineral, mg/cm3", true.peeled_mineral_mg_cm3, vbmd),
     ]
     heights = found.heights_mm if found else None
     numbers += [
         (f"{part} height, mm", getattr(true, f"{part}_mm"), getattr(heights, part) if heights else None)
         for part in _HEIGHTS
     ]
-    return [_pair(case, true.name, *number) for number in numbers]
+    return [_pair(case, true.name, name, known, measured) for name, known, measured in numbers if known is not None]
 
 
 def _femur_pairs(case: Case, true: FemurTruth, found: Femur | None) -> list[Pair]:
@@ -175,145 +193,6 @@ def _pair(case: Case, structure: str, quantity: str, true: float, found: Quantit
     return Pair(case.name, structure, quantity, true, value, uncertainty, case.factors)
 
 
-def statistics(pairs: list[Pair]) -> dict[str, float | int]:
-    """Of pairs of one quantity: counts, bias, precision, limits of agreement, coverage and mean stated uncertainty."""
-    errors = np.array([p.error for p in pairs if p.measured is not None])
-    stated = [p for p in pairs if p.measured is not None and p.uncertainty is not None]
-    row: dict[str, float | int] = {"known": len(pairs), "measured": len(errors)}
-    if len(errors) == 0:
-        return row
-    precision = float(errors.std(ddof=1)) if len(errors) > 1 else float("nan")
-    bias = float(errors.mean())
-    row |= {
-        "bias": bias,
-        "precision": precision,
-        "lower_limit": bias - 1.96 * precision,
-        "upper_limit": bias + 1.96 * precision,
-        "rms": float(np.sqrt((errors**2).mean())),
-        "worst": float(errors[np.abs(errors).argmax()]),
-    }
-    if stated:
-        ratio = np.array([abs(p.error) / max(p.uncertainty or 0.0, 1e-12) for p in stated])
-        row |= {
-            "stated_uncertainty": float(np.mean([p.uncertainty for p in stated])),
-            "coverage_68": float((ratio <= 1.0).mean()),
-            "coverage_95": float((ratio <= 1.96).mean()),
-        }
-    return row
-
-
-def summary(results: list[Result], factors: list[str]) -> dict[str, Any]:
-    """Statistics of every quantity, over all and by each value of each factor; names, grades and outcomes."""
-    pairs = [p for r in results for p in r.pairs]
-    quantities = list(dict.fromkeys(p.quantity for p in pairs))
-    table: dict[str, Any] = {}
-    for quantity in quantities:
-        mine = [p for p in pairs if p.quantity == quantity]
-        table[quantity] = {"all": statistics(mine)}
-        for factor in factors:
-            values = sorted({p.factors[factor] for p in mine if factor in p.factors}, key=str)
-            if len(values) > 1:
-                table[quantity] |= {
-                    f"{factor} = {value}": statistics([p for p in mine if p.factors.get(factor) == value])
-                    for value in values
-                }
-    confusion = Counter((true, found) for r in results for true, found in r.grades)
-    return {
-        "outcomes": dict(Counter(r.status for r in results)),
-        "quantities": table,
-        "misnamed": [f"{r.case}: {text}" for r in results for text in r.misnamed],
-        "grades": [
-            {"true": true, "found": found, "count": n} for (true, found), n in sorted(confusion.items(), key=str)
-        ],
-    }
-
-
-def report(found: dict[str, Any]) -> str:
-    """The summary as tables in Markdown."""
-    lines = ["studies: " + ", ".join(f"{n} {status}" for status, n in found["outcomes"].items()), ""]
-    lines += [
-        "| quantity | measured | bias | precision | limits of agreement | stated u | within u | within 1.96 u | worst |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for quantity, groups in found["quantities"].items():
-        for group, row in groups.items():
-            name = f"**{quantity}**" if group == "all" else f"{group}"
-            counted = f"{row['measured']} of {row['known']}"
-            if "bias" not in row:
-                lines.append(f"| {name} | {counted} | | | | | | | |")
-                continue
-            digits = 3 if "g/cm2" in quantity else (2 if "mm" in quantity else 1)
-            number = [f"{row[key]:+.{digits}f}" for key in ("bias", "lower_limit", "upper_limit", "worst")]
-            cover = (
-                f"{row['stated_uncertainty']:.{digits}f} | {row['coverage_68']:.0%} | {row['coverage_95']:.0%}"
-                if "coverage_68" in row
-                else "| | "
-            )
-            lines.append(
-                f"| {name} | {counted} | {number[0]} | {row['precision']:.{digits}f} | {number[1]} to {number[2]} | {cover} | "
-                f"{number[3]} |"
-            )
-    lines += ["", f"vertebrae under a wrong name: {len(found['misnamed'])}"]
-    lines += [f"- {text}" for text in found["misnamed"]]
-    if found["grades"]:
-        counts = {(g["true"], g["found"]): g["count"] for g in found["grades"]}
-        lines += ["", "| true grade | found 0 | found 1 | found 2 | found 3 | not graded |", "| --- |" + " --- |" * 5]
-        for true in range(4):
-            lines.append(f"| {true} | " + " | ".join(str(counts.get((true, g), 0)) for g in (0, 1, 2, 3, None)) + " |")
-    return "\n".join(lines)
-
-
-def fault_table(results: list[Result]) -> str:
-    """What became of each fault, beside what a careful reader must make of it; what is said of the sound study is left out."""
-    usual = {code for r in results if r.factors.get("fault") == "sound" for code in r.findings}
-    lines = ["| fault | expected | outcome | said | largest error of vBMD, mg/cm3 |", "| --- | --- | --- | --- | --- |"]
-    for r in results:
-        errors = [abs(p.error) for p in r.pairs if p.quantity.startswith("vBMD") and p.measured is not None]
-        worst = f"{max(errors):.0f}" if errors else ""
-        outcome = r.status + (f" ({r.reason})" if r.reason else "")
-        said = ", ".join(code for code in r.findings if code not in usual)
-        lines.append(f"| {r.factors['text']} | {r.factors['expect']} | {outcome} | {said} | {worst} |")
-    return "\n".join(lines)
-
-
-def draw(results: list[Result], path: Path) -> None:
-    """Error over truth for each quantity, with the limits of agreement and the stated uncertainties."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    pairs = [p for r in results for p in r.pairs if p.measured is not None]
-    quantities = list(dict.fromkeys(p.quantity for p in pairs))
-    if not quantities:
-        return
-    columns = min(len(quantities), 3)
-    rows = -(-len(quantities) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), dpi=80, facecolor="white")
-    FigureCanvasAgg(figure)
-    for number, quantity in enumerate(quantities, start=1):
-        mine = [p for p in pairs if p.quantity == quantity]
-        row = statistics(mine)
-        axes = figure.add_subplot(rows, columns, number)
-        axes.errorbar(
-            [p.true for p in mine], [p.error for p in mine], yerr=[p.uncertainty or 0.0 for p in mine],
-            fmt="o", markersize=3, linewidth=0.6, color="tab:blue", ecolor="0.75",
-        )  # fmt: skip
-        for key, style in (("bias", "-"), ("lower_limit", "--"), ("upper_limit", "--")):
-            axes.axhline(row[key], linestyle=style, color="tab:red", linewidth=1)
-        axes.axhline(0.0, color="0.4", linewidth=0.6)
-        cover = (
-            f"; {row['coverage_68']:.0%} within u, {row['coverage_95']:.0%} within 1.96 u"
-            if "coverage_68" in row
-            else ""
-        )
-        axes.set_title(f"{quantity}: n = {row['measured']}{cover}", fontsize=8)
-        axes.set_xlabel("true", fontsize=8)
-        axes.set_ylabel("measured - true", fontsize=8)
-        axes.tick_params(labelsize=7)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run, print, and write what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -321,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, default=None, help="default: out-accuracy/SUITE")
     parser.add_argument("--count", type=int)
     parser.add_argument("--mode", choices=("fast", "projections"), default="fast")
-    parser.add_argument("--by", nargs="*", default=["kvp", "slice_mm", "dose", "fat_mm"], help="factors to group by")
+    parser.add_argument("--by", nargs="*", default=["kvp", "slice_mm", "dose", "bmi"], help="factors to group by")
     parser.add_argument("--strength", action="store_true", help="also compute strengths, which no truth is known of")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
@@ -330,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     results: list[Result] = []
     chosen = cases(options.suite, count=options.count)
     for number, case in enumerate(chosen, start=1):
-        results.append(analysed(case, folder, mode=options.mode, strength=options.strength))
+        results.append(analysed(with_bmi(case), folder, mode=options.mode, strength=options.strength))
         print(f"{number}/{len(chosen)} {case.name}: {results[-1].status} {results[-1].reason}", flush=True)
     found = summary(results, options.by)
     print("\n" + report(found))

@@ -1,4 +1,4 @@
-"""Calibration and test objects: rod plates, a European-Spine-Phantom-like body, water, and shapes with closed-form stiffness.
+"""Calibration objects: rod plates, a European-Spine-Phantom-like body, water.
 
 Rod densities are the ones published for a serial number of each product (a user reads the certificate of his own).
 The European Spine Phantom's nominal trabecular densities are 50, 100 and 200 mg/cm3 hydroxyapatite; its other dimensions are
@@ -35,7 +35,6 @@ ROD_PLATES: dict[str, tuple[str, tuple[tuple[float, float], ...]]] = {
 """Mineral, and per rod (from the patient's right to left) its density and that of the water in it, mg/cm3."""
 
 PLATE_THICKNESS_MM = 24.0
-SPECIMEN_LABEL = 20
 _ROD_RADIUS_MM = 8.0
 _ROD_STEP_MM = 38.0
 
@@ -187,20 +186,3 @@ def _elliptic_cylinder(body: SpinePhantomBody) -> Primitive:
         cortex_mm=(body.wall_mm, body.wall_mm),
         core_mg_cm3=(body.density_mg_cm3, body.density_mg_cm3),
     )
-
-
-def homogeneous_cube(edge_mm: float, density_mg_cm3: float) -> Solid:
-    """A cube of even density, centred at the origin."""
-    ball = round_cone((0, 0, -0.1), (0, 0, 0.1), edge_mm, core_mg_cm3=density_mg_cm3)
-    faces = [half_space(edge_mm / 2 * n, n).intersected() for n in (*np.eye(3), *-np.eye(3))]
-    return Solid("specimen", (ball, *faces), "water", cortex_mg_cm3=density_mg_cm3, label=SPECIMEN_LABEL)
-
-
-def homogeneous_cylinder(diameter_mm: float, height_mm: float, density_mg_cm3: float) -> Solid:
-    """A cylinder of even density along z, centred at the origin."""
-    rod = round_cone((0, 0, -height_mm), (0, 0, height_mm), diameter_mm / 2, core_mg_cm3=density_mg_cm3)
-    ends = [
-        half_space((0, 0, height_mm / 2), (0, 0, 1)).intersected(),
-        half_space((0, 0, -height_mm / 2), (0, 0, -1)).intersected(),
-    ]
-    return Solid("specimen", (rod, *ends), "water", cortex_mg_cm3=density_mg_cm3, label=SPECIMEN_LABEL)

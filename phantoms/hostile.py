@@ -168,6 +168,52 @@ def _declared_unsigned(image: Dataset, number: int) -> None:
     image.PixelRepresentation = 0
 
 
+def _turned(rows: bool, columns: bool) -> Callable[[Dataset, int], None]:
+    """Pixels reversed under an unchanged header: an image that is its own mirror image, or upside down."""
+
+    def change(image: Dataset, _number: int) -> None:
+        turned = image.pixel_array[:: -1 if rows else 1, :: -1 if columns else 1]
+        image.PixelData = np.ascontiguousarray(turned).astype("<u2").tobytes()
+
+    return change
+
+
+def _stretched(image: Dataset, _number: int) -> None:
+    """Positions along the patient a third too far apart, thickness to match."""
+    x, y, z = (float(v) for v in image.ImagePositionPatient)
+    image.ImagePositionPatient = [x, y, round(1.33 * z, 4)]
+    image.SliceThickness = str(round(1.33 * float(image.SliceThickness), 4))
+
+
+def _upside_down(image: Dataset, _number: int) -> None:
+    x, y, z = (float(v) for v in image.ImagePositionPatient)
+    image.ImagePositionPatient = [x, y, -z]
+
+
+def _shifted_hu(image: Dataset, _number: int) -> None:
+    image.RescaleIntercept = str(float(image.RescaleIntercept) + 150.0)
+
+
+def _steeper(image: Dataset, _number: int) -> None:
+    """A slope of 1.25 as if pixels had been scaled; air then reads as it should, water does not."""
+    image.RescaleSlope = "1.25"
+    image.RescaleIntercept = "-1024"
+
+
+def _one_of_another_size(folder: Path) -> None:
+    """One slice in half the matrix, as from another reconstruction."""
+    path = _files(folder)[len(_files(folder)) // 2]
+    image = pydicom.dcmread(path)
+    image.PixelData = np.ascontiguousarray(image.pixel_array[::2, ::2]).astype("<u2").tobytes()
+    image.Rows, image.Columns = (image.Rows + 1) // 2, (image.Columns + 1) // 2
+    image.PixelSpacing = [float(v) * 2 for v in image.PixelSpacing]
+    image.save_as(path, enforce_file_format=True)
+
+
+def _two_voltages(image: Dataset, number: int) -> None:
+    image.KVP = "80" if number % 2 else "120"
+
+
 def _compressed(syntax: str) -> Callable[[Path], None]:
     def change(image: Dataset, _number: int) -> None:
         image.compress(syntax, image.pixel_array, generate_instance_uid=False)
@@ -247,6 +293,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("no_tube_voltage", STATED, "tube voltage not stated", _setting(KVP=None)),
     Fault("sharp_kernel", STATED, "reconstructed with an edge-enhancing kernel", _setting(ConvolutionKernel="BONEPLUS")),
     Fault("two_phases", STATED, "a second contrast phase in the same series", _second_phase),
+    Fault("one_slice_of_another_size", STATED, "one slice in half the matrix", _one_of_another_size),
+    Fault("two_voltages", STATED, "tube voltages of 80 and 120 kVp in one series", _each(_two_voltages)),
     Fault("every_third_slice_lost", REFUSED, "every third slice lost", _every_third_gone),
     Fault("uneven_positions", REFUSED, "slice positions jump by up to 0.9 mm", _each(_jitter)),
     Fault("slices_shifted", REFUSED, "every other slice lies 6 mm further left", _each(_sideways)),
@@ -258,6 +306,12 @@ FAULTS: tuple[Fault, ...] = (
     Fault("no_pixel_spacing", REFUSED, "pixel spacing not stated", _setting(PixelSpacing=None)),
     Fault("no_positions", REFUSED, "positions not stated", _setting(ImagePositionPatient=None)),
     Fault("no_orientation", REFUSED, "orientation not stated", _setting(ImageOrientationPatient=None)),
+    Fault("mirrored", REFUSED, "columns reversed, header unchanged", _each(_turned(False, True))),
+    Fault("rows_reversed", REFUSED, "rows reversed, header unchanged", _each(_turned(True, False))),
+    Fault("upside_down", REFUSED, "positions with the wrong sign along the patient", _each(_upside_down)),
+    Fault("stretched", REFUSED, "positions along the patient scaled by 1.33", _each(_stretched)),
+    Fault("hu_shifted", REFUSED, "rescale intercept 150 HU too high", _each(_shifted_hu)),
+    Fault("hu_scaled", REFUSED, "rescale slope 1.25", _each(_steeper)),
     Fault("mono_energetic", REFUSED, "virtual monoenergetic images", _setting(
         ImageType=["DERIVED", "PRIMARY", "AXIAL", "MONO"], SeriesDescription="MONO 70 keV")),
     Fault("localizers_only", REFUSED, "called localizers", _setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])),

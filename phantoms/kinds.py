@@ -14,21 +14,21 @@ from phantoms import calibration
 from phantoms.anatomy_hip import FEMUR_LABELS
 from phantoms.materials import Materials
 from phantoms.phantom import Phantom
-from phantoms.solids import Solid
+from phantoms.specimens import SPECIMEN_LABEL, SPECIMENS, make_specimen
 from phantoms.torso import Torso, TorsoOptions, build_torso
-from phantoms.truth import SpecimenTruth, VertebraTruth, as_point, femur_truth, vertebra_truth
+from phantoms.truth import VertebraTruth, as_point, femur_truth, vertebra_truth
 from phantoms.vertebral_body import LABEL_OF_LEVEL, Fracture
 from phantoms.voxelise import Lattice
 
 
-def _patient(options: TorsoOptions) -> dict[str, Any]:
-    """Header fields of an invented patient of that size."""
-    woman = options.sex == "F"
-    weight = (56.0 if woman else 70.0) * options.size**2 + 0.9 * (options.fat_mm - 15.0)
+def invented_patient(sex: str = "F", age_years: int = 66, size: float = 1.0, fat_mm: float = 20.0) -> dict[str, Any]:
+    """Header fields of a patient of that size."""
+    woman = sex == "F"
+    weight = (56.0 if woman else 70.0) * size**2 + 0.9 * (fat_mm - 15.0)
     return {
-        "sex": options.sex,
-        "age_years": options.age_years,
-        "height_m": round((1.62 if woman else 1.75) * options.size, 2),
+        "sex": sex,
+        "age_years": age_years,
+        "height_m": round((1.62 if woman else 1.75) * size, 2),
         "weight_kg": round(weight, 1),
     }
 
@@ -72,6 +72,7 @@ def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
     """Torso, or a part of it: ``spine`` is a small field of view round the spine, ``hip`` the pelvis and both hips."""
     options = dict(options)
     side = options.pop("side", "both") if kind == "hip" else "both"
+    bottom_level = options.pop("bottom_level", None) if kind == "spine" else None
     if kind == "spine":
         options.setdefault("hips", False)
     fractures = {
@@ -87,6 +88,13 @@ def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
             np.maximum(low, [-reach, -50.0 * chosen.size, -70.0 * chosen.size]),
             np.minimum(high, [reach, np.inf, np.inf]),
         )
+    if bottom_level is not None:
+        if bottom_level not in built.shown:
+            raise ValueError(
+                f"bottom_level is {bottom_level!r}; it must lie between {built.shown[0]} and {built.shown[-1]}"
+            )
+        lowest = built.spine.vertebra(bottom_level)
+        low[2] = float(lowest.place.point(0, 0, lowest.shape.lower[0])[2]) - 14.0 * chosen.size
     if kind == "hip":
         high[2] = float(built.femur.head_centre_mm[2]) + 62.0 * chosen.size
         if side == "left":
@@ -96,6 +104,7 @@ def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
         elif side != "both":
             raise ValueError(f"side is {side!r}; it must be left, right or both")
     stated = asdict(chosen) | ({"side": side} if kind == "hip" else {})
+    stated |= {"bottom_level": bottom_level} if bottom_level is not None else {}
     stated = {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}  # as in JSON
     return Phantom(
         kind,
@@ -105,7 +114,7 @@ def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
         low,
         high,
         partial(_describe_torso, built, seed),
-        patient=_patient(chosen),
+        patient=invented_patient(chosen.sex, chosen.age_years, chosen.size, chosen.fat_mm),
         contrast=chosen.contrast,
     )
 
@@ -194,30 +203,16 @@ def _esp(seed: int, options: dict[str, Any]) -> Phantom:
 
 
 def _specimen(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
-    """A homogeneous cube (`edge_mm`) or cylinder (`diameter_mm`, `height_mm`) of `density_mg_cm3` in water."""
-    density = float(options.pop("density_mg_cm3", 150.0))
-    if kind == "cube":
-        edge = float(options.pop("edge_mm", 20.0))
-        solid, area, height, wide = calibration.homogeneous_cube(edge, density), edge**2, edge, edge
-        stated = {"density_mg_cm3": density, "edge_mm": edge}
-    else:
-        wide, height = float(options.pop("diameter_mm", 30.0)), float(options.pop("height_mm", 25.0))
-        solid, area = calibration.homogeneous_cylinder(wide, height, density), float(np.pi * wide**2 / 4)
-        stated = {"density_mg_cm3": density, "diameter_mm": wide, "height_mm": height}
-    _require_empty(options)
+    """A body of simple shape in water, whose stiffness has a closed form (`phantoms.specimens`)."""
+    specimen = make_specimen(kind, options)
     margin = 6.0
+    wide, height = specimen.width_mm, specimen.truth.height_mm
     high: NDArray[np.float64] = np.array([wide / 2 + margin, wide / 2 + margin, height / 2 + margin])
 
     def describe(materials: Materials, _lattice: Lattice, present: frozenset[int]) -> dict[str, Any]:
-        if calibration.SPECIMEN_LABEL not in present:
-            return {}
-        hu = materials.hu("water") + materials.hu_per_mg_cm3 * density
-        return {
-            "specimens": (SpecimenTruth("specimen", calibration.SPECIMEN_LABEL, density, area, height, round(hu, 4)),)
-        }
+        return {"specimens": (specimen.truth.at(materials),)} if SPECIMEN_LABEL in present else {}
 
-    solids: tuple[Solid, ...] = (solid,)
-    return Phantom(kind, seed, stated, solids, -high, high, describe, background="water")
+    return Phantom(kind, seed, specimen.options, specimen.solids, -high, high, describe, background="water")
 
 
 def _require_empty(options: dict[str, Any]) -> None:
@@ -232,8 +227,7 @@ KINDS: dict[str, Callable[[int, dict[str, Any]], Phantom]] = {
     "esp": _esp,
     "rods": _rods,
     "water": _water,
-    "cube": partial(_specimen, "cube"),
-    "cylinder": partial(_specimen, "cylinder"),
+    **{kind: partial(_specimen, kind) for kind in SPECIMENS},
 }
 """What can be made, by name: a function of seed and options."""
 
@@ -249,9 +243,9 @@ def make_phantom(kind: str, *, seed: int = 0, **options: Any) -> Phantom:
         Texture, bowel, noise and UIDs follow from it.
     **options
         Depend on the kind. ``torso``, ``spine``, ``hip`` take the fields of `phantoms.torso.TorsoOptions` (fractures also as
-        ``{"L1": ("wedge", 0.3)}``; ``hip`` also ``side``), ``rods`` takes ``plate``, ``diameter_mm``, ``length_mm``, ``water``
-        the last two, ``cube`` ``edge_mm`` and ``density_mg_cm3``, ``cylinder`` ``diameter_mm``, ``height_mm`` and
-        ``density_mg_cm3``.
+        ``{"L1": ("wedge", 0.3)}``; ``hip`` also ``side``, ``spine`` also ``bottom_level``), ``rods`` takes ``plate``,
+        ``diameter_mm``, ``length_mm``, ``water`` the last two, ``cube``, ``cylinder``, ``tube`` and ``layers`` the arguments
+        of the functions in `phantoms.specimens`.
 
     Raises
     ------

@@ -25,6 +25,7 @@ def write_study(
     pixel_mm: float = 0.9,
     dose: float = 1.0,
     kernel: str = "standard",
+    gantry_tilt_deg: float = 0.0,
     mode: str = "fast",
     maker: str = "GE",
     file_format: str = "dicom",
@@ -43,6 +44,8 @@ def write_study(
     folder : path
     kvp, slice_mm, spacing_mm, pixel_mm, dose, kernel, mode
         As for ``Phantom.image``.
+    gantry_tilt_deg : float
+        How far the planes of the slices lean: their front edge towards the feet.
     maker : str
         One of ``phantoms.dicom.MAKERS``.
     file_format : str
@@ -66,8 +69,16 @@ def write_study(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     tell("image", 0.0)
+    upright = phantom.lattice(pixel_mm=pixel_mm, spacing_mm=spacing_mm or slice_mm)
     image = phantom.image(
-        kvp, slice_mm=slice_mm, spacing_mm=spacing_mm, pixel_mm=pixel_mm, dose=dose, kernel=kernel, mode=mode
+        kvp,
+        slice_mm=slice_mm,
+        spacing_mm=spacing_mm,
+        pixel_mm=pixel_mm,
+        dose=dose,
+        kernel=kernel,
+        lattice=upright.tilted(gantry_tilt_deg) if gantry_tilt_deg else None,
+        mode=mode,
     )
     tell("truth", 0.0)
     truth = phantom.truth(image)
@@ -82,6 +93,7 @@ def write_study(
         dose,
         kernel,
         *(() if mode == "fast" else (mode,)),
+        *((gantry_tilt_deg,) if gantry_tilt_deg else ()),
     )
     fields: dict[str, Any] = {
         "key": str(key),

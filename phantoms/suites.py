@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,18 @@ def hip_abmd(_count: int | None = None) -> Iterator[Case]:
 
 
 def cohort(count: int | None = None) -> Iterator[Case]:
-    """Many small studies of a known population; the draws of one patient do not depend on how many there are.
+    """Many small studies of a known population: three of four show the lumbar spine only, the others the hips only."""
+    for number, case in enumerate(cohort_torso(count)):
+        if number % 4 != 3:
+            yield replace(case, kind="spine", options=case.options | {"top_level": "T12", "hips": False})
+        else:
+            without = {"fractures", "top_level"}
+            options = {name: value for name, value in case.options.items() if name not in without}
+            yield replace(case, kind="hip", options=options)
+
+
+def cohort_torso(count: int | None = None) -> Iterator[Case]:
+    """The same people from T11 to the thighs; the draws of one do not depend on how many there are.
 
     Sex even; age normal, 68 +- 9 years within 50-90; lumbar density normal about that of the age, 25 mg/cm3 apart; fat
     log-normal about 20 mm; one in four with a fracture; tube voltage, maker, dose and slices as in mixed departments.
@@ -134,13 +145,16 @@ def cohort(count: int | None = None) -> Iterator[Case]:
         contrast = str(rng.choice(["none", "none", "venous"]))
         fractures = {}
         if rng.random() < 0.25:
-            level = str(rng.choice(["T11", "T12", "L1", "L2"]))
+            level = str(rng.choice(["T12", "L1", "L1", "L2"]))
             kind = str(rng.choice(["wedge", "biconcave", "crush"]))
             fractures[level] = [kind, float(np.round(rng.uniform(0.2, 0.5), 3))]
         options = {
             "sex": sex,
             "age_years": age,
             "spine_density_mg_cm3": density,
+            "hip_density_scale": float(
+                np.clip(round(0.92 + 0.004 * (density - expected) - 0.005 * (age - 68), 3), 0.5, 1.3)
+            ),
             "fat_mm": fat_mm,
             "top_level": "T11",
             "contrast": contrast,
@@ -151,6 +165,14 @@ def cohort(count: int | None = None) -> Iterator[Case]:
         scan |= {"patient_id": f"COHORT-{number:04d}"}
         factors = {"kvp": kvp, "slice_mm": slice_mm, "dose": dose, "maker": maker, "fat_mm": fat_mm, "sex": sex}
         yield Case(f"patient-{number:04d}", "torso", 1000 + number, options, scan, factors | {"contrast": contrast})
+
+
+def scanned(_count: int | None = None) -> Iterator[Case]:
+    """One spine at all tube voltages in a lean and a wide body, small enough for mode ``"projections"``."""
+    for kvp, fat_mm in ((120.0, 20.0), (100.0, 20.0), (120.0, 45.0), (140.0, 20.0), (80.0, 20.0), (100.0, 45.0)):
+        options = {"top_level": "L1", "bottom_level": "L3", "fat_mm": fat_mm, "marrow_spread": 0.0}
+        scan = {"kvp": kvp, "slice_mm": 2.1, "pixel_mm": 0.9, "localizer": False}
+        yield Case(f"kvp-{kvp:.0f}-fat-{fat_mm:.0f}", "spine", 31, options, scan, {"kvp": kvp, "fat_mm": fat_mm})
 
 
 def hostile(_count: int | None = None) -> Iterator[Case]:
@@ -170,6 +192,9 @@ def hostile(_count: int | None = None) -> Iterator[Case]:
         ("screws", "stated", "screws in L2 and L3", {"screws": ["L2", "L3"]}, {}),
         ("very_noisy", "stated", "a hundredth of the usual dose", {}, {"dose": 0.01}),
         ("slices_of_8_mm", "refused", "slices of 8 mm", {}, {"slice_mm": 8.0}),
+        ("tilted_gantry", "usable", "gantry tilted by 12 degrees", {}, {"gantry_tilt_deg": 12.0}),
+        ("fatty_marrow", "usable", "marrow of 85 % fat", {"marrow_fat": 0.85}, {}),
+        ("sclerotic_lesion", "stated", "a dense lesion in L3", {"lesions": {"L3": 500.0}}, {}),
         ("child", "stated", "nine years old", {"age_years": 9}, {}),
     )
     for name, expect, text, options, scan in further:
@@ -182,9 +207,11 @@ SUITES: dict[str, Callable[[int | None], Iterator[Case]]] = {
     "spine-fracture": spine_fracture,
     "hip-abmd": hip_abmd,
     "cohort": cohort,
+    "cohort-torso": cohort_torso,
+    "scanned": scanned,
     "hostile": hostile,
 }
-"""By name: a function that lists the cases; only `cohort` heeds the count."""
+"""By name: a function that lists the cases; only cohorts heed the count."""
 
 
 def cases(suite: str, *, count: int | None = None) -> list[Case]:
@@ -195,7 +222,7 @@ def cases(suite: str, *, count: int | None = None) -> list[Case]:
     suite : str
         One of `SUITES`.
     count : int, optional
-        How many; evenly picked, except for `cohort`, which makes any number.
+        How many; evenly picked, except for cohorts, which have any number, and `scanned`, of which the first are taken.
 
     Raises
     ------
@@ -209,6 +236,8 @@ def cases(suite: str, *, count: int | None = None) -> list[Case]:
     every = list(SUITES[suite](count))
     if count is None or count >= len(every):
         return every
+    if suite == "scanned":
+        return every[:count]
     return [every[round(n)] for n in np.linspace(0, len(every) - 1, count)]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,18 +140,60 @@ class RodTruth:
 
 @dataclass(frozen=True)
 class SpecimenTruth:
-    """A homogeneous block that stands on its lower face."""
+    """A body of simple shape that stands on its lower face, of one material or several.
+
+    Attributes
+    ----------
+    density_mg_cm3, hu : float
+        Of the first material (the wall of a tube, the lowest layer).
+    area_mm2 : float
+        Cross-section of all materials.
+    height_mm : float
+    arrangement : str
+        ``"side by side"`` (materials run through from end to end) or ``"layers"``.
+    densities_mg_cm3 : tuple of float
+    areas_mm2, heights_mm, second_moments_mm4 : tuple of float
+        Of each material: cross-section, height, and second moment of its cross-section about x.
+    """
 
     name: str
     label: int
     density_mg_cm3: float
     area_mm2: float
     height_mm: float
-    hu: float
+    arrangement: str
+    densities_mg_cm3: tuple[float, ...]
+    areas_mm2: tuple[float, ...]
+    heights_mm: tuple[float, ...]
+    second_moments_mm4: tuple[float, ...]
+    hu: float = 0.0
 
-    def stiffness_n_mm(self, modulus_mpa: float) -> float:
-        """Stiffness under uniform compression with free sides: ``E A / H``."""
-        return modulus_mpa * self.area_mm2 / self.height_mm
+    def at(self, materials: Materials) -> SpecimenTruth:
+        """With the CT number at a beam quality."""
+        return replace(self, hu=round(materials.hu("water") + materials.hu_per_mg_cm3 * self.density_mg_cm3, 4))
+
+    def stiffness_n_mm(self, modulus_mpa: Callable[[float], float]) -> float:
+        """Force per shortening between smooth platens: ``sum(E A) / H``, or ``A / sum(h / E)`` of layers.
+
+        `modulus_mpa` gives E of a density. That of layers holds at a Poisson ratio of zero, the other at any common one.
+        """
+        moduli = [modulus_mpa(density) for density in self.densities_mg_cm3]
+        if self.arrangement == "layers":
+            return self.area_mm2 / sum(h / e for h, e in zip(self.heights_mm, moduli, strict=True))
+        return sum(e * a for e, a in zip(moduli, self.areas_mm2, strict=True)) / self.height_mm
+
+    def bending_stiffness_n_mm(self, modulus_mpa: Callable[[float], float]) -> float:
+        """Moment per turn of one end about x against the other in pure bending, ``sum(E I) / H``, in N mm per rad.
+
+        Raises
+        ------
+        ValueError
+            Of layers, which have no such closed form.
+        """
+        if self.arrangement == "layers":
+            raise ValueError("layers on top of each other have no closed form in bending")
+        moments = zip(self.densities_mg_cm3, self.second_moments_mm4, strict=True)
+        return sum(modulus_mpa(density) * moment for density, moment in moments) / self.height_mm
 
 
 @dataclass(frozen=True)
@@ -222,7 +265,7 @@ class Truth:
             for f in raw["femora"]
         )
         raw["rods"] = tuple(RodTruth(**_with_tuples(r)) for r in raw["rods"])
-        raw["specimens"] = tuple(SpecimenTruth(**r) for r in raw["specimens"])
+        raw["specimens"] = tuple(SpecimenTruth(**_with_tuples(r)) for r in raw["specimens"])
         return Truth(**raw)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,6 +50,16 @@ class Lattice:
         inverse = np.linalg.inv(self.index_to_lps)
         index = np.asarray(point_lps_mm, float) @ inverse[:3, :3].T
         return np.asarray(index + inverse[:3, 3])
+
+    def tilted(self, angle_deg: float) -> Lattice:
+        """The slices of an upright lattice leaned by a tilted gantry, front edge towards the feet, each about its middle."""
+        c, s = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
+        matrix = self.index_to_lps.copy()
+        along = matrix[:3, 1].copy()
+        matrix[:3, 1] = np.linalg.norm(along) * np.array([0.0, c, s])
+        middle = 0.5 * (self.shape[1] - 1)
+        matrix[:3, 3] += middle * (along - matrix[:3, 1])
+        return Lattice(self.shape, matrix)
 
     @staticmethod
     def upright(low_mm: NDArray, high_mm: NDArray, spacing_mm: tuple[float, float, float]) -> Lattice:
@@ -110,7 +121,7 @@ def render(
     samples = np.clip(np.ceil(spacing / _SUBSAMPLE_MM), 2, 4).astype(np.int64)
     table = texture_table(seed)
     jobs = []
-    for number, solid in enumerate(solids):
+    for solid in solids:
         box = _index_box(solid, lattice)
         if (box[1::2] > box[::2]).all():
             numbers = np.array(
@@ -132,7 +143,8 @@ def render(
                     solid.rows(),
                     solid.feature_rows(),
                     numbers,
-                    number * 17,
+                    # By name, not by place in the list: a solid painted alone, for its truth, has the same texture.
+                    zlib.crc32(solid.name.encode()) % 4096,
                     solid.label,
                     label_primitive,
                     box,

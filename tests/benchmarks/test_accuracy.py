@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import Pair, Result, draw, fault_table, report, statistics, summary
+from benchmarks.accuracy import with_bmi
+from benchmarks.accuracy_tables import Pair, Result, draw, fault_table, grouped, report, statistics, summary, verdict
 from benchmarks.ct_image_quality import modulation_transfer
+from phantoms.suites import Case
 
 
 def pairs(errors, uncertainty, quantity="vBMD, mg/cm3", **factors):
@@ -65,17 +67,49 @@ def test_the_edge_method_finds_the_transfer_of_the_kernel():
         assert float(frequency[np.argmax(transfer < level)]) == pytest.approx(expected, rel=0.06)
 
 
+def of_fault(expect, errors=(), findings=(), name="a", status="done"):
+    factors = {"fault": name, "expect": expect, "text": name}
+    return Result(name, status, "", factors, pairs(list(errors), 5.0), [], [], list(findings))
+
+
+def test_faults_are_judged_against_what_was_expected():
+    sound = of_fault("usable", [0.0, 1.0], ["usual"], name="sound")
+    assert verdict(of_fault("refused", status="refused"), sound) == ("refused", "as expected")
+    assert verdict(of_fault("refused", [0.0]), sound)[1] == "NUMBERS OF A FATAL FAULT"
+    assert verdict(of_fault("stated", [0.0], ["usual"]), sound) == ("usable", "NOT SAID")
+    assert verdict(of_fault("stated", [0.0], ["usual", "odd"]), sound) == ("stated", "as expected")
+    assert verdict(of_fault("usable", [0.0], ["usual", "odd"]), sound) == ("stated", "as expected, and said more")
+    assert verdict(of_fault("stated"), sound)[1] == "WITHHELD"
+
+
+def test_a_harmless_fault_that_moves_or_withholds_numbers_is_told():
+    sound = of_fault("usable", [0.0], name="sound")
+    assert verdict(of_fault("usable", [9.0]), sound)[1] == "MOVED BY 9 mg/cm3"
+    withheld = of_fault("usable", [])
+    other = [Pair("a", "vertebra_L2", "anterior height, mm", 20.0, 20.0, 0.3, {})]
+    lost = [Pair("a", "vertebra_L1", "vBMD, mg/cm3", 100.0, None, None, {})]
+    withheld = Result("a", "done", "", withheld.factors, other + lost, [], [], [])
+    assert verdict(withheld, sound)[1] == "1 BODIES WITHHELD"
+
+
 def test_the_table_of_faults_says_only_what_the_sound_study_did_not():
-    factors = {"fault": "sound", "expect": "usable", "text": "nothing"}
-    sound = Result("sound", "done", "", factors, [], [], [], ["usual"])
-    thick = Result(
-        "a",
-        "refused",
-        "too_thick",
-        {"fault": "a", "expect": "refused", "text": "thick"},
-        [],
-        [],
-        [],
-        ["usual", "too_thick"],
-    )
-    assert "| thick | refused | refused (too_thick) | too_thick |  |" in fault_table([sound, thick])
+    sound = of_fault("usable", [0.0], ["usual"], name="sound")
+    thick = of_fault("refused", findings=["usual", "too_thick"], name="thick", status="refused")
+    text = fault_table([sound, thick])
+    assert "| thick | refused | refused | as expected | refused | too_thick |  |" in text
+    assert "2 of 2 as expected, 0 not" in text
+
+
+def test_factors_of_many_values_are_grouped_in_three():
+    rng = np.random.default_rng(2)
+    many = [p for dose in rng.uniform(0.4, 1.5, 90) for p in pairs([0.0], 1.0, dose=float(dose))]
+    groups = grouped(many, "dose")
+    assert [len(group) for group in groups.values()] == [30, 30, 30]
+    assert list(grouped(pairs([0.0], 1.0, kvp=120.0), "kvp")) == ["kvp = 120.0"]
+    assert grouped(pairs([0.0], 1.0), "kvp") == {}
+
+
+def test_the_body_mass_index_is_a_factor_of_patients_only():
+    thin, wide = (with_bmi(Case("a", "spine", options={"fat_mm": fat})).factors["bmi"] for fat in (10.0, 45.0))
+    assert thin < 22 < 28 < wide
+    assert "bmi" not in with_bmi(Case("a", "rods")).factors

@@ -194,6 +194,7 @@ def test_lordosis_and_kyphosis_have_usual_angles(torso_truth):
         ("torso", {"colour": "red"}, "colour"),
         ("water", {"colour": "red"}, "colour"),
         ("hip", {"side": "up"}, "side"),
+        ("spine", {"bottom_level": "T2"}, "bottom_level"),
     ],
 )
 def test_unknown_options_are_refused(kind, options, complaint):

@@ -51,12 +51,21 @@ def test_counts_pick_evenly_and_a_cohort_can_be_any_size():
 
 
 def test_a_cohort_has_the_distribution_that_it_states():
-    people = cases("cohort", count=1000)
+    people = cases("cohort-torso", count=1000)
     ages = [case.options["age_years"] for case in people]
     assert sum(ages) / len(ages) == pytest.approx(68, abs=1)
     assert 0.45 < sum(case.options["sex"] == "F" for case in people) / 1000 < 0.55
     assert 0.20 < sum(bool(case.options["fractures"]) for case in people) / 1000 < 0.30
     assert {case.scan["maker"] for case in people} == {"GE", "SIEMENS", "PHILIPS", "CANON"}
+
+
+def test_the_small_cohort_shows_a_part_of_the_same_people():
+    small, whole = cases("cohort", count=40), cases("cohort-torso", count=40)
+    assert [case.kind for case in small].count("hip") == 10
+    for part, person in zip(small, whole, strict=True):
+        assert part.name == person.name
+        assert part.options["spine_density_mg_cm3"] == person.options["spine_density_mg_cm3"]
+        TorsoOptions(**{k: v for k, v in part.options.items() if k != "fractures"})
 
 
 def test_a_suite_on_disk_has_a_study_with_truth_for_every_case(tmp_path):

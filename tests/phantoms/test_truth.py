@@ -108,6 +108,19 @@ def test_a_cut_body_is_not_complete():
     assert False in complete.values()
 
 
+def test_a_bone_painted_alone_has_the_texture_that_it_has_in_the_body():
+    """Else the truth of a core would be that of another bone."""
+    torso = build_torso(TorsoOptions(texture=0.3), 5)
+    vertebra, solid = torso.spine.vertebra("L2"), torso.solid("vertebra_L2")
+    middle = vertebra.place.point(0.0, 0.0, 0.0)
+    box = Lattice.upright(middle - 6.0, middle + 6.0, (1.0, 1.0, 1.0))
+    whole, alone = (
+        render(solids, box, Materials.mineral_only(), background=None, seed=5)[0] for solids in (torso.solids, [solid])
+    )
+    assert alone.std() > 10.0
+    np.testing.assert_allclose(whole, alone, rtol=1e-5)
+
+
 def test_density_by_age_follows_the_published_decline():
     assert TorsoOptions(age_years=30).spine_density > 140
     assert 90 < TorsoOptions(age_years=66).spine_density < 110
