@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,8 +24,10 @@ from scipy import ndimage
 
 from phantoms import make_phantom
 from phantoms.anatomy_spine import LABEL_OF_LEVEL
-from pipeline.segmentation.spine import SpineResult, segment_spine
-from pipeline.segmentation.spine.chain import second_opinions, trace_spine
+from pipeline.segmentation.spine import SpineResult, chain, segment_spine
+from pipeline.segmentation.spine.body import BodyModel
+from pipeline.segmentation.spine.chain import second_opinions
+from pipeline.segmentation.spine.second import SecondOpinion
 from pipeline.volume import Grid, Volume, canonical_order
 
 _REFERENCE = "ts_example_3mm"
@@ -56,6 +59,19 @@ _PHANTOMS: dict[str, tuple[dict, dict]] = {
     "tall stout man, low dose": ({"sex": "M", "size": 1.12, "fat_mm": 60.0}, {"slice_mm": 2.0, "dose": 0.3}),
     "screws L4, L5; osteophytes": (
         {"screws": ("L4", "L5"), "osteophytes": ("L1", "L2", "L3")},
+        {"slice_mm": 2.0},
+    ),
+    "0.6 mm slices, L1 to hips": ({"top_level": "L1", "hips": False}, {"slice_mm": 0.6}),
+    "1 mm, a tenth of the dose, sharp": ({"hips": False}, {"slice_mm": 1.0, "dose": 0.1, "kernel": "sharp"}),
+    "fractures of grade 3, osteophytes": (
+        {
+            "fractures": {"T12": ("wedge", 0.45), "L2": ("biconcave", 0.45), "L4": ("crush", 0.42)},
+            "osteophytes": ("L1", "L3"),
+        },
+        {"slice_mm": 1.5},
+    ),
+    "lesions and dense endplates": (
+        {"lesions": {"L1": 250.0, "L3": -80.0}, "endplate_sclerosis": ("L4", "L5"), "contrast": "venous"},
         {"slice_mm": 2.0},
     ),
     "fractures T12, L2": ({"fractures": {"T12": ("wedge", 0.3), "L2": ("biconcave", 0.3)}}, {"slice_mm": 2.0}),
@@ -121,18 +137,25 @@ def compare(result: SpineResult, volume: Volume, references: dict[str, NDArray[n
     return rows
 
 
-def with_opinions(rows: list[dict], result: SpineResult, volume: Volume) -> list[dict]:
-    """The rows with what the second opinion says of each body; asked again, because the result keeps findings only."""
-    if not result.vertebrae:
-        return rows
-    trace = trace_spine(volume, threads=2)
-    opinions = second_opinions(trace, threads=2)
-    centres = np.array([body.frame.centre_lps_mm for body in trace.bodies])
+def segmented(volume: Volume) -> tuple[SpineResult, list[tuple[BodyModel, SecondOpinion]]]:
+    """The result, and what the second opinion said of each body on the way: the result keeps findings only."""
+    heard: list[tuple[BodyModel, SecondOpinion]] = []
+
+    def listening(trace: chain.Trace, *, threads: int) -> list[SecondOpinion]:
+        opinions = second_opinions(trace, threads=threads)
+        heard.extend(zip(trace.bodies, opinions, strict=True))
+        return opinions
+
+    with patch.object(chain, "second_opinions", listening):
+        return segment_spine(volume, threads=2), heard
+
+
+def with_opinions(rows: list[dict], heard: list[tuple[BodyModel, SecondOpinion]]) -> list[dict]:
+    """The rows with what the second opinion says of each body."""
     for row in rows:
-        if "centre_lps_mm" in row:
-            away = np.linalg.norm(centres - row.pop("centre_lps_mm"), axis=1)
-            if away.min() < 3.0:
-                opinion = opinions[int(away.argmin())]
+        centre = row.pop("centre_lps_mm", None)
+        for body, opinion in heard:
+            if centre is not None and np.linalg.norm(body.frame.centre_lps_mm - centre) < 3.0:
                 row |= {"watershed_dice": opinion.watershed_dice, "pedicle_hu": opinion.pedicle_contrast_hu}
     return rows
 
@@ -182,9 +205,27 @@ def perturbations(
         )
 
     def cropped(first: int, last: int, side: int = 0) -> tuple:
-        part = (slice(first, last), slice(None), slice(side, hu.shape[2] - side))
+        return cut((slice(first, last), slice(None), slice(side, hu.shape[2] - side)))
+
+    def cut(part: tuple[slice, slice, slice]) -> tuple:
         kept = {n: m[part] for n, m in references.items() if m[part].sum() > 0.98 * m.sum()}
         return hu[part].copy(), kept, same
+
+    def coarse_in_plane(count: int) -> tuple:
+        return (
+            hu[:, ::count, ::count].copy(),
+            {n: m[:, ::count, ::count] for n, m in references.items()},
+            np.array([1.0, count, count]),
+        )
+
+    def kyphosis(angle_deg: float) -> Callable:
+        """Bent evenly in the sagittal plane, by so much from end to end."""
+        curve = np.tan(np.radians(angle_deg / 2)) / hu.shape[0]
+
+        def move(k: NDArray, j: NDArray, i: NDArray) -> tuple:
+            return k, j + curve * (k - hu.shape[0] / 2) ** 2, i
+
+        return move
 
     def thick(count: int, image: NDArray = hu) -> tuple:
         top = image.shape[0] // count * count
@@ -209,18 +250,32 @@ def perturbations(
         out[f"trabecular -{amount} HU"] = lambda amount=amount: (loss(amount), references, same)
     for factor in (0.7, 0.5, 0.4, 0.35):
         out[f"bone contrast x {factor}"] = lambda factor=factor: (contrast(factor), references, same)
+    out["contrast x 0.4 + noise 30"] = lambda: (noise(30, contrast(0.4)), references, same)
     out["contrast x 0.5 + noise 60"] = lambda: (noise(60, contrast(0.5)), references, same)
     out["6 mm slices"] = lambda: thick(2)
     out["6 mm slices + noise 40"] = lambda: thick(2, noise(40))
     out["scoliosis, shear 20 mm"] = lambda: warped(scoliosis(20 / 3))
     for angle in (15, 30):
         out[f"axial rotation {angle} deg"] = lambda angle=angle: warped(_rotation(hu.shape, angle, (1, 2)))
-    out["sagittal rotation 20 deg"] = lambda: warped(_rotation(hu.shape, 20, (0, 1)))
+    for angle in (20, -15):
+        out[f"sagittal rotation {angle} deg"] = lambda angle=angle: warped(_rotation(hu.shape, angle, (0, 1)))
+    for angle in (20, 40):
+        out[f"kyphosis {angle} deg, shear"] = lambda angle=angle: warped(kyphosis(angle))
+    out["rotation 15 deg, contrast x 0.5"] = lambda: (
+        np.where(
+            (turned := warped(_rotation(hu.shape, 15, (1, 2))))[0] > 40, 40 + 0.5 * (turned[0] - 40), turned[0]
+        ).astype(np.int16),
+        *turned[1:],
+    )
     out["coronal rotation 15 deg"] = lambda: warped(_rotation(hu.shape, 15, (0, 2)))
     out["mirrored"] = lambda: (
         np.ascontiguousarray(hu[:, :, ::-1]), {n: np.ascontiguousarray(m[:, :, ::-1]) for n, m in references.items()}, same
     )  # fmt: skip
     out["lateral field 60 mm"] = lambda: cropped(0, end, hu.shape[2] // 2 - 20)
+    canal_column, behind = hu.shape[2] // 2, int(np.argwhere(references["L3"].any(axis=(0, 2))).max())
+    out["cropped left of the midline"] = lambda: cut((slice(None), slice(None), slice(canal_column - 18, None)))
+    out["cropped right of the midline"] = lambda: cut((slice(None), slice(None), slice(0, canal_column + 18)))
+    out["cropped 15 mm behind the canal"] = lambda: cut((slice(None), slice(0, behind + 10), slice(None)))
     out["cropped above L5/S1"] = lambda: cropped(l4_low - 3, end)
     out["cropped to L1-L5"] = lambda: cropped(l5_low - 1, l1_high + 3)
     return out
@@ -237,8 +292,8 @@ def run_perturbed(data: Path) -> list[dict]:
         geometry = matrix.copy()
         geometry[:3, :3] *= scale
         volume = Volume(np.ascontiguousarray(changed), Grid(changed.shape, geometry))
-        result = segment_spine(volume, threads=2)
-        found = with_opinions(compare(result, volume, kept)[::-1], result, volume)
+        result, heard = segmented(volume)
+        found = with_opinions(compare(result, volume, kept)[::-1], heard)
         right = sum(r["named"] == r["level"] for r in found)
         wrong = sum(r["named"] is not None and r["named"] != r["level"] for r in found)
         text = "  ".join(f"{r['dice']:.3f} ({r['named'] or '-'})" for r in found)
@@ -258,7 +313,7 @@ def run_real(data: Path) -> list[dict]:
         array, matrix = load(data / case / "ct.nii.gz")
         volume = Volume(array, Grid(array.shape, matrix))
         start = time.perf_counter()
-        result = segment_spine(volume, threads=2)
+        result, heard = segmented(volume)
         seconds = time.perf_counter() - start
         failed = sum(v.status.value == "failed" for v in result.vertebrae)
         names = " ".join(v.level or "?" for v in result.vertebrae)
@@ -273,7 +328,7 @@ def run_real(data: Path) -> list[dict]:
             "findings": [f.text for f in result.findings],
         })  # fmt: skip
         if case == _REFERENCE:
-            for row in with_opinions(compare(result, volume, reference_bodies(data / case))[::-1], result, volume):
+            for row in with_opinions(compare(result, volume, reference_bodies(data / case))[::-1], heard):
                 print(
                     f"    {row['level']}: Dice {row['dice']:.3f}, surface {row['surface_mm']:.2f} mm, volume"
                     f" {100 * (row['volume_ratio'] - 1):+.1f} %, inner HU {row['hu']:+.1f}, named {row['named']}"
@@ -301,7 +356,7 @@ def run_phantoms(wanted: Sequence[str] = ()) -> list[dict]:
         labels, _, _ = canonical_order(image.labels, matrix)
         volume = Volume(hu, Grid(hu.shape, canonical))
         start = time.perf_counter()
-        result = segment_spine(volume, threads=2)
+        result, heard = segmented(volume)
         seconds = time.perf_counter() - start
         bodies: list[dict] = []
         for vertebra in result.vertebrae:
@@ -320,7 +375,7 @@ def run_phantoms(wanted: Sequence[str] = ()) -> list[dict]:
                 "centre_lps_mm": vertebra.frame.centre_lps_mm, "height_errors_mm": errors,
                 "codes": [f.code for f in vertebra.findings],
             })  # fmt: skip
-        with_opinions(bodies, result, volume)
+        with_opinions(bodies, heard)
         heights = np.array([e for b in bodies if b["status"] != "failed" for e in b["height_errors_mm"]])
         heights = heights[np.isfinite(heights)] if len(heights) else np.array([np.nan])
         right = sum(b["named"] == b["level"] for b in bodies)

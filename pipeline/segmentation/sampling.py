@@ -89,6 +89,23 @@ def sample_lps(array: NDArray, grid: Grid, point_lps_mm: NDArray, *, fill: float
     return interpolate(array, grid.to_index(np.asarray(point_lps_mm, float)), fill=fill)
 
 
+def resample_onto(
+    array: NDArray, grid: Grid, target: Grid, *, fill: float, threads: int | None = None
+) -> NDArray[np.float32]:
+    """An array on another grid of any orientation, by trilinear interpolation; `fill` outside."""
+    out = np.empty(target.shape, dtype=np.float32)
+    plane = np.stack(np.meshgrid(*(np.arange(float(n)) for n in target.shape[1:]), indexing="ij"), axis=-1)
+
+    def work(begin: int, end: int) -> None:
+        for k in range(begin, end):
+            index = np.concatenate([np.full((*plane.shape[:2], 1), float(k)), plane], axis=2)
+            out[k] = sample_lps(array, grid, target.to_lps(index), fill=fill)
+
+    with ThreadPoolExecutor(_thread_count(threads)) as pool:
+        _run(pool, target.shape[0], work)
+    return out
+
+
 def index_box(grid: Grid, points_lps_mm: NDArray, *, margin_mm: float = 0.0) -> IndexBox:
     """Smallest part of `grid` that holds the LPS points (N, 3) and a margin, cut to the grid, at least one voxel thick."""
     index = grid.to_index(np.asarray(points_lps_mm, float).reshape(-1, 3))

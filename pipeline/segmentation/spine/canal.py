@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.segmentation.sampling import sample_lps
 from pipeline.volume import Grid
 
 SOFT_TISSUE_HU = 40.0
@@ -27,6 +28,7 @@ _STRETCH_SCORE = 0.18
 _SURE_SCORE = 0.3
 _ASIDE_SD_MM = 18.0
 _GAP_MM = 8.0
+_RING_CONTRAST_HU, _LEAST_RING_SCALE = 280.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,31 @@ def find_canal(hu: NDArray[np.float32], grid: Grid, body: NDArray[np.bool_], *, 
     elif mean < _LEAST_MEAN_SCORE:
         reason = f"what looks most like a spinal canal scores {mean:.2f}, {_LEAST_MEAN_SCORE} is needed"
     return Canal(points, score, not reason, reason)
+
+
+def ring_bone_scale(hu: NDArray[np.float32], grid: Grid, canal: Canal) -> float:
+    """How bright the bone about the canal is, 1.0 or more in an ordinary study.
+
+    What counts as bone in the whole volume has to be brighter than enhanced vessels (`sampling.bone_hu_scale`), so that the
+    brightness of very faint bone is overestimated there. The ring about the canal is bone, however faint it is: along each
+    ray its brightest voxel counts, of the rays of a point the median, of the points the 75th percentile. The contrast of
+    that against soft tissue is held against 280 HU; in six scans and a phantom it is 234 to 650.
+
+    Parameters
+    ----------
+    hu : float32 ndarray of shape (Z, Y, X)
+        HU, not stretched, on isotropic voxels of about 2 mm.
+    """
+    sure = canal.points_lps_mm[canal.score > _SURE_SCORE]
+    if len(sure) < 5:
+        return 1.0
+    angle = np.arange(_RAYS) * (2 * np.pi / _RAYS)
+    steps_mm = np.arange(4.0, _RAY_REACH_MM + 0.1)
+    ray = np.stack([np.cos(angle), np.sin(angle), np.zeros(_RAYS)], axis=1)
+    points = sure[:, None, None] + ray[:, None] * steps_mm[:, None]
+    brightest = sample_lps(hu, grid, points, fill=-1000.0).max(axis=2)
+    ring_hu = float(np.percentile(np.median(brightest, axis=1), 75.0))
+    return max((ring_hu - SOFT_TISSUE_HU) / _RING_CONTRAST_HU, _LEAST_RING_SCALE)
 
 
 def canal_map(

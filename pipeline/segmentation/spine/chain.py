@@ -21,12 +21,14 @@ from pipeline.segmentation.sampling import (
     sample_lps,
     turned_grid,
 )
+from pipeline.segmentation.spine.aslant import lower_end_in_tilted_slices
 from pipeline.segmentation.spine.body import BodyModel, fit_body, rasterise
-from pipeline.segmentation.spine.canal import Canal, find_canal, relative_hu
+from pipeline.segmentation.spine.canal import Canal, find_canal, relative_hu, ring_bone_scale
 from pipeline.segmentation.spine.discs import Disc, find_discs
 from pipeline.segmentation.spine.landmarks import SACRAL_SIGNS, LevelSigns, count_sacral_signs, level_signs, signs_below
 from pipeline.segmentation.spine.levels import Naming, level_above, level_findings, name_from_pins, name_levels
 from pipeline.segmentation.spine.quality import Repeat, judge_bodies, small_skeleton_findings
+from pipeline.segmentation.spine.repeat import disturbed, met_again
 from pipeline.segmentation.spine.second import SecondOpinion, pedicle_profile, second_opinion
 from pipeline.segmentation.spine.tracking import centre_canal, extend_canal
 from pipeline.segmentation.spine.tube import Outlines, Tube, find_outlines, patient_turn, straighten
@@ -36,6 +38,7 @@ from pipeline.volume import Grid, Volume
 _COARSE_MM = 2.0
 _LEAST_TURN, _GREATEST_TURN = np.radians(7.0), np.radians(60.0)
 _LEAST_GAIN_MM = 8.0
+_CLEARLY_FAINTER = 0.95
 _LEFT_RIGHT_MM, _FRONT_MM, _BACK_MM = 62.0, 70.0, 25.0
 _CUT, _DOUBTFUL = "cut_by_field_of_view", "implausible_height"
 
@@ -214,32 +217,10 @@ def second_opinions(trace: Trace, *, threads: int) -> list[SecondOpinion]:
 def _repeat(
     volume: Volume, trace: Trace, masks: list[tuple[IndexBox, NDArray[np.bool_]]], *, threads: int
 ) -> list[Repeat]:
-    """Find the bodies once more on a grid of another spacing, and see how well each one is met again."""
-    again = _find_bodies(
-        volume, trace.canal, trace.turn_rad, trace.bone_scale, 0.87 * trace.fine_grid.spacing_mm[0], threads
-    )[-1]
-    repeats = []
-    for model, (box, mask) in zip(trace.bodies, masks, strict=True):
-        nearest = min(
-            again,
-            key=lambda other: float(np.linalg.norm(other.frame.centre_lps_mm - model.frame.centre_lps_mm)),
-            default=None,
-        )
-        if nearest is None:
-            repeats.append(Repeat(0.0))
-            continue
-        other_box, other_mask = rasterise(nearest, volume.grid)
-        low = [max(a.start, b.start) for a, b in zip(box, other_box, strict=True)]
-        high = [min(a.stop, b.stop) for a, b in zip(box, other_box, strict=True)]
-        common = 0
-        if all(a < b for a, b in zip(low, high, strict=True)):
-            first = mask[tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, box, strict=True))]
-            second = other_mask[
-                tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, other_box, strict=True))
-            ]
-            common = int((first & second).sum())
-        repeats.append(Repeat(2.0 * common / max(int(mask.sum() + other_mask.sum()), 1)))
-    return repeats
+    """Find the bodies once more on a disturbed grid, and see how well each one is met again."""
+    fine, grid = disturbed(trace.fine_hu, trace.fine_grid, threads=threads)
+    again = _find_bodies(volume, trace.canal, trace.turn_rad, fine, grid, threads)[-1]
+    return [Repeat(dice) for dice in met_again(volume.grid, trace.bodies, masks, again)]
 
 
 def trace_spine(volume: Volume, *, threads: int) -> Trace:
@@ -250,20 +231,25 @@ def trace_spine(volume: Volume, *, threads: int) -> Trace:
     NotMeasurable
         ``no_spine``: nothing in the volume looks like a spinal canal with a chain of discs in front of it.
     """
-    coarse, coarse_grid = resample_isotropic(volume, _COARSE_MM, threads=threads)
-    body = body_mask(coarse, coarse_grid)
+    raw, coarse_grid = resample_isotropic(volume, _COARSE_MM, threads=threads)
+    body = body_mask(raw, coarse_grid)
     # Bone brighter than usual needs no help; only faint bone is brought up to the thresholds.
-    bone_scale = min(1.0, bone_hu_scale(coarse, body))
-    coarse = relative_hu(coarse, bone_scale)
+    bone_scale = min(1.0, bone_hu_scale(raw, body))
+    coarse = relative_hu(raw, bone_scale)
     canal = find_canal(coarse, coarse_grid, body, threads=threads)
     if not canal.trusted:
         raise NotMeasurable("no_spine", canal.reason, subject="spine")
+    ring_scale = ring_bone_scale(raw, coarse_grid, canal)
+    if ring_scale < _CLEARLY_FAINTER * bone_scale:
+        coarse = relative_hu(raw, ring_scale)
+        again = find_canal(coarse, coarse_grid, body, threads=threads)
+        canal, bone_scale = (again if again.trusted else canal), ring_scale
     canal, turn_rad = _canal_of_turned_patient(coarse, coarse_grid, body, canal, threads)
+    canal = lower_end_in_tilted_slices(canal, coarse, coarse_grid, body, turn_rad=turn_rad, threads=threads)
     canal = extend_canal(canal, coarse, coarse_grid)
     spacing_mm = 1.0 if min(volume.spacing_mm) <= 1.3 else 1.5
-    fine, fine_grid, tube, outlines, chain, _ = _find_bodies(
-        volume, canal, turn_rad, bone_scale, spacing_mm, threads, fit=False
-    )
+    fine, fine_grid = _fine_array(volume, canal, bone_scale, spacing_mm, threads)
+    tube, outlines, chain, _ = _find_bodies(volume, canal, turn_rad, fine, fine_grid, threads, fit=False)
     sacral = [count_sacral_signs(coarse, coarse_grid, tube, outlines, disc) for disc in chain]
     # Below the first plate of the sacrum there are no more discs, only remnants.
     last = next((i for i, signs in enumerate(sacral) if signs >= SACRAL_SIGNS and i > 0), len(chain) - 1)
@@ -306,19 +292,18 @@ def _find_bodies(
     volume: Volume,
     canal: Canal,
     turn_rad: float,
-    bone_scale: float,
-    spacing_mm: float,
+    fine: NDArray[np.float32],
+    fine_grid: Grid,
     threads: int,
     *,
     fit: bool = True,
-) -> tuple[NDArray[np.float32], Grid, Tube, Outlines, list[Disc], tuple[BodyModel, ...]]:
-    """Straighten, find outlines and discs (cranial to caudal), and fit the bodies if asked, on a grid of this spacing."""
-    fine, fine_grid = _fine_array(volume, canal, bone_scale, spacing_mm, threads)
+) -> tuple[Tube, Outlines, list[Disc], tuple[BodyModel, ...]]:
+    """Straighten, find outlines and discs (cranial to caudal), and fit the bodies if asked, in a fine array."""
     tube = straighten(canal.points_lps_mm, fine, fine_grid, turn_rad=turn_rad)
     outlines = find_outlines(tube)
     chain = find_discs(tube, outlines, slice_mm=volume.spacing_mm[0])[::-1]
     bodies = _fit_bodies(volume, fine, fine_grid, tube, outlines, tuple(chain), threads) if fit else ()
-    return fine, fine_grid, tube, outlines, chain, bodies
+    return tube, outlines, chain, bodies
 
 
 def _fit_bodies(
