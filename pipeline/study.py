@@ -22,6 +22,7 @@ from pipeline.ingest import Selection, Stack, Study, load_volume, read_source_he
 from pipeline.measure import Measured, measure
 from pipeline.pictures import evidence_of
 from pipeline.provenance import software_of
+from pipeline.reference_population import reference_population
 from pipeline.segmentation.chain import segment
 from pipeline.segmentation.compare import beside_own_chain
 from pipeline.segmentation.masks import read_masks
@@ -264,6 +265,9 @@ def _record(
     software = software_of(settings.as_json())
     spine = next((w.measured.spine for w in works if w.measured.spine is not None), None)
     assessment = assess(vertebrae, femora, spine, age_years=about.patient_age_years)
+    if any(f.abmd_g_cm2 is not None and f.abmd_g_cm2.total_hip is not None for f in femora):
+        population = reference_population(about.patient_sex)
+        assessment = assessment.model_copy(update={"reference_population": population})
     day = settings.date_of_service
     knowledge = load_knowledge()
     services = services_of(

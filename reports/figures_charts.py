@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reports.figures import BLUE, INK, ORANGE, PURPLE, SKY, VERMILION, new_figure
 from reports.figures_output import Picture, Said, as_picture
 from reports.quantity import format_number, format_quantity, printed_unit, resolution
-from reports.record import Calibration, Strength, Vertebra
+from reports.record import Calibration, Strength, StudyRecord, Vertebra
 
 CHART_WIDTH_MM = 58.0
 _CHART_HEIGHT_MM = 48.0
@@ -155,6 +155,52 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]], *, said: 
         said=said,
         caption="Force against displacement in the virtual tests; the dot marks the strength.",
         alt=f"Chart of force against displacement; strength: {listed}.",
+    )
+
+
+def draw_reference_population(record: StudyRecord, *, said: Said | None = None) -> Picture | None:
+    """Hip density of the patient against the reference population by age; None without a table, an age or a density.
+
+    Bands are one and two standard deviations about the mean of each age group.
+    """
+    population, age = record.assessment.reference_population, record.study.patient_age_years
+    if population is None or age is None:
+        return None
+    measured = [
+        (femur.side, number)
+        for femur in record.femora
+        if femur.abmd_g_cm2 is not None and (number := getattr(femur.abmd_g_cm2, population.region)) is not None
+    ]
+    if not measured:
+        return None
+    figure, axis = _chart()
+    for group in population.groups:
+        ends = [group.from_age_years, group.to_age_years]
+        for sds, shade in ((2.0, _BAND_SHADES[1]), (1.0, _BAND_SHADES[0])):
+            low, high = group.mean - sds * group.sd, group.mean + sds * group.sd
+            axis.fill_between(ends, [low, low], [high, high], color=shade, linewidth=0)
+        axis.plot(ends, [group.mean, group.mean], color=INK, linewidth=0.9)
+    asides = (-0.7, 0.7) if len(measured) > 1 else (0.0,)  # two hips of one age stand beside each other
+    for (side, number), colour, marker, aside in zip(measured, (BLUE, VERMILION), "os", asides, strict=False):
+        error = _HALF_95 * number.uncertainty if number.uncertainty is not None else None
+        axis.errorbar(
+            age + aside, number.value, yerr=error, fmt=marker, color=colour, markersize=3.5, linewidth=0.9, capsize=2,
+            label=side,
+        )  # fmt: skip
+    axis.legend(fontsize=5.6, frameon=False, loc="upper right", labelcolor=INK, handletextpad=0.3)
+    axis.set_xlim(min(age - 3, population.groups[0].from_age_years), max(age + 3, population.groups[-1].to_age_years))
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.set_xlabel("age (years)", fontsize=_TEXT_PT, color=INK)
+    axis.set_ylabel(f"aBMD ({printed_unit(population.unit)})", fontsize=_TEXT_PT, color=INK)
+    listed = "; ".join(f"{side} {format_quantity(number)}" for side, number in measured)
+    _fit(figure, axis)
+    return as_picture(
+        figure,
+        "population",
+        said=said,
+        caption=f"Areal density of the {population.region.replace('_', ' ')} against {population.population}: mean and bands "
+        "of one and two SD by age. It is measured by DXA there, by CT here.",
+        alt=f"Chart of areal density by age; patient of {age:.0f} years: {listed}.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from reports.origin import Part
 from reports.quantity import Quantity
@@ -34,6 +34,34 @@ class Omission(Part):
     """One sentence."""
 
 
+class ReferenceGroup(Part):
+    """One age group of a reference population."""
+
+    from_age_years: float
+    """First age that belongs to it."""
+    to_age_years: float
+    """First age that no longer belongs to it."""
+    mean: float
+    """Mean of the group."""
+    sd: float = Field(gt=0)
+    """Standard deviation of the group."""
+
+
+class ReferencePopulation(Part):
+    """A measure by age in a published population of the patient's sex; for a picture, it gives no class."""
+
+    population: str
+    """Survey, sex, ethnic groups."""
+    region: Literal["total_hip", "femoral_neck"]
+    """Region of the hip."""
+    unit: str
+    """Unit of means and standard deviations."""
+    groups: tuple[ReferenceGroup, ...]
+    """By age, ascending."""
+    reference: str
+    """Where the table was read."""
+
+
 class Assessment(Part):
     """The overall classification, with everything it rests on and everything it leaves out."""
 
@@ -57,6 +85,8 @@ class Assessment(Part):
     """Class of that mean; null where no class may be given."""
     hip_density_class: Literal["normal", "low", "osteoporosis_range"] | None = None
     """Class of the lowest hip T-score; null where no class may be given."""
+    reference_population: ReferencePopulation | None = None
+    """Population by age that the hip is shown against; null where no verified table exists or nothing is to be shown."""
 
 
 class Element(Part):

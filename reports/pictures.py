@@ -6,7 +6,12 @@ from pathlib import Path
 
 from reports.evidence import Evidence
 from reports.figures import draw_fields, draw_hips, draw_spine, draw_vertebra_strip
-from reports.figures_charts import draw_calibration, draw_density_profile, draw_force_displacement
+from reports.figures_charts import (
+    draw_calibration,
+    draw_density_profile,
+    draw_force_displacement,
+    draw_reference_population,
+)
 from reports.figures_output import Picture
 from reports.impression import level_name
 from reports.language import load_language
@@ -31,6 +36,7 @@ def draw_pictures(record: StudyRecord, evidence: Evidence, *, language: str = "e
     if evidence.fields:
         pictures.append(draw_fields(evidence.fields, said=said))
     pictures.append(draw_density_profile(record.vertebrae, said=said))
+    pictures.append(draw_reference_population(record, said=said))
     if record.calibration is not None:
         pictures.append(draw_calibration(record.calibration, said=said))
     strengths = [(level_name(v), v.strength_n) for v in record.vertebrae if v.strength_n is not None]

@@ -20,7 +20,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from reports.judgement import Assessment, Coverage, Element, Omission, OtherService, Rule, Service
+from reports.judgement import (
+    Assessment,
+    Coverage,
+    Element,
+    Omission,
+    OtherService,
+    ReferenceGroup,
+    ReferencePopulation,
+    Rule,
+    Service,
+)
 from reports.migrations import migrated
 from reports.origin import (
     Acquisition,
@@ -56,6 +66,8 @@ __all__ = [
     "OtherService",
     "Quality",
     "RecordUnreadable",
+    "ReferenceGroup",
+    "ReferencePopulation",
     "RejectedSeries",
     "Rule",
     "Score",
@@ -291,7 +303,8 @@ class Figure(Part):
     """A picture file beside the record."""
 
     id: str
-    """Which picture: ``spine``, ``vertebrae``, ``hips``, ``mechanics``, ``density``, ``calibration``, ``curves``."""
+    """Which picture: ``spine``, ``vertebrae``, ``hips``, ``mechanics``, ``density``, ``population``, ``calibration``, or
+    ``curves``."""
     file: str
     """Path relative to the record, with forward slashes."""
     caption: str

@@ -21,7 +21,7 @@ _PARTS: tuple[type[BaseModel], ...] = (
     origin.RejectedSeries, origin.Calibration, origin.CalibrationSample, record.Vertebra, record.Heights, record.Fracture,
     record.Femur, record.HipDensity, Quantity, record.Strength, record.Score, record.VirtualTest, origin.Finding,
     judgement.Assessment, judgement.Rule, judgement.Omission, judgement.Service, judgement.Element, judgement.Coverage,
-    judgement.OtherService,
+    judgement.OtherService, judgement.ReferencePopulation, judgement.ReferenceGroup,
     record.Quality, record.Figure,
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 import reports.figures
 import reports.figures_charts
+from pipeline.reference_population import reference_population
 from reports.evidence import (
     Evidence,
     FieldCut,
@@ -33,8 +36,11 @@ from reports.figures_charts import (
     draw_calibration,
     draw_density_profile,
     draw_force_displacement,
+    draw_reference_population,
 )
+from reports.language.phrases import phrases_of
 from reports.pictures import draw_pictures
+from reports.record import StudyRecord
 from tests.reports.example_records import example_record
 
 
@@ -249,3 +255,34 @@ def test_labels_of_near_points_are_moved_apart() -> None:
     places = _spread([10.0, 11.0, 50.0], [0.0, 1.0, 2.0], gap=5.0, near=10.0)
     assert places == [10.0, 15.0, 50.0]
     assert _spread([10.0, 11.0], [0.0, 100.0], gap=5.0, near=10.0) == [10.0, 11.0]
+
+
+def against(sex: str, age: float | None) -> StudyRecord:
+    record = example_record()
+    assessment = record.assessment.model_copy(update={"reference_population": reference_population(sex)})
+    study = record.study.model_copy(update={"patient_age_years": age})
+    return record.model_copy(update={"assessment": assessment, "study": study})
+
+
+def test_a_patient_is_shown_against_a_population_only_where_a_table_was_read() -> None:
+    men = reference_population("M")
+    assert men is not None
+    # NHANES 2005-2008, total hip, men of 51 to 60 years, as quoted in PMC12995607, Table 3.
+    assert next((g.mean, g.sd) for g in men.groups if g.from_age_years == 51) == (1.015, 0.142)
+    assert reference_population("F") is None and reference_population(None) is None
+    assert draw_reference_population(against("F", 66.0)) is None
+    assert draw_reference_population(against("M", None)) is None
+    picture = draw_reference_population(against("M", 66.0))
+    assert picture is not None and "men" in picture.caption and "66 years" in picture.alt
+
+
+def test_pictures_speak_the_language_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    phrases = phrases_of("de", ",")
+    assert phrases is not None
+    draw = partial(draw_reference_population, against("M", 66.0), said=phrases.said)
+    figure = drawn(monkeypatch, reports.figures_charts, draw)
+    figure.draw_without_rendering()
+    written = [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+    assert "Alter (Jahre)" in written and "rechts" in written
+    assert not any(re.fullmatch(r"\d+\.\d+", text) for text in written)
+    assert any(re.fullmatch(r"\d+,\d+", text) for text in written)
