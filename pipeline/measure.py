@@ -19,6 +19,7 @@ from pipeline.errors import NotMeasurable
 from pipeline.fracture import VertebraShape, grade_vertebrae
 from pipeline.segmentation.model import Femur, Segmentation, Vertebra
 from pipeline.strength import Strength, femur_strength, profile_fits, vertebra_strength, with_ensemble
+from pipeline.strength.load import load_of_a_fall
 from pipeline.volume import Volume
 from reports import record
 from reports.quantity import Quantity
@@ -308,7 +309,8 @@ class _Sheet:
                 "no_region", errors.Severity.FAILURE, why
             )
             reasons["z_score"] = errors.Finding("no_verified_reference", errors.Severity.INFO, hip.z_score_reason)
-        stages = (hip, self.strengths.get(femur.name))
+        fall = load_of_a_fall(self.volume, self.strengths.get(femur.name), femur.name)
+        stages = (hip, self.strengths.get(femur.name), fall)
         return record.Femur(
             name=femur.name,
             side="left" if femur.side == "left" else "right",
@@ -316,6 +318,7 @@ class _Sheet:
             score=femur.score,
             complete=femur.fit_for_strength,
             t_scores=scores,
+            further=fall.quantities if fall is not None else {},
             **self._state(femur, stages, numbers, reasons),
             **numbers,
         )

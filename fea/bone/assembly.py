@@ -299,18 +299,17 @@ class CappedBone:
 
 
 def with_caps(bone: BoneVoxels, caps: tuple[CapRegion, ...], profile: BoneProfile) -> CappedBone:
-    """Bone and caps together; mixed voxels weighted by volume, and orthotropic where most of their stiffness is bone."""
+    """Bone and caps together; mixed voxels weighted by volume, and orthotropic where they are at least half bone."""
     cement = np.zeros(bone.share.shape, np.float32)
     for cap in caps:
         np.maximum(cement, np.where(cap.voxels, 1 - bone.share, 0), out=cement)
-    cement_mpa = cement * np.float32(profile.cap.modulus_mpa)
-    modulus = bone.modulus_mpa + cement_mpa
+    modulus = bone.modulus_mpa + cement * np.float32(profile.cap.modulus_mpa)
     strength = bone.yield_stress_mpa.copy()
     mixed = cement > 0
     strength[mixed] += cement[mixed] * np.float32(profile.cap.yield_mpa)
     strength[modulus == 0] = np.inf
     if profile.orthotropy is not None:
-        law = profile.orthotropy.law(cement_mpa > bone.modulus_mpa)
+        law = profile.orthotropy.law(cement > bone.share)
         return CappedBone(modulus, strength, profile.cap.poisson, law)
     poisson: float | NDArray[np.float64] = profile.poisson
     if profile.cap.poisson != profile.poisson:

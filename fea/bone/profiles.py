@@ -178,14 +178,16 @@ class BoneProfile:
     def definition(self) -> str:
         """Which force is called the strength, in words."""
         height = "with caps" if self.linear_rule_height == "model" else "of the body"
+        curve_end = f"{100 * self.nonlinear_strain:g} % apparent strain"
+        if VirtualTest.SPINE_COMPRESSION not in self.tests:
+            curve_end = f"a displacement of {100 * self.hip_displacement:g} % of the model's length along the load"
         return {
             Criterion.LINEAR_RULE: f"{self.linear_rule_coefficient:g} x height {height} x linear stiffness",
             Criterion.PISTOIA: f"linear force at which {100 * self.pistoia_volume_fraction:g} % of the bone exceeds "
             f"{100 * self.pistoia_strain:g} % energy-equivalent strain",
             Criterion.FIXED_DISPLACEMENT: f"linear force at a displacement of {100 * self.hip_displacement:g} % of the model's "
             "length along the load; not a failure load",
-            Criterion.NONLINEAR_STRAIN: f"greatest force of the elastic-plastic curve up to "
-            f"{100 * self.nonlinear_strain:g} % apparent strain",
+            Criterion.NONLINEAR_STRAIN: f"greatest force of the elastic-plastic curve up to {curve_end}",
             Criterion.OFFSET_YIELD: "0.2 % offset yield",
         }[self.strength]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from fea import save_model
 from fea.bone.profiles import BoneProfile, VirtualTest
 from pipeline.density import calibrate
 from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
@@ -27,7 +26,9 @@ from pipeline.strength.bridge import (
     load_femur,
     require_profile,
 )
+from pipeline.strength.output import content_of, content_of_refusal, require_exports, write_outcome
 from pipeline.strength.result import BoneImage, DensitySource, Strength
+from pipeline.strength.uncertainty import with_ensemble
 from pipeline.volume import Grid, Volume, canonical_order
 
 _SAME_PLACE_MM = 0.1
@@ -45,9 +46,12 @@ def run_strength_command(
     is_density: bool = False,
     voxel_mm: float = 1.0,
     with_yield: bool = False,
+    ensemble: bool = False,
+    exports: Sequence[str] = ("npz",),
+    pictures: bool = True,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Read an image and a mask, run one virtual test, write ``strength.json`` and ``model.npz`` to the folder `output`.
+    """Read an image and a mask, run one virtual test, write numbers, model and pictures to the folder `output`.
 
     Parameters
     ----------
@@ -66,6 +70,12 @@ def run_strength_command(
         Edge of the model's voxels.
     with_yield : bool
         Also follow the elastic-plastic curve, if the profile has a yield law.
+    ensemble : bool
+        Take the uncertainty from a designed ensemble (`pipeline.strength.with_ensemble`).
+    exports : sequence of str
+        Formats of the model: ``npz`` (the solver's own), ``vti`` (ParaView, with all fields), ``inp`` (CalculiX).
+    pictures : bool
+        Also draw maps beside the image, the curve and the surface.
 
     Returns
     -------
@@ -75,10 +85,10 @@ def run_strength_command(
     Raises
     ------
     InputRefused
-        ``image_unreadable``, ``grids_differ``, ``label_absent``, ``label_needed``, ``unknown_test``, ``profile_unusable`` or
-        ``output_not_writable``.
+        ``image_unreadable``, ``grids_differ``, ``label_absent``, ``label_needed``, ``unknown_test``, ``unknown_export``,
+        ``profile_unusable`` or ``output_not_writable``.
     """
-    kind = _known_test(test)
+    kind, wanted = _known_test(test), require_exports(exports)
     law = require_profile(profile, kind)
     values, index_to_lps = _read(Path(image))
     labels, mask_to_lps = _read(Path(mask))
@@ -110,10 +120,12 @@ def run_strength_command(
             with_yield=with_yield,
             threads=threads,
         )
-        content = _content(result)
+        if ensemble:
+            result = with_ensemble(result, threads=threads)
+        content = content_of(result)
     except NotMeasurable as refusal:
-        content = _refused(kind, law, refusal)
-    _write(Path(output), content, result)
+        content = content_of_refusal(kind, law, refusal)
+    write_outcome(Path(output), content, result, exports=wanted, pictures=pictures)
     return content
 
 
@@ -283,60 +295,3 @@ def _chosen(labels: NDArray, label: int | None, name: str) -> NDArray[np.bool_]:
             "label_needed", f"it holds several labels: {listed}.", subject=name, remedy="Choose one by --label."
         )
     return np.asarray(labels != 0)
-
-
-def _content(result: Strength) -> dict[str, Any]:
-    strength, stiffness = result.strength, result.stiffness
-    return {
-        "test": result.test,
-        "profile": result.profile,
-        "definition": result.definition,
-        "strength_n": strength.value if strength else None,
-        "stiffness_n_mm": stiffness.value if stiffness else None,
-        "reaction_n": result.reaction_n,
-        "criteria_n": result.criteria_n,
-        "curve": [list(point) for point in result.curve],
-        "uncertainty": {
-            "strength_n": strength.model_dump() if strength else None,
-            "stiffness_n_mm": stiffness.model_dump() if stiffness else None,
-        },
-        "model": result.model,
-        "findings": [_as_dict(finding) for finding in result.findings],
-    }
-
-
-def _refused(test: VirtualTest, profile: BoneProfile, refusal: NotMeasurable) -> dict[str, Any]:
-    finding = Finding(refusal.reason, Severity.FAILURE, str(refusal))
-    return {
-        "test": test.value,
-        "profile": profile.title,
-        "definition": profile.definition,
-        "strength_n": None,
-        "stiffness_n_mm": None,
-        "reaction_n": None,
-        "criteria_n": {},
-        "curve": [],
-        "uncertainty": {},
-        "model": {},
-        "findings": [_as_dict(finding)],
-    }
-
-
-def _as_dict(finding: Finding) -> dict[str, str]:
-    return {"code": finding.code, "severity": finding.severity.value, "text": finding.text}
-
-
-def _write(folder: Path, content: dict[str, Any], result: Strength | None) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "strength.json").write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        if result is not None and result.solved is not None:
-            save_model(folder / "model.npz", result.solved.model.voxel_model(), result.solved.model.supports)
-    except OSError as error:
-        raise InputRefused(
-            "output_not_writable",
-            f"it cannot be written ({error.strerror or type(error).__name__}).",
-            subject=folder.name,
-        ) from error

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nibabel
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from fea import load_model, solve
 from pipeline.density import Calibration
 from pipeline.errors import InputRefused, NotMeasurable, Severity
 from pipeline.segmentation.model import BodyFrame, Femur, FemurLandmarks, Segmentation, Vertebra
-from pipeline.strength import Strength, femur_strength, vertebra_strength
+from pipeline.strength import Strength, femur_strength, vertebra_strength, with_ensemble
 from pipeline.strength.command import run_strength_command, strength_from_image
+from pipeline.strength.pictures import _seen, _views
 from pipeline.volume import Grid, Volume
 from tests.fea.bone.bones import HEAD_MM, HEAD_RADIUS_MM, Bone, body_axes, oval_body, synthetic_femur
 
@@ -371,3 +373,80 @@ def test_a_header_with_front_and_back_exchanged_is_noticed() -> None:
     assert "orientation_implausible" in {finding.code for finding in result.findings}
     assert result.stiffness is not None and straight.stiffness is not None
     assert result.stiffness.value == pytest.approx(straight.stiffness.value, rel=0.05)
+
+
+def test_the_command_exports_and_draws_what_is_asked_for(images, tmp_path: Path) -> None:
+    image, mask, _ = images
+    out = tmp_path / "out"
+    options = {"test": "spine-compression", "label": 20, "is_density": True, "voxel_mm": 2.0}
+    content = run_strength_command(image, mask, out, exports=("vti", "inp"), with_yield=True, ensemble=True, **options)
+    names = {path.name for path in out.iterdir()}
+    assert names == {"strength.json", "model.vti", "model.inp", "mechanics.png", "curve.png", "surface.png"}
+    deck = (out / "model.inp").read_text()
+    assert deck.count("*STEP") == len(content["curve"]) - 1 and "*PLASTIC" in deck
+    for name in ("mechanics", "curve", "surface"):
+        picture = plt.imread(out / f"{name}.png")
+        assert picture.shape[0] > 100 and picture[..., :3].std() > 0.05
+    assert content["model"]["uncertainty"] == "designed ensemble of 16"
+    plain = run_strength_command(image, mask, tmp_path / "plain", exports=(), pictures=False, **options)
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"strength.json"}
+    assert plain["model"]["uncertainty"] == "first order" and plain["strength_n"] == content["strength_n"]
+    with pytest.raises(InputRefused) as caught:
+        run_strength_command(image, mask, tmp_path / "o", exports=("stl",), **options)
+    assert caught.value.reason == "unknown_export"
+
+
+def test_the_surface_is_seen_from_the_side_that_it_is_named_after(vertebra: Strength) -> None:
+    """A body that is dense, and so stiff, at the front shows its greater energy density from the front."""
+    bone = oval_body()
+    y = np.indices(bone.mask.shape)[1]
+    result = vertebra_strength(*with_vertebra(bone.with_density(250.0 - 4.0 * y)), calibration(), voxel_mm=2.0)
+    assert result.solved is not None
+    model = result.solved.model
+    front, back = (
+        _seen(result.solved, model.modulus_mpa.astype(float), title, towards, up)
+        for title, towards, up in _views(model.test)
+    )
+    assert "front" in front.title and "back" in back.title
+    assert np.nanmean(front.value) > 1.2 * np.nanmean(back.value)
+    # the picture is as high and wide as the body: 26 mm, seen from 20 degrees above, and 44 by 32 mm from 32 degrees
+    seen = np.isfinite(front.value)
+    high, wide = (np.ptp(np.flatnonzero(seen.any(axis=axis))) * 0.5 for axis in (1, 0))
+    assert 26 < high < 44 and 32 < wide < 50
+
+
+def test_an_ensemble_replaces_the_first_order_uncertainty(vertebra: Strength) -> None:
+    varied = with_ensemble(vertebra)
+    assert varied.strength is not None and vertebra.strength is not None and varied.ensemble is not None
+    assert varied.strength.value == vertebra.strength.value
+    parts = varied.strength.components
+    assert set(parts) == {
+        "boundary", "calibration", "criterion", "curvature", "interactions", "law, exponent", "law, level", "pose",
+    }  # fmt: skip
+    # of a homogeneous body both ways agree on what the calibration does
+    assert parts["calibration"] == pytest.approx(vertebra.strength.components["calibration"], rel=0.1)
+    assert varied.strength.uncertainty == pytest.approx(np.sqrt(sum(v**2 for v in parts.values())))
+    assert varied.model["uncertainty"] == "designed ensemble of 16" and vertebra.model["uncertainty"] == "first order"
+    assert varied.model["ensemble_lowest_n"] < varied.strength.value < varied.model["ensemble_highest_n"]
+
+
+def test_a_test_that_fails_within_its_uncertainties_says_so() -> None:
+    result = vertebra_strength(*with_vertebra(oval_body()), calibration(random_mg_cm3=300.0), voxel_mm=2.0)
+    varied = with_ensemble(result)
+    assert varied.ensemble is None and varied.strength == result.strength
+    assert "ensemble_failed" in {finding.code for finding in varied.findings}
+
+
+def test_the_record_says_where_it_fails_first_and_what_the_cortex_carries(vertebra: Strength) -> None:
+    facts = vertebra.model
+    # of a uniform body the outer 2 mm carry what their area is
+    assert facts["cortical_load_share"] == pytest.approx(facts["cortical_area_share"], abs=0.03)
+    ring = 1 - (44 * 0.95 - 4) * (32 * 0.95 - 4) / (44 * 0.95 * 32 * 0.95)
+    assert facts["cortical_area_share"] == pytest.approx(ring, abs=0.05)
+    assert vertebra.strength is not None and vertebra.stiffness is not None
+    assert facts["apparent_strength_mpa"] == pytest.approx(vertebra.strength.value / facts["mean_section_mm2"])
+    assert "third" in str(facts["fails_first_in"])
+    parts = [float(v) for name, v in facts.items() if name.startswith("fails_first_in.")]
+    assert sum(parts) == pytest.approx(1.0)
+    energy = 0.5 * vertebra.strength.value**2 / vertebra.stiffness.value
+    assert facts["strain_energy_at_strength_mj"] == pytest.approx(energy)

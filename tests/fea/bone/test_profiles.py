@@ -68,6 +68,39 @@ def test_a_law_in_two_pieces_switches_at_its_density() -> None:
     assert law.sensitivity(1.0) == pytest.approx(2.01, abs=1e-4)
 
 
+ORTHOTROPY = """[orthotropy]
+modulus_ratio = [1.0, 0.4, 0.4]
+poisson = [0.3, 0.3, 0.4]
+shear_ratio = [0.2, 0.2, 0.15]
+source = "me"
+"""
+
+
+def test_a_profile_may_be_orthotropic_for_the_spine_and_linear_criteria_only() -> None:
+    profile = parse_profile(_file(("[cap]", ORTHOTROPY + "[cap]")), "mine.toml")
+    assert profile.orthotropy is not None
+    law = np.linalg.inv(profile.orthotropy.law().matrix)
+    np.testing.assert_allclose(1 / np.diag(law), [1.0, 0.4, 0.4, 0.15, 0.2, 0.2])  # shears yx, zx, zy
+    with pytest.raises(ProfileError, match="spine-compression alone"):
+        parse_profile(_file(("[cap]", ORTHOTROPY + "[cap]"), ("spine-compression", "hip-stance")), "mine.toml")
+    plastic = ('strength = "pistoia"', 'strength = "nonlinear-strain"')
+    limit = "[yield_stress_mpa]\npieces = [{ coefficient = 10.0, exponent = 1.0 }]\nsource = 'me'\n[cap]"
+    with pytest.raises(ProfileError, match="isotropic bone"):
+        parse_profile(_file(("[cap]", ORTHOTROPY + limit), plastic), "mine.toml")
+
+
+def test_changed_constants_of_a_law() -> None:
+    profile = load_profile("kopperdahl2002")
+    known = profile.law_uncertainty
+    assert known is not None
+    density = np.array([75.0, 150.0, 300.0])
+    before, after = profile.materials(density), profile.with_constants(1, -1).materials(density)
+    expected = (1 + known.level) * (density / 150.0) ** -known.exponent
+    np.testing.assert_allclose(after.modulus_mpa / before.modulus_mpa, expected, rtol=1e-5)
+    np.testing.assert_allclose(after.yield_stress_mpa / before.yield_stress_mpa, expected, rtol=1e-5)
+    assert load_profile("keyak-femur").with_constants(1, 1) == load_profile("keyak-femur")  # no figure is known
+
+
 def _file(*changes: tuple[str, str]) -> str:
     text = """
 name = "mine"
@@ -139,6 +172,11 @@ def test_an_edited_profile_has_another_fingerprint() -> None:
         ("hip_displacement = 0.04", "hip_displacement = -0.04", "positive"),
         ("version = 3", "version = = 3", "TOML"),
         ('linear_rule_height = "body"', 'linear_rule_height = "arm"', "linear_rule_height"),
+        ("hardening_ratio = 0.0", "hardening_ratio = 0.0\ntension_ration = 0.8", "tension_ration"),
+        ("[criteria]", "[criterion]\n[criteria]", "criterion"),
+        ("[cap]", ORTHOTROPY.replace("0.3, 0.3, 0.4", "0.3, 0.3") + "[cap]", "three numbers"),
+        ("[cap]", ORTHOTROPY.replace("0.3, 0.3, 0.4", "0.9, 0.9, 0.99") + "[cap]", "contradict"),
+        ("[cap]", "[law_uncertainty]\nlevel = 1.5\nexponent = 0\nreference_g_cm3 = 1\nsource = 'x'\n[cap]", "level"),
     ],
 )
 def test_a_wrong_profile_file_is_refused_with_the_entry_named(old: str, new: str, named: str) -> None:

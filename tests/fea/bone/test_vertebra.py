@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fea import CurveStopped, solve_curve
 from fea.bone.assembly import TestRefused, bone_voxels, cap_region
 from fea.bone.evaluate import (
     add_yield,
@@ -289,3 +290,51 @@ def test_clamped_densities_are_counted_in_the_issues() -> None:
     bone = PosedBone(grid, density, np.ones(grid.shape, np.float32), 0.0, 216.0)
     issue = bone_voxels(bone, load_profile("kopperdahl2002")).issues[0]
     assert issue.code == "density_clamped_below" and issue.serious and "36 of 216" in issue.text
+
+
+def test_orthotropic_bone_between_cement() -> None:
+    """A block softer across is as stiff as isotropic bone of the same axial modulus, less what the caps hold."""
+    isotropic = compress(block(), load_profile("kopperdahl2002-linear"))
+    orthotropic = compress(block(), load_profile("kopperdahl2002-orthotropic"))
+    assert orthotropic.model.orthotropy is not None
+    cement = orthotropic.model.orthotropy.isotropic
+    assert (
+        cement is not None
+        and not cement[orthotropic.model.is_bone].any()
+        and cement[orthotropic.model.modulus_mpa > 2400].all()
+    )
+    assert 0.9 < orthotropic.stiffness_n_mm / isotropic.stiffness_n_mm < 1.0
+    model = orthotropic.model
+    stored = orthotropic.energy_density_mpa.sum(dtype=float)
+    assert 0.7 * orthotropic.strain_energy_mj < stored < orthotropic.strain_energy_mj  # the rest is in the cement
+    with pytest.raises(TestRefused) as caught:
+        add_yield(orthotropic)
+    assert caught.value.code == "no_yield_law" and model.profile.yield_stress is not None
+
+
+def test_asymmetric_yield_counts_in_first_yield() -> None:
+    """A bar in compression yields at the compressive stress whatever its tensile one; von Mises alone would not know."""
+    base = replace(load_profile("bct-like"), tension_ratio=1.0)
+    symmetric, weak = (compress(block(), replace(base, tension_ratio=ratio)) for ratio in (1.0, 0.6))
+    assert symmetric.first_yield_n is not None and weak.first_yield_n is not None
+    middle = (slice(11, 17),) * 3
+    assert weak.yield_ratio is not None and symmetric.yield_ratio is not None
+    np.testing.assert_allclose(weak.yield_ratio[middle], symmetric.yield_ratio[middle], rtol=0.1)
+
+
+def test_a_curve_that_ends_early_gives_what_it_reached_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = compress(block(), load_profile("kopperdahl2002"))
+    whole = add_yield(result)
+
+    def stops(model, supports, material, factors, **options):
+        curve = solve_curve(model, supports, material, factors[:4], **options)
+        raise CurveStopped("no equilibrium was found beyond there.", "", replace(curve, complete=False))
+
+    monkeypatch.setattr("fea.bone.evaluate.solve_curve", stops)
+    part = add_yield(result)
+    np.testing.assert_array_equal(part.curve, whole.curve[:5])
+    assert [issue.code for issue in part.issues] == ["curve_stopped"]
+    assert Criterion.NONLINEAR_STRAIN not in part.strength_n and Criterion.LINEAR_RULE in part.strength_n
+    with pytest.raises(TestRefused) as caught:
+        add_yield(compress(block(), load_profile("bct-like")))
+    assert caught.value.code == "not_converged"
