@@ -145,9 +145,9 @@ def _refined_arches(
     """Arches beside the refined bodies: those of the masks, and those of the own chain for refined bodies without one."""
     arches = np.zeros_like(labels) if masks.arches is None else np.where(labels == 0, masks.arches, 0).astype(np.uint8)
     if own.arches is not None:
-        present = set(np.unique(arches).tolist())
+        present = ndimage.find_objects(arches, max_label=255)
         for label, (mine, _) in taken.items():
-            if label not in present:
+            if present[label - 1] is None:
                 arches[(own.arches == mine.label) & (labels == 0) & (arches == 0)] = label
     return arches if arches.any() else None
 
@@ -192,7 +192,10 @@ def _same_structures(masks: Segmentation, own: Segmentation) -> dict[int, tuple[
     own_structures: tuple[Vertebra | Femur, ...] = (*own.vertebrae, *own.femora)
     structures: tuple[Vertebra | Femur, ...] = (*masks.vertebrae, *masks.femora)
     mine = {s.label: s for s in own_structures}
-    sizes = np.bincount(own.labels.ravel(), minlength=256)
+    # A count over the whole array would want eight bytes per voxel.
+    sizes = np.zeros(256, int)
+    for number, box in enumerate(ndimage.find_objects(own.labels), start=1):
+        sizes[number] = 0 if box is None else np.count_nonzero(own.labels[box] == number)
     boxes = ndimage.find_objects(masks.labels)
     found: dict[int, tuple[Vertebra | Femur, float]] = {}
     for structure in structures:

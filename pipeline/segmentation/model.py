@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from pipeline.errors import Finding, Status, status_of
 from pipeline.volume import Grid
@@ -240,6 +241,6 @@ class Segmentation:
         """The arches as a label map of their own, each named after its vertebra (``vertebra_L1_arch``); None without any."""
         if self.arches is None:
             return None
-        present = set(np.flatnonzero(np.bincount(self.arches.ravel(), minlength=1)).tolist())
-        named = tuple(replace(v, name=f"{v.name}_arch") for v in self.vertebrae if v.label in present)
+        boxes = ndimage.find_objects(self.arches, max_label=255)
+        named = tuple(replace(v, name=f"{v.name}_arch") for v in self.vertebrae if boxes[v.label - 1] is not None)
         return replace(self, labels=self.arches, vertebrae=named, femora=(), sacrum_label=None, arches=None)

@@ -107,6 +107,34 @@ def test_bone_on_one_side_only_is_no_arch(torso) -> None:
     assert any("L3 (left and right differ)" in f.text for f in findings)
 
 
+def test_an_arch_that_is_far_smaller_than_its_neighbours_is_left_out(torso) -> None:
+    """Only the spinous process is left, as bright as ever: a decompression, or bone that went to a neighbour."""
+    volume, found, truth = torso
+    third = next(v for v in found.vertebrae if v.level == "L3")
+    index = np.argwhere(truth["L3"])
+    aside = np.abs(third.frame.to_frame(volume.grid.to_lps(index.astype(float)))[:, 0]) > 7.0
+    hu = volume.hu.copy()
+    hu[tuple(index[aside].T)] = 50
+    arches, findings = find_arches(replace(volume, hu=hu), found)
+    assert arches is not None
+    assert not (arches == third.label).any()
+    assert any("L3 (much more or less bone than its neighbours)" in f.text for f in findings)
+
+
+def test_the_field_of_view_cuts_arches_but_not_bodies(torso) -> None:
+    """A field that ends in the spinous processes, as in a chest CT with a small field."""
+    volume, found, _ = torso
+    assert found.arches is not None
+    third = next(v for v in found.vertebrae if v.level == "L3")
+    last = int(np.argwhere(found.arches == third.label)[:, 1].max()) - 8
+    grid = Grid((volume.shape[0], last, volume.shape[2]), volume.grid.index_to_lps)
+    small = Volume(volume.hu[:, :last].copy(), grid)
+    arches, findings = find_arches(small, replace(found, grid=grid, labels=found.labels[:, :last], arches=None))
+    assert arches is not None
+    assert (arches == third.label).any()
+    assert any(f.code == "arches_cut" and "L3" in f.text and f.severity is Severity.INFO for f in findings)
+
+
 def test_without_a_canal_or_bodies_there_are_no_arches(torso) -> None:
     volume, found, _ = torso
     assert find_arches(volume, replace(found, canal_lps_mm=None)) == (None, ())
