@@ -227,7 +227,8 @@ def print_summary(rows: list[dict]) -> None:
         print(f"\nby {key}")
         for value in dict.fromkeys(r[key] for r in rows):
             print(f"  {value:32s}{_tally([r for r in rows if r[key] == value])}")
-    phantoms = [r for r in rows if r["count"] in _FREQUENCY]
+    # Data in reversed order are no patients: what is said of them only has to be no name.
+    phantoms = [r for r in rows if r["count"] in _FREQUENCY and r["field"] != "upside down"]
     people = {(r["count"], r["person"]) for r in phantoms}
     alike = Counter(count for count, _ in people)
     weight = {count: _FREQUENCY[count] / alike[count] for count in alike}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.segmentation.model import LEVELS
 from pipeline.segmentation.spine.landmarks import LevelSigns
@@ -42,12 +43,14 @@ _WIDTH_AT = {
     "L3": 47.0,
     "L5": 51.0,
 }
-_WIDTH_SD_MM = 4.5
+_WIDTH_SD_MM, _LEAST_OF_WIDTH = 4.5, -2.0
 _SACRAL_LOG_LIKELIHOOD = (-6.0, -3.5, -1.5, -0.3, -0.1)
 _NOT_SACRAL_LOG_LIKELIHOOD = (-0.05, -0.6, -2.5, -6.0, -7.5)
 _WEIGHT_OF_SIGNS = 0.6
 """Signs of neighbouring bodies err together (size, posture, threshold), so that their sum would be too sure of itself."""
-_SIZES, _SIZE_SD = np.arange(0.82, 1.19, 0.04), 0.08
+_SIZES = np.arange(0.58, 1.23, 0.04)
+_ADULT, _CHILD, _SHARE_OF_CHILDREN = (1.0, 0.08), (0.75, 0.1), 0.02
+"""Mean and sd of the size relative to the usual, and how many are children, whose spines are not for density all the same."""
 
 
 @dataclass(frozen=True)
@@ -116,28 +119,33 @@ def anatomies() -> tuple[Anatomy, ...]:
 def weigh(signs: Sequence[LevelSigns | None]) -> list[Hypothesis]:
     """Every way of laying every anatomy over bodies from cranial to caudal, with probabilities that add up to 1.
 
-    Each is weighed in a person of the size (0.82 to 1.18 of the usual) that suits it best. None stands for a body of which only
+    Each is weighed in a person of the size (0.58 to 1.22 of the usual) that suits it best. None stands for a body of which only
     the place in the sequence is known.
     """
     count = len(signs)
-    fits: dict[tuple[str, int | None, int], np.ndarray] = {}
+    fits: dict[tuple[str, int | None, int], NDArray[np.float64]] = {}
 
     known = [(i, s) for i, s in enumerate(signs) if s is not None]
 
-    def fit(anatomy: Anatomy, level: str, i: int, seen: LevelSigns) -> np.ndarray:
+    def fit(anatomy: Anatomy, level: str, i: int, seen: LevelSigns) -> NDArray[np.float64]:
         key = (anatomy.looks_like(level), anatomy.rib_number(level), i)
         if key not in fits:
-            fits[key] = np.array([_log_likelihood(key[0], key[1], seen, float(size)) for size in _SIZES])
+            fits[key] = _log_likelihoods(key[0], key[1], seen)
         return fits[key]
 
-    size_prior = -0.5 * ((_SIZES - 1.0) / _SIZE_SD) ** 2
+    size_prior = np.log(
+        sum(
+            share * np.exp(-0.5 * ((_SIZES - mean) / sd) ** 2) / sd
+            for share, (mean, sd) in ((1.0 - _SHARE_OF_CHILDREN, _ADULT), (_SHARE_OF_CHILDREN, _CHILD))
+        )
+    )
     ways = []
     for anatomy in anatomies():
         for shift in range(len(anatomy.levels) - count + 1):
             levels = anatomy.levels[shift : shift + count]
-            by_size = size_prior + sum(fit(anatomy, levels[i], i, s) for i, s in known)
+            by_size = size_prior + _WEIGHT_OF_SIGNS * sum(fit(anatomy, levels[i], i, s) for i, s in known)
             sacrum = sum(_of_sacrum(levels[i] in _SACRAL, s) for i, s in known)
-            log = _WEIGHT_OF_SIGNS * float(by_size.max()) + sacrum + float(np.log(anatomy.frequency))
+            log = float(by_size.max()) + sacrum + float(np.log(anatomy.frequency))
             ways.append((levels, anatomy, log))
     if not ways:
         return []
@@ -147,33 +155,35 @@ def weigh(signs: Sequence[LevelSigns | None]) -> list[Hypothesis]:
     return [Hypothesis(levels, anatomy, float(w)) for (levels, anatomy, _), w in zip(ways, weight, strict=True)]
 
 
-def _log_likelihood(shape: str, rib: int | None, signs: LevelSigns, size: float) -> float:
-    """How well ribs, processes and width of a body agree with a level; each term is bounded so that no bad reading decides.
+def _log_likelihoods(shape: str, rib: int | None, signs: LevelSigns) -> NDArray[np.float64]:
+    """How well ribs, processes and width of a body agree with a level, in persons of all `_SIZES`.
 
-    `size` is that of the person relative to the usual one; it scales what is expected of widths, processes and ribs.
+    The size scales what is expected of widths, processes and ribs; each term is bounded so that no bad reading decides.
     """
     if shape in _SACRAL:
-        return 0.0
-    total = 0.0
+        return np.zeros(len(_SIZES))
+    total = np.zeros(len(_SIZES))
     if rib is not None:
         mean, sd = _RIB_REACH_MEAN_SD_MM.get(rib, _UPPER_RIB_REACH_MEAN_SD_MM)
     else:
         mean, sd = _REACH_MEAN_SD_MM.get(shape, _REACH_MEAN_SD_MM["L1"])
-    mean *= size
     # The process may touch the ilium at L4 and L5, and the first rib at C7.
-    beside_other_bone = shape in ("L4", "L5", "C7")
+    floor_if_longer = -1.0 if shape in ("L4", "L5", "C7") else -4.0
     for reach, cut in zip(signs.reach_mm, signs.cut_off, strict=True):
-        deviation = (reach - mean) / sd
-        # A rib that leaves the field is at least as long as what is seen of it; a rib of the chest cannot be too long.
-        if (deviation < 0 and cut) or (deviation > 0 and rib is not None):
-            continue
-        total += max(-0.25 * deviation**2, -1.0 if beside_other_bone and deviation > 0 else -4.0)
+        deviation = (reach - _SIZES * mean) / sd
+        of_side = np.maximum(-0.25 * deviation**2, np.where(deviation > 0, floor_if_longer, -4.0))
+        # What is cut is at least as long as what is seen; how long a rib is, is asked of its path.
+        excused = ((deviation < 0) & cut) | ((deviation > 0) & (rib is not None))
+        total += np.where(excused, 0.0, of_side)
     if rib is not None and signs.longest_rib is not None:
-        total += _of_length(rib, signs.longest_rib, size)
+        total += _of_length(rib, signs.longest_rib)
     places = [LEVELS.index(name) if name in LEVELS else -2 for name in _WIDTH_AT]
     place = LEVELS.index(shape) if shape in LEVELS else _CERVICAL.index(shape) - 2
-    expected = size * float(np.interp(place, places, list(_WIDTH_AT.values())))
-    return total + max(-0.25 * ((signs.width_mm - expected) / _WIDTH_SD_MM) ** 2, -2.0)
+    expected = _SIZES * float(np.interp(place, places, list(_WIDTH_AT.values())))
+    found: NDArray[np.float64] = total + np.maximum(
+        -0.25 * ((signs.width_mm - expected) / _WIDTH_SD_MM) ** 2, _LEAST_OF_WIDTH
+    )
+    return found
 
 
 def _of_sacrum(sacral: bool, signs: LevelSigns) -> float:
@@ -183,12 +193,11 @@ def _of_sacrum(sacral: bool, signs: LevelSigns) -> float:
     return (_SACRAL_LOG_LIKELIHOOD if sacral else _NOT_SACRAL_LOG_LIKELIHOOD)[signs.sacral_signs]
 
 
-def _of_length(number: int, seen: Rib, size: float) -> float:
-    """Log likelihood of the length of a rib of this number, counted once for both sides."""
+def _of_length(number: int, seen: Rib) -> NDArray[np.float64]:
+    """Log likelihoods of the length of a rib of this number, counted once for both sides, in persons of all `_SIZES`."""
     mean, sd = _RIB_LENGTH_MEAN_SD_MM.get(number, _UPPER_RIB_LENGTH_MEAN_SD_MM)
-    deviation = (seen.length_mm - size * mean) / sd
+    deviation = (seen.length_mm - _SIZES * mean) / sd
     # What is cut is at least as long as what is seen. The path may go on in calcified cartilage: a rib of the chest cannot be
     # too long.
-    if (seen.cut_off and deviation < 0) or (number < 10 and deviation > 0):
-        return 0.0
-    return max(-0.5 * deviation**2, _LEAST_OF_LENGTH)
+    excused = ((deviation < 0) & seen.cut_off) | ((deviation > 0) & (number < 10))
+    return np.where(excused, 0.0, np.maximum(-0.5 * deviation**2, _LEAST_OF_LENGTH))

@@ -18,7 +18,7 @@ from pipeline.segmentation.spine.landmarks import SACRAL_SIGNS, LevelSigns
 
 _SEQUENCE = ("C5", "C6", *LEVELS, "S1", "S2", "S3", "S4", "S5")
 _RIB_MM, _NO_RIB_MM, _STEP_MM = 50.0, 50.0, 12.0
-_CERTAIN = 0.95
+_CERTAIN = 0.9
 _ANCHORS = ("sacrum", "last rib")
 _LEAST_CONFIDENCE = 0.85
 _LEAST_LISTED = 0.01
@@ -178,7 +178,7 @@ def _name_run(signs: list[LevelSigns], whole: list[bool]) -> Naming:
     chosen = counts[0].levels
     confidence = tuple(min(_levels_of(counts, i)[level or ""], _HIGHEST) for i, level in enumerate(chosen))
     doubt = _doubt(counts[0], min(confidence), first_sacral, rib_step)
-    if first_sacral is not None and signs[first_sacral].may_begin_lower:
+    if not doubt and first_sacral is not None and rib_step is None and signs[first_sacral].may_begin_lower:
         doubt = "the sacrum may begin one body lower"
     if doubt:
         reason = f"{doubt} (possible transitional vertebra)"
@@ -248,11 +248,21 @@ def name_from_pins(count: int, pins: dict[int, str], sacrum_from: int | None) ->
             remedy="Pin one level, or check their z coordinates.",
         )  # fmt: skip
     shift = shifts.pop()
-    inside = [0 <= shift + i < len(_SEQUENCE) for i in range(count)]
-    levels = tuple(_SEQUENCE[shift + i] if ok else None for i, ok in enumerate(inside))
+    sequence = _SEQUENCE
     reason = ""
-    if sacrum_from is not None and levels[sacrum_from] != "S1":
-        reason = f"counted from the pinned level, what lies above the sacrum is {levels[sacrum_from - 1]}"
+    if sacrum_from is not None and 0 <= shift + sacrum_from < len(_SEQUENCE):
+        # The sacrum lies where it is seen; the pin then says how many lumbar vertebrae there are.
+        last = _SEQUENCE.index("S1")
+        more = shift + sacrum_from - last
+        if more == 1:
+            sequence = (*_SEQUENCE[:last], "L6", *_SEQUENCE[last:])
+        elif more == -1:
+            sequence = (*_SEQUENCE[: last - 1], *_SEQUENCE[last:])
+        if more:
+            above = f"L{5 + more}" if abs(more) == 1 else _SEQUENCE[shift + sacrum_from - 1]
+            reason = f"counted from the pinned level, the vertebra on the sacrum is {above}"
+    inside = [0 <= shift + i < len(sequence) for i in range(count)]
+    levels = tuple(sequence[shift + i] if ok else None for i, ok in enumerate(inside))
     return Naming(
         levels, (None,) * count, ({},) * count, "pin", reason, "level_conflict" if reason else "", sacrum_from
     )  # fmt: skip
