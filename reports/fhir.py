@@ -22,6 +22,7 @@ _NAMESPACE = UUID("0d9f7a52-53a5-4b0c-9c0f-1d5f0a5e3b11")
 QUANTITIES = {
     "trabecular_hu": "Mean trabecular attenuation",
     "vbmd": "Volumetric bone mineral density",
+    "spine_vbmd": "Volumetric bone mineral density of the spine, mean of levels",
     "height_anterior": "Anterior height of vertebral body",
     "height_middle": "Middle height of vertebral body",
     "height_posterior": "Posterior height of vertebral body",
@@ -64,6 +65,9 @@ def fhir_bundle(record: StudyRecord, *, pdf_url: str | None = "report.pdf") -> d
         for structure in structures
         for row in _rows(structure)
     ]
+    spine = record.assessment.spine_vbmd_mg_cm3
+    if spine is not None:
+        observations.append(_spine_observation(record, spine, study_url, device_url))
     report: dict[str, Any] = {
         "resourceType": "DiagnosticReport",
         "status": "preliminary",
@@ -167,6 +171,10 @@ def _rows(structure: Vertebra | Femur) -> list[dict[str, Any]]:
                 add(code, code, score, region)
     add("strength", "strength_n", structure.strength_n)
     add("stiffness", "stiffness_n_mm", structure.stiffness_n_mm)
+    for test in structure.other_tests:
+        add("strength", "strength_n", test.strength_n, test.strength_n.test)
+        if test.stiffness_n_mm is not None:
+            add("stiffness", "stiffness_n_mm", test.stiffness_n_mm, test.strength_n.test)
     return rows
 
 
@@ -183,23 +191,8 @@ def _observation(
     grade: Any = None,
 ) -> dict[str, Any]:
     site = structure.name + (f" {part}" if part else "")
-    observation: dict[str, Any] = {
-        "resourceType": "Observation",
-        "id": "-".join(x for x in (structure.name, code, part) if x).replace("_", "-"),
-        "status": "preliminary",
-        "category": [
-            {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "imaging"}]}
-        ],
-        "code": {
-            "coding": [{"system": CODE_SYSTEM, "code": code, "display": QUANTITIES[code]}],
-            "text": QUANTITIES[code],
-        },
-        "subject": _subject(record),
-        "effectiveDateTime": record.study.report_date,
-        "bodySite": {"text": site.replace("_", " ")},
-        "device": {"reference": device_url},
-        "derivedFrom": [{"reference": study_url}],
-    }
+    name = "-".join(x for x in (structure.name, code, part) if x).replace("_", "-")
+    observation = _empty_observation(record, name, code, site.replace("_", " "), study_url, device_url)
     if grade is not None:
         observation["valueCodeableConcept"] = {
             "coding": [{"system": CODE_SYSTEM, "code": f"genant-{grade.genant_grade}"}],
@@ -232,3 +225,32 @@ def _value(quantity: Quantity) -> dict[str, Any]:
     if quantity.uncertainty is not None:
         value["extension"] = [{"url": UNCERTAINTY_EXTENSION, "valueDecimal": quantity.uncertainty}]
     return value
+
+
+def _empty_observation(
+    record: StudyRecord, name: str, code: str, site: str, study_url: str, device_url: str
+) -> dict[str, Any]:
+    """What every observation says, without its value."""
+    return {
+        "resourceType": "Observation",
+        "id": name,
+        "status": "preliminary",
+        "category": [
+            {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "imaging"}]}
+        ],
+        "code": {
+            "coding": [{"system": CODE_SYSTEM, "code": code, "display": QUANTITIES[code]}],
+            "text": QUANTITIES[code],
+        },
+        "subject": _subject(record),
+        "effectiveDateTime": record.study.report_date,
+        "bodySite": {"text": site},
+        "device": {"reference": device_url},
+        "derivedFrom": [{"reference": study_url}],
+    }
+
+
+def _spine_observation(record: StudyRecord, density: Quantity, study_url: str, device_url: str) -> dict[str, Any]:
+    levels = " and ".join(record.assessment.spine_vbmd_levels)
+    observation = _empty_observation(record, "spine-vbmd", "spine_vbmd", f"spine, {levels}", study_url, device_url)
+    return observation | {"valueQuantity": _value(density), "method": {"text": density.method}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydicom.sr.coding import Code
 
 OWN_SCHEME = "99OPENBCT"
@@ -13,6 +15,7 @@ LATERALITY = Code("272741003", "SCT", "Laterality")
 SIDES = {"left": Code("7771000", "SCT", "Left"), "right": Code("24028007", "SCT", "Right")}
 PROXIMAL_FEMUR = Code("310651003", "SCT", "Proximal femur")
 SACRUM = Code("54735007", "SCT", "Sacrum")
+SPINE = Code("421060004", "SCT", "Spine")
 VERTEBRA = Code("51282000", "SCT", "Vertebra")
 
 _VERTEBRA_CODES = {
@@ -56,6 +59,20 @@ HEIGHTS = {
 HEIGHT_LOSS = own("VB_HT_LOSS", "Height loss of vertebral body")
 STRENGTH_FE = own("STRENGTH_FE", "Bone strength by finite elements")
 STIFFNESS_FE = own("STIFFNESS_FE", "Bone stiffness by finite elements")
+_TESTS = {
+    "spine-compression": ("COMPR", "compression"),
+    "hip-sideways-fall": ("FALL", "sideways fall"),
+    "hip-stance": ("STANCE", "single-leg stance"),
+}
+
+
+def codes_of_test(test: str) -> tuple[Code, Code]:
+    """Strength and stiffness in a virtual test besides the leading one, so that no receiver takes them for that one's."""
+    short, words = _TESTS.get(test, (re.sub(r"[^A-Z0-9]+", "_", test.upper())[:10], test))
+    strength = own(f"STR_{short}", f"Bone strength by finite elements, {words}"[:64])
+    return strength, own(f"STIFF_{short}", f"Bone stiffness by finite elements, {words}"[:64])
+
+
 STANDARD_UNCERTAINTY = own("STD_UNC", "Standard uncertainty")
 GENANT = own("GENANT", "Genant grade")
 GENANT_GRADES = {grade: own(f"GENANT_{grade}", f"Genant grade {grade}") for grade in range(4)}

@@ -91,6 +91,21 @@ def structured_report(
                     **common,
                 )
             )
+    spine = record.assessment.spine_vbmd_mg_cm3
+    if spine is not None and any(v.name in segments or not segments for v in record.vertebrae):
+        groups.append(
+            MeasurementsAndQualitativeEvaluations(
+                source_images=[SourceImageForMeasurementGroup(sources[0].SOPClassUID, sources[0].SOPInstanceUID)],
+                tracking_identifier=TrackingIdentifier(
+                    uid=provenance.uid(series_uid, "track-spine"),
+                    identifier="spine, mean of " + ", ".join(record.assessment.spine_vbmd_levels),
+                ),
+                finding_type=_concept(concepts.BONE),
+                finding_sites=[FindingSite(_concept(concepts.SPINE))],
+                algorithm_id=algorithm,
+                measurements=_with_uncertainty(concepts.VBMD, spine, derivation=Code("373098007", "SCT", "Mean")),
+            )
+        )
     observer = ObserverContext(
         codes.DCM.Device,
         DeviceObserverIdentifyingAttributes(
@@ -190,6 +205,11 @@ def _measurements(structure: Vertebra | Femur) -> list[Measurement] | None:
         rows += _with_uncertainty(concepts.STRENGTH_FE, structure.strength_n)
     if structure.stiffness_n_mm is not None:
         rows += _with_uncertainty(concepts.STIFFNESS_FE, structure.stiffness_n_mm)
+    for test in structure.other_tests:
+        strength, stiffness = concepts.codes_of_test(test.strength_n.test)
+        rows += _with_uncertainty(strength, test.strength_n)
+        if test.stiffness_n_mm is not None:
+            rows += _with_uncertainty(stiffness, test.stiffness_n_mm)
     return rows or None
 
 
