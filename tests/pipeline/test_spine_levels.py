@@ -51,9 +51,9 @@ def _people(count: str) -> tuple[list[LevelSigns], list[str]]:
 
 
 def test_the_anatomies_cover_what_is_known_of_variants():
-    """Frequencies add up to 1; vertebrae above the sacrum are 24 in 92 % (Tins and Balain 2016)."""
+    """Frequencies add up to 1; vertebrae above the sacrum look like 24 in 374 of 418 people (Tins and Balain 2016)."""
     assert sum(a.frequency for a in anatomies()) == pytest.approx(1.0)
-    assert sum(a.frequency for a in anatomies() if a.presacral == 24) == pytest.approx(0.92, abs=0.01)
+    assert sum(a.frequency for a in anatomies() if a.presacral == 24) == pytest.approx(374 / 418, abs=0.01)
     six = next(a for a in anatomies() if a.presacral == 25 and a.rib_pairs == 12)
     assert six.levels[-7:-4] == ("L5", "L6", "S1")
     assert six.description == "six lumbar vertebrae"
@@ -83,12 +83,12 @@ def test_a_variant_in_full_view_is_not_named_and_its_true_count_is_likely(count:
 
 @pytest.mark.parametrize(("count", "called"), [("six", "L6"), ("four", "L4")])
 def test_a_variant_that_cannot_be_seen_is_told_as_an_alternative_as_likely_as_it_is(count: str, called: str):
-    """With the sacrum alone in view, L5 is what is on the sacrum in 92 of 100 people, and so much is said."""
+    """With the sacrum alone in view, L5 is what is on the sacrum in nine of ten people, and so much is said."""
     signs, _ = _people(count)
     naming = name_levels(signs[-4:], plausible=[True] * 4)
     assert naming.levels == ("L3", "L4", "L5", "S1")
     assert naming.confidence[2] is not None
-    assert 0.85 < naming.confidence[2] < 0.95
+    assert 0.83 < naming.confidence[2] < 0.93
     assert 0.02 < naming.alternatives[2][called] < 0.10
     text = level_findings(naming)[0].text
     assert f"{count} lumbar vertebrae" in text
@@ -185,7 +185,7 @@ def test_whatever_is_seen_probabilities_are_probabilities(signs: list[LevelSigns
         assert (level is None) == (confidence is None)
         assert level not in others
         assert sum(others.values()) + (confidence or 0.0) <= 1.01
-        assert confidence is None or 0.85 <= confidence <= 0.99
+        assert confidence is None or 0.8 <= confidence <= 0.99
     named = [level for level in naming.levels if level is not None]
     assert not named or naming.anchor, "a name without a landmark"
     assert len(set(named)) == len(named)
