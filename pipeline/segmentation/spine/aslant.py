@@ -21,6 +21,8 @@ _SIZE_MM = (220.0, 200.0, 130.0)
 _ABOVE_END_MM = 30.0
 _LEAST_GAIN = 4.0
 """By how much the sum of the score (one value each 2 mm) must be larger, for the tilted search to be believed."""
+_LEAST_LONGER_MM = 15.0
+"""And by how much its line must be longer: the priors of the search differ a little between the two."""
 _MEETS_WITHIN_MM = 5.0
 
 
@@ -66,11 +68,18 @@ def lower_end_in_tilted_slices(
         return canal
     # Where both have run together for a while, the axial search takes over.
     there, here = (int(v) for v in meets[np.argsort(meets[:, 0])[len(meets) // 2]])
+    longer_mm = _length_mm(again.points_lps_mm[: here + 1]) - _length_mm(points[: there + 1])
+    if longer_mm < _LEAST_LONGER_MM:
+        return canal
     return replace(
         canal,
         points_lps_mm=np.concatenate([again.points_lps_mm[:here], points[there:]]),
         score=np.concatenate([again.score[:here], canal.score[there:]]),
     )
+
+
+def _length_mm(points: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
 
 
 def _tilted_grid(edge_mm: float, centre_lps_mm: NDArray[np.float64], turn_rad: float) -> Grid:
