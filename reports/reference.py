@@ -68,6 +68,21 @@ In reports every number is rounded in one place: to the coarser of what is custo
 1 mg/cm3, areal density 0.001 g/cm2, T-score 0.1, HU 1, heights 0.1 mm) and two significant digits of its uncertainty. JSON, CSV
 and Parquet hold it unrounded.
 
+In `dicom/`: `segmentation.dcm` (binary, one coded segment per structure), `measurements.dcm` (Comprehensive 3D SR,
+TID 1500), `report.dcm` (Encapsulated PDF). With `--dicom-extras` also `picture-<name>.dcm` (secondary capture) and
+`map-<structure>-<field>.dcm` (parametric map on the grid of the finite-element model: strain energy density in kPa,
+energy-equivalent strain, stress over yield stress). All share patient and study of the source and have UIDs of their
+own that repeat with the same result. Checked with `dciodvfy` (`pytest -m peer tests/reports`) and by storing them in
+Orthanc and reading them back (`pytest -m pacs tests/reports`).
+
+## Languages
+
+`--language de` of `run` and `report`, or the path of a language file: a copy of `reports/language/en.toml` with the
+same keys and the same gaps in braces; `[locale]` holds decimal mark and order of a date. A file that lacks a word is
+refused by name. Sentences that stand in the record (findings, assessment, methods) are English there;
+`reports/language/phrases.<code>.toml` holds templates for them. A sentence is replaced only where a template fits the
+whole of it, else it stays as recorded. Payer statements are printed in the language of their source.
+
 ## Verifying a record
 
     openbct verify OUT/<study>/record.json INPUT...
