@@ -16,7 +16,7 @@ MAX_PIXELS = 2_400_000
 """A taller picture is drawn with fewer dots per inch."""
 
 Said = Callable[[str], str]
-"""From what is written in a picture, or about it, to the language of the report."""
+"""From what is written in a picture to the language of the report."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def as_picture(figure: Figure, name: str, *, caption: str, alt: str, said: Said 
     ----------
     figure, name, caption, alt
     said : callable, optional
-        From what is written in the picture and about it to another language.
+        From what is written in the picture to another language. Caption and alternative text go into the record, which is kept
+        in English; the report translates them.
     """
     if said is not None:
         _translate(figure, said)
-        caption, alt = said(caption), said(alt)
     width_in, height_in = figure.get_size_inches()
     dpi = min(DPI, (MAX_PIXELS / (width_in * height_in)) ** 0.5)
     stream = io.BytesIO()

@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"^[<±+(-]*[−\d][\d\s±.,()<%/–−-]*$")
 _SPLITS = ("; ", ", ", " and ", " ")
 _MOST_NESTED = 6
 _ONE = r"(?:(?!; ).)+?"
-_GAP_OF = {"spread": ".*?", **dict.fromkeys(("parts", "why", "basis", "bodies", "scale", "fields"), ".+?")}
+_GAP_OF = {"spread": ".*?", **dict.fromkeys(("parts", "why", "basis", "bodies", "scale", "fields", "listed"), ".+?")}
 """What a gap takes: a list may stand in those named here, one thing in all others, and nothing in ``spread``."""
 
 _SPOKEN = frozenset(
