@@ -17,7 +17,7 @@ from pipeline.segmentation.spine.anatomy import Hypothesis, weigh
 from pipeline.segmentation.spine.landmarks import SACRAL_SIGNS, LevelSigns
 
 _SEQUENCE = ("C5", "C6", *LEVELS, "S1", "S2", "S3", "S4", "S5")
-_RIB_MM, _NO_RIB_MM, _STEP_MM = 50.0, 50.0, 12.0
+_RIB_MM, _NO_RIB_MM = 60.0, 50.0
 _CERTAIN = 0.9
 _ANCHORS = ("sacrum", "last rib")
 _LEAST_CONFIDENCE = 0.8
@@ -325,14 +325,13 @@ def _other_counts(naming: Naming) -> str:
 def _last_rib(signs: list[LevelSigns], plausible: list[bool], hypotheses: Sequence[Hypothesis]) -> int | None:
     """Index of the last body with ribs, where its lower neighbour certainly has none; None if that is not to be seen.
 
-    Bone must reach far on both sides of it and end soon on both sides of the lower one, both bodies must be whole and what lies
-    beside them in view, and hardly any way of counting may have the ribs end elsewhere.
+    Bone must reach far on both sides of it (a short rib may be that of L1) and end soon on both sides of the lower one, both
+    bodies must be whole and what lies beside them in view, and hardly any way of counting may have the ribs end elsewhere.
     """
     for i in range(len(signs) - 1):
         upper, lower = signs[i], signs[i + 1]
         seen = plausible[i] and plausible[i + 1] and not any(lower.cut_off)
-        step_mm = min(upper.reach_mm) - max(lower.reach_mm)
-        if not seen or min(upper.reach_mm) < _RIB_MM or max(lower.reach_mm) >= _NO_RIB_MM or step_mm < _STEP_MM:
+        if not seen or min(upper.reach_mm) < _RIB_MM or max(lower.reach_mm) >= _NO_RIB_MM:
             continue
         ends_here = sum(h.probability for h in hypotheses if h.bears_rib(i) and not h.bears_rib(i + 1))
         if ends_here > _CERTAIN:
