@@ -1,11 +1,12 @@
 """How well proximal femora are found and outlined, and whether the checks catch what went wrong.
 
-    python -m benchmarks.segmentation_femur [--data DIR] [--only real perturbed phantom] [--json FILE]
+    python -m benchmarks.segmentation_femur [--data DIR] [--only PART ...] [--cases CASE ...] [--json FILE]
 
-Prints one table per part and a summary of the quality gate and, with ``--json``, writes all rows to a file. Real references: a
-network's outline (``ts_example_3mm``) and a mask made for a finite-element study (``fe_femur_left``). Where there is none, a
-perturbed result is compared with the unperturbed one, which measures stability and not accuracy. Phantoms have an exact
-truth but a simpler anatomy.
+Parts: ``real`` scans as they are; ``disease``: phantoms with arthritis, dysplasia and unusual poses on the left; ``perturbed``:
+noise, bone loss, thick slices, turns of the patient; ``phantom``: exact truth over sex, age, slices and dose; ``loss``: how far
+heads move when bone is taken away. Prints a table per part and a summary of the quality gate; ``--json`` keeps all rows.
+Real references: a network's outline (``ts_example_3mm``) and a mask made for a finite-element study (``fe_femur_left``). Where
+there is none, a perturbed result is compared with the unperturbed one, which measures stability and not accuracy.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,11 +24,12 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from phantoms import make_phantom
+from benchmarks.diseased_hips import DISEASES, Disease, diseased_hips
+from benchmarks.hip_changes import bone_losses, perturbations
 from pipeline.errors import Severity
 from pipeline.segmentation.femur.chain import FoundFemur, find_femora
 from pipeline.segmentation.femur.quality import neck_shaft_angle_deg
-from pipeline.segmentation.model import FemurLandmarks
+from pipeline.segmentation.model import Femur, FemurLandmarks
 from pipeline.volume import Grid, Volume, canonical_order
 
 REAL_CASES = (
@@ -43,6 +45,17 @@ REAL_CASES = (
     "cptac00189_lungbases_5mm",
     "ts_dicom_slab_j2k",
 )
+PERTURBED_CASES = ("ts_example_3mm", "sts044_hip_right", "sts031_hip_right", "fe_femur_left")
+LOSS_CASES = ("sts031_hip_right", "sts036_hip_left_truncated", "sts044_hip_right", "ts_example_3mm")
+KINDS_OF_CHANGE = {
+    "noise": "noise 30-100 HU",
+    "trabecular": "trabecular -60, -120 HU",
+    "bone": "bone contrast x 0.7-0.4",
+    "flexed": "turned by 12 degrees",
+    "turned": "turned by 12 degrees",
+    "tilted": "turned by 12 degrees",
+}
+"""Changes that share a line of the summary, by their first word."""
 PHANTOMS: dict[str, tuple[dict, dict]] = {
     "woman 66, 2 mm": ({}, {"slice_mm": 2.0}),
     "woman 66, 1 mm": ({}, {"slice_mm": 1.0}),
@@ -65,15 +78,29 @@ class Row:
     status: str
     codes: str
     score: float
-    dice: float | None
-    surface_mm: float | None
-    head_error_mm: float | None
-    radius_error_mm: float | None
-    neck_angle_error_deg: float | None
-    shaft_angle_error_deg: float | None
-    lesser_edge_error_mm: float | None
-    neck_shaft_deg: float | None
-    seconds: float
+    dice: float | None = None
+    surface_mm: float | None = None
+    head_error_mm: float | None = None
+    radius_error_mm: float | None = None
+    neck_angle_error_deg: float | None = None
+    shaft_angle_error_deg: float | None = None
+    lesser_edge_error_mm: float | None = None
+    neck_shaft_deg: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """One femur after bone was taken away; `moved_mm` is None where there was no such femur before."""
+
+    case: str
+    change: str
+    side: str
+    status: str
+    codes: str
+    score: float
+    moved_mm: float | None
+    radius_change_mm: float | None
 
 
 @dataclass(frozen=True)
@@ -140,6 +167,13 @@ def distance_mm(a: NDArray | None, b: NDArray | None) -> float | None:
     return None if a is None or b is None else float(np.linalg.norm(np.asarray(a) - np.asarray(b)))
 
 
+def below_mm(edge: NDArray | None, true: FemurLandmarks) -> float | None:
+    """How far a lower edge of the lesser trochanter lies below the true one, along the shaft."""
+    if edge is None or true.lesser_trochanter_lower_edge_lps_mm is None or true.shaft_axis_lps is None:
+        return None
+    return float((edge - true.lesser_trochanter_lower_edge_lps_mm) @ true.shaft_axis_lps)
+
+
 def rows_of(case: str, change: str, volume: Volume, references: dict[str, Reference]) -> list[Row]:
     """Run the chain on one volume and compare each side with its reference, if there is one."""
     start = time.perf_counter()
@@ -161,10 +195,8 @@ def rows_of(case: str, change: str, volume: Volume, references: dict[str, Refere
                 radius = landmarks.head_radius_mm - true.head_radius_mm
                 neck = angle_deg(landmarks.neck_axis_lps, true.neck_axis_lps)
                 shaft = angle_deg(landmarks.shaft_axis_lps, true.shaft_axis_lps)
-                edge = distance_mm(
-                    landmarks.lesser_trochanter_lower_edge_lps_mm, true.lesser_trochanter_lower_edge_lps_mm
-                )
-        codes = " ".join(g.code for g in femur.findings if g.severity is not Severity.INFO)
+                edge = below_mm(landmarks.lesser_trochanter_lower_edge_lps_mm, true)
+        codes = _codes(femur)
         rows.append(
             Row(
                 case,
@@ -185,7 +217,7 @@ def rows_of(case: str, change: str, volume: Volume, references: dict[str, Refere
             )
         )
     if not rows:
-        rows.append(Row(case, change, "-", "absent", "", 0.0, *[None] * 8, seconds))
+        rows.append(Row(case, change, "-", "absent", "", 0.0, seconds=seconds))
     return rows
 
 
@@ -203,81 +235,39 @@ def real_volume(data: Path, case: str) -> tuple[Volume, dict[str, Reference]]:
     return volume, {}
 
 
-def phantom_volume(options: dict, image: dict) -> tuple[Volume, dict[str, Reference]]:
-    phantom = make_phantom("torso", seed=1, **options)
-    scan = phantom.image(120.0, **image)
-    truth = phantom.truth(scan)
-    hu, matrix, _ = canonical_order(scan.hu, np.asarray(scan.lattice.index_to_lps))
-    labels, _, _ = canonical_order(scan.labels, np.asarray(scan.lattice.index_to_lps))
-    references = {}
-    for t in truth.femora:
-        landmarks = FemurLandmarks(
-            head_centre_lps_mm=np.array(t.head_centre_lps_mm),
-            head_radius_mm=t.head_radius_mm,
-            neck_axis_lps=np.array(t.neck_axis_lps),
-            shaft_axis_lps=np.array(t.shaft_axis_lps),
-            lesser_trochanter_lower_edge_lps_mm=np.array(t.lesser_trochanter_lower_edge_lps_mm),
-        )
-        references[t.side] = Reference(labels == t.label, landmarks)
-    return volume_of(hu, matrix), references
+def phantom_volume(options: dict, image: dict, *, left: Disease | None = None) -> tuple[Volume, dict[str, Reference]]:
+    """Both hips of a torso phantom, the left one diseased or not."""
+    hips = diseased_hips(left, seed=1, **options, **image)
+    return hips.volume, {side: Reference(hips.masks[side], hips.landmarks[side]) for side in hips.masks}
 
 
-def perturbations(volume: Volume, masks: list[NDArray[np.bool_]]) -> Iterator[tuple[str, Volume, Callable]]:
-    """Name, changed volume, and what the change does to a mask on the old grid."""
-    hu = volume.hu.astype(np.float32)
-    padding = hu < -1000
-    generator = np.random.default_rng(7)
-
-    def same(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return mask
-
-    def changed(new: NDArray[np.float32]) -> Volume:
-        return Volume(np.where(padding, hu, new).astype(np.float32), volume.grid)
-
-    for sd in (30, 60, 100):
-        yield f"noise {sd} HU", changed(hu + generator.normal(0, sd, hu.shape).astype(np.float32)), same
-    for loss in (60, 120):
-        inner = np.zeros(hu.shape, dtype=bool)
-        for mask in masks:
-            depth = ndimage.distance_transform_edt(mask, sampling=volume.spacing_mm)
-            inner |= depth > 2.5
-        yield f"trabecular -{loss} HU", changed(np.where(inner, np.maximum(hu - loss, -80), hu)), same
-    for factor in (0.7, 0.5, 0.4):
-        yield f"bone contrast x {factor}", changed(np.where(hu > 60, 60 + (hu - 60) * factor, hu)), same
-    parts = max(2, round(5.0 / volume.spacing_mm[0]))
-    whole = hu.shape[0] // parts * parts
-    thick = hu[:whole].reshape(-1, parts, *hu.shape[1:]).mean(axis=1)
-    matrix = volume.grid.index_to_lps.copy()
-    matrix[:3, 3] = volume.grid.to_lps(np.array([(parts - 1) / 2, 0.0, 0.0]))
-    matrix[:3, 0] *= parts
-    yield (
-        f"{parts * volume.spacing_mm[0]:.1f} mm slices",
-        Volume(thick, Grid(thick.shape, matrix)),
-        lambda mask: mask[:whole].reshape(-1, parts, *hu.shape[1:]).mean(axis=1) >= 0.5,
-    )
-    for axis, name in ((2, "flexed"), (0, "turned"), (1, "tilted")):
-        for degrees in (-12, 12):
-            turn = _rotation(volume, axis, degrees)
-            new = ndimage.affine_transform(hu, *turn, order=1, mode="nearest")
-            yield (
-                f"{name} {degrees:+d} degrees",
-                Volume(new.astype(np.float32), volume.grid),
-                lambda mask, turn=turn: ndimage.affine_transform(mask.astype(np.float32), *turn, order=1) > 0.5,
+def bone_loss_rows(case: str, volume: Volume, references: dict[str, Reference]) -> Iterator[LossRow]:
+    """How far heads move when bone is taken away, and how their femora end."""
+    found, _, _ = find_femora(volume, threads=2)
+    before: dict[str, FemurLandmarks] = {}
+    femora = []
+    for f in found:
+        landmarks = f.femur.landmarks
+        assert landmarks is not None
+        before[f.femur.side] = landmarks
+        reference = references.get(f.femur.side)
+        femora.append((full_mask(f, volume.grid) if reference is None else reference.mask, landmarks))
+    for change, weaker in bone_losses(volume, femora):
+        after, _, _ = find_femora(weaker, threads=2)
+        for side in before.keys() - {f.femur.side for f in after}:
+            yield LossRow(case, change, side, "absent", "", 0.0, None, None)
+        for f in after:
+            now, was = f.femur.landmarks, before.get(f.femur.side)
+            assert now is not None
+            moved = None if was is None else distance_mm(now.head_centre_lps_mm, was.head_centre_lps_mm)
+            grown = None if was is None else now.head_radius_mm - was.head_radius_mm
+            yield LossRow(
+                case, change, f.femur.side, f.femur.status.value, _codes(f.femur), f.femur.score, moved, grown
             )
-    half = ndimage.shift(hu, (0.5, 0.5, 0.5), order=1, mode="nearest")
-    yield "half a voxel", changed(half), lambda mask: ndimage.shift(mask.astype(np.float32), 0.5, order=1) > 0.5
 
 
-def _rotation(volume: Volume, axis: int, degrees: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Matrix and offset for ``affine_transform``: a turn by `degrees` about one array axis through the middle."""
-    spacing = np.array(volume.spacing_mm)
-    a, b = [k for k in range(3) if k != axis]
-    turn = np.eye(3)
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    turn[a, a], turn[a, b], turn[b, a], turn[b, b] = cos, -sin, sin, cos
-    matrix = turn * spacing[None, :] / spacing[:, None]
-    centre = (np.array(volume.shape) - 1) / 2
-    return matrix, centre - matrix @ centre
+def _codes(femur: Femur) -> str:
+    return " ".join(dict.fromkeys(g.code for g in femur.findings if g.severity is not Severity.INFO))
 
 
 def perturbed_rows(case: str, volume: Volume, references: dict[str, Reference]) -> Iterator[Row]:
@@ -312,57 +302,128 @@ def gate_summary(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def table(rows: list[Row]) -> str:
-    """Markdown table."""
-
-    def number(value: float | None, digits: int) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
-
+    """Markdown table, one line per femur."""
     head = (
-        "| case | change | side | status | reasons | score | Dice | surface mm | head mm | R mm | neck deg | shaft deg "
+        "| case | side | status | reasons | score | Dice | surface mm | head mm | R mm | neck deg | shaft deg | LT mm |"
     )
-    head += "| LT edge mm |"
-    lines = [head, "| --- | --- | --- | --- | --- " + "| ---: " * 8 + "|"]
+    lines = [head, "| --- | --- | --- | --- " + "| ---: " * 8 + "|"]
     for r in rows:
         numbers = [
             number(r.score, 2), number(r.dice, 3), number(r.surface_mm, 2), number(r.head_error_mm, 1),
             number(r.radius_error_mm, 1), number(r.neck_angle_error_deg, 1), number(r.shaft_angle_error_deg, 1),
             number(r.lesser_edge_error_mm, 1),
         ]  # fmt: skip
-        lines.append(f"| {r.case} | {r.change} | {r.side} | {r.status} | {r.codes} | " + " | ".join(numbers) + " |")
+        name = ", ".join(part for part in (r.case, r.change) if part)
+        lines.append(f"| {name} | {r.side} | {r.status} | {r.codes} | " + " | ".join(numbers) + " |")
     return "\n".join(lines)
+
+
+def summary_table(rows: list[Row]) -> str:
+    """Markdown table, one line per case, side and kind of change: worst and mean Dice, and how the femora ended."""
+    lines = [
+        "| case | side | change | runs | Dice mean | Dice worst | surface worst mm | ok | warning | failed | reasons |",
+        "| --- | --- | --- " + "| ---: " * 7 + "| --- |",
+    ]
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for r in rows:
+        groups.setdefault((r.case, r.side, KINDS_OF_CHANGE.get(r.change.split(" ")[0], r.change)), []).append(r)
+    for (case, side, change), group in groups.items():
+        overlaps = [r.dice for r in group if r.dice is not None]
+        away = [r.surface_mm for r in group if r.surface_mm is not None]
+        ends = [sum(r.status == status for r in group) for status in ("ok", "warning", "failed")]
+        codes = " ".join(dict.fromkeys(code for r in group for code in r.codes.split()))
+        figures = [
+            number(float(np.mean(overlaps)) if overlaps else None, 3),
+            number(min(overlaps, default=None), 3),
+            number(max(away, default=None), 2),
+        ]
+        cells = [case, side, change, str(len(group)), *figures, *map(str, ends), codes]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def loss_table(rows: list[LossRow]) -> str:
+    """Markdown table, one line per case and side: how far the head moved, by how the femur ended."""
+    lines = [
+        "| case | side | runs | moved mm, mean | worst, ok | worst, warning | worst, failed | found no more |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case, side in dict.fromkeys((r.case, r.side) for r in rows):
+        group = [r for r in rows if (r.case, r.side) == (case, side)]
+        moved = [r for r in group if r.moved_mm is not None]
+        worst = [
+            number(max((r.moved_mm or 0.0 for r in moved if r.status == status), default=None), 1)
+            for status in ("ok", "warning", "failed")
+        ]
+        mean = number(float(np.mean([r.moved_mm for r in moved if r.moved_mm is not None])) if moved else None, 1)
+        lost = sum(r.status == "absent" for r in group)
+        lines.append("| " + " | ".join([case, side, str(len(group)), mean, *worst, str(lost)]) + " |")
+    return "\n".join(lines)
+
+
+PARTS = ("real", "disease", "perturbed", "phantom", "loss")
+
+
+def part_rows(part: str, data: Path, cases: list[str] | None) -> Iterator[Row | LossRow]:
+    """All rows of one part of the benchmark."""
+
+    def present(names: tuple[str, ...]) -> list[str]:
+        return [n for n in names if (cases is None or n in cases) and (data / n).is_dir()]
+
+    if part == "real":
+        for case in present(REAL_CASES):
+            yield from rows_of(case, "", *real_volume(data, case))
+    if part == "disease":
+        for name, disease in DISEASES.items():
+            if cases is None or name in cases:
+                yield from rows_of("phantom", name, *phantom_volume({}, {"slice_mm": 2.0}, left=disease))
+    if part == "perturbed":
+        for case in present(PERTURBED_CASES):
+            yield from perturbed_rows(case, *real_volume(data, case))
+    if part == "phantom":
+        for name, (options, image) in PHANTOMS.items():
+            if cases is None or name in cases:
+                yield from rows_of("phantom", name, *phantom_volume(options, image))
+    if part == "loss":
+        for case in present(LOSS_CASES):
+            yield from bone_loss_rows(case, *real_volume(data, case))
+        if cases is None or "phantom" in cases:
+            yield from bone_loss_rows("phantom", *phantom_volume({}, {"slice_mm": 2.0}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("OPENBCT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
     parser.add_argument("--data", type=Path, default=Path(default))
-    parser.add_argument(
-        "--only", nargs="+", choices=["real", "perturbed", "phantom"], default=["real", "perturbed", "phantom"]
-    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--cases", nargs="+", help="only these cases, by the names in the tables")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rows: list[Row] = []
-    if "real" in arguments.only:
-        for case in REAL_CASES:
-            if (arguments.data / case).is_dir():
-                rows += rows_of(case, "", *real_volume(arguments.data, case))
-    if "perturbed" in arguments.only:
-        for case in ("ts_example_3mm", "sts044_hip_right", "sts031_hip_right", "fe_femur_left"):
-            if (arguments.data / case).is_dir():
-                rows += perturbed_rows(case, *real_volume(arguments.data, case))
-    if "phantom" in arguments.only:
-        for name, (options, image) in PHANTOMS.items():
-            volume, references = phantom_volume(options, image)
-            if name == next(iter(PHANTOMS)):
-                rows += perturbed_rows(f"phantom, {name}", volume, references)
-            else:
-                rows += rows_of(f"phantom, {name}", "", volume, references)
-    print(table(rows))
-    print()
-    print(gate_summary(rows))
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    every: dict[str, list[Row | LossRow]] = {}
+    for part in arguments.only:
+        every[part] = []
+        for row in part_rows(part, arguments.data, arguments.cases):
+            every[part].append(row)
+            if arguments.json:
+                saved = {name: [asdict(r) for r in rows] for name, rows in every.items()}
+                arguments.json.write_text(json.dumps(saved, indent=1), encoding="utf-8")
+    print(report(every))
+
+
+def report(every: dict[str, list[Row | LossRow]]) -> str:
+    """All tables, as they stand in the documentation."""
+    parts = []
+    for part, rows in every.items():
+        losses, femora = [r for r in rows if isinstance(r, LossRow)], [r for r in rows if isinstance(r, Row)]
+        shown = loss_table(losses) if part == "loss" else (summary_table if part == "perturbed" else table)(femora)
+        parts.append(f"### {part}\n\n{shown}")
+    judged = [r for rows in every.values() for r in rows if isinstance(r, Row)]
+    return "\n\n".join([*parts, gate_summary(judged)])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,14 @@ from pipeline.segmentation.femur.geometry import section_through
 from pipeline.segmentation.femur.head import SIDES, Field, Head, fit_repeatedly
 from pipeline.segmentation.femur.landmarks import landmarks_about_head
 from pipeline.segmentation.femur.outline import Outline, box_about, on_grid, outline_femur
-from pipeline.segmentation.femur.search import ACCEPTED_SCORE, METAL_HU, Region, find_heads, hip_region
+from pipeline.segmentation.femur.pair import (
+    ACCEPTED_SCORE,
+    guided_findings,
+    mirrored,
+    unequal_findings,
+    upper_volume_ml,
+)
+from pipeline.segmentation.femur.search import METAL_HU, Region, find_heads, hip_region
 from pipeline.segmentation.model import LABEL_OF, Femur, FemurLandmarks
 from pipeline.segmentation.sampling import (
     IndexBox,
@@ -129,7 +136,14 @@ def _chosen(volume: Volume, field: Field, region: Region, heads: list[Head], wor
         return []
     paired = quality.pair_findings(worth) if region.midline_x_mm is not None else {}
     with ThreadPoolExecutor(workers) as pool:
-        segmented = list(pool.map(lambda h: _segment_one(volume, field, h, paired.get(h.side, [])), worth))
+        free = [h for h in worth if not h.guided]
+        segmented = list(pool.map(lambda h: _segment_one(volume, field, h, paired.get(h.side, [])), free))
+    for guided in [h for h in worth if h.guided]:
+        # The neck, too, is expected where the mirror image of the sure side has it.
+        marks = next((f.femur.landmarks for f in segmented if f.femur.side != guided.side), None)
+        if marks is not None and marks.neck_axis_lps is not None:
+            guided = replace(guided, neck_lps=mirrored(marks.neck_axis_lps))
+        segmented.append(_segment_one(volume, field, guided, guided_findings(guided)))
     if region.midline_x_mm is None:
         segmented = [f for f in segmented if _is_a_hip(f.femur)]
     segmented.sort(key=lambda f: -_plausibility(f.femur))
@@ -146,7 +160,21 @@ def _chosen(volume: Volume, field: Field, region: Region, heads: list[Head], wor
             clash |= candidate.femur.side == other.femur.side or abs(float(apart[0])) < 120.0 or not lateral_order
         if not clash:
             kept.append(candidate)
-    return kept
+    return _compared(kept, volume)
+
+
+def _compared(found: list[FoundFemur], volume: Volume) -> list[FoundFemur]:
+    """With what the two sides have to say of each other; a side that failed says nothing."""
+    sound = [f for f in found if f.femur.status != "failed" and f.femur.landmarks is not None]
+    upper_ml, scores = {}, {}
+    for f in sound:
+        assert f.femur.landmarks is not None
+        start = np.array([part.start for part in f.box], dtype=float)
+        points = volume.grid.to_lps(np.argwhere(f.mask) + start)
+        upper_ml[f.femur.side] = upper_volume_ml(points, volume.grid.voxel_volume_mm3, f.femur.landmarks)
+        scores[f.femur.side] = f.femur.score
+    doubts = unequal_findings(upper_ml, scores)
+    return [replace(f, femur=f.femur.with_findings(*doubts.get(f.femur.side, []))) for f in found]
 
 
 def _is_a_hip(femur: Femur) -> bool:
@@ -184,6 +212,7 @@ def _segment_one(volume: Volume, field: Field, head: Head, findings: list[Findin
     found = [*findings, *quality.head_findings(head), *quality.joint_findings(outline, fine, volume)]
     found += quality.mask_findings(outline, fine, head)
     found += quality.repeat_findings(_repeat_dice(volume, box, outline, field.bone_scale, head))
+    found += quality.stray_findings(quality.stray_ml(outline.mask, outline.grid, landmarks))
     found += quality.side_cut_findings(quality.side_cut_share(mask, part, volume))
     found += quality.metal_findings(mask, part, volume)
     geometry, density, strength = quality.geometry_findings(

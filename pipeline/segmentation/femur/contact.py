@@ -23,7 +23,11 @@ _FEMUR, _PELVIS = 1, 2
 
 
 def pelvic_bone(
-    bone: NDArray[np.bool_], femur_seed: NDArray[np.bool_], pelvis_seed: NDArray[np.bool_], edge_mm: float
+    bone: NDArray[np.bool_],
+    femur_seed: NDArray[np.bool_],
+    pelvis_seed: NDArray[np.bool_],
+    joint: NDArray[np.bool_],
+    edge_mm: float,
 ) -> NDArray[np.bool_]:
     """Voxels of bone that hang on the pelvis rather than on the femur.
 
@@ -33,6 +37,8 @@ def pelvic_bone(
         Above the threshold, both bones, on isotropic voxels.
     femur_seed, pelvis_seed : bool ndarray of shape (Z, Y, X)
         What surely belongs to one of them.
+    joint : bool ndarray of shape (Z, Y, X)
+        Where the joint space may lie: what is not bone there is no marrow.
     edge_mm : float
         Of the voxels.
 
@@ -47,7 +53,8 @@ def pelvic_bone(
     goes to the seed with the strongest path to it.
     """
     seeds = np.where(femur_seed, _FEMUR, np.where(pelvis_seed & bone, _PELVIS, 0)).astype(np.int32)
-    solid = _marrow_filled(bone | femur_seed, edge_mm)
+    solid = bone | femur_seed
+    solid |= _marrow_filled(solid, edge_mm) & ~joint
     image = sitk.GetImageFromArray(np.pad(solid, 1).view(np.uint8))
     outside = sitk.SignedMaurerDistanceMap(image, insideIsPositive=True, squaredDistance=False, useImageSpacing=False)
     depth = sitk.GetArrayFromImage(outside)[1:-1, 1:-1, 1:-1]

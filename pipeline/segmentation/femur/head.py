@@ -94,6 +94,10 @@ class Head:
         radius within 2 mm.
     spread_mm : float
         Distance to the farthest centre a repetition found.
+    guided : bool
+        True if the sphere was sought where the mirror image of the other side puts it.
+    neck_lps : float ndarray of shape (3,) or None
+        Where the neck is expected; None: as in a patient who lies straight.
     """
 
     side: str
@@ -103,6 +107,8 @@ class Head:
     in_view: float
     agreement: float = 1.0
     spread_mm: float = 0.0
+    guided: bool = False
+    neck_lps: NDArray[np.float64] | None = None
 
 
 def lateral_lps(side: str) -> NDArray[np.float64]:
@@ -234,7 +240,13 @@ def _score_places(
     return out
 
 
-def fit_sphere(field: Field, side: str, start_lps_mm: NDArray[np.float64], *, smoothing_mm: float = 0.0) -> Head | None:
+def fit_sphere(
+    field: Field,
+    side: str,
+    start_lps_mm: NDArray[np.float64],
+    *,
+    radius_range_mm: tuple[float, float] = RADIUS_RANGE_MM,
+) -> Head | None:
     """The sphere about a starting point that most rays agree on, or None if none is found within 14 mm.
 
     Rays from the start note every sign of the surface. Every sphere on a lattice of centres and radii counts the rays
@@ -254,10 +266,10 @@ def fit_sphere(field: Field, side: str, start_lps_mm: NDArray[np.float64], *, sm
         points_mm, owner, strength = points_mm[use], owner[use], strength[use]
         cloud = rays[owner] * points_mm[:, None]
         if reach_mm > 0:
-            votes = _votes(cloud, owner, strength, reach_mm, step_mm, *RADIUS_RANGE_MM)
+            votes = _votes(cloud, owner, strength, reach_mm, step_mm, *radius_range_mm)
             best = np.unravel_index(int(votes.argmax()), votes.shape)
             centre = centre + (np.array(best[:3]) * step_mm - reach_mm)
-            radius = RADIUS_RANGE_MM[0] + 0.5 * float(best[3])
+            radius = radius_range_mm[0] + 0.5 * float(best[3])
             continue
         cloud += centre
         for _ in range(8):
@@ -266,7 +278,9 @@ def fit_sphere(field: Field, side: str, start_lps_mm: NDArray[np.float64], *, sm
             if (weights > 0).sum() < 50:
                 return None
             centre, radius = least_squares_sphere(cloud, weights)
-    if not (RADIUS_RANGE_MM[0] <= radius <= RADIUS_RANGE_MM[1]):
+    if not (
+        max(radius_range_mm[0] - 0.5, RADIUS_RANGE_MM[0]) <= radius <= min(radius_range_mm[1] + 0.5, RADIUS_RANGE_MM[1])
+    ):
         return None
     if float(np.linalg.norm(centre - start_lps_mm)) > 20.0:
         return None
@@ -274,15 +288,20 @@ def fit_sphere(field: Field, side: str, start_lps_mm: NDArray[np.float64], *, sm
 
 
 def settled_sphere(
-    field: Field, side: str, start_lps_mm: NDArray[np.float64], *, smoothing_mm: float = 0.0
+    field: Field,
+    side: str,
+    start_lps_mm: NDArray[np.float64],
+    *,
+    smoothing_mm: float = 0.0,
+    radius_range_mm: tuple[float, float] = RADIUS_RANGE_MM,
 ) -> Head | None:
     """`fit_sphere` again from the centre found, until it no longer moves: a start off the centre sees the far side aslant."""
     field = field.smoothed(smoothing_mm)
-    head = fit_sphere(field, side, start_lps_mm)
+    head = fit_sphere(field, side, start_lps_mm, radius_range_mm=radius_range_mm)
     for _ in range(3):
         if head is None:
             return None
-        again = fit_sphere(field, side, head.centre_lps_mm)
+        again = fit_sphere(field, side, head.centre_lps_mm, radius_range_mm=radius_range_mm)
         if again is None or again.score <= head.score:
             return head
         moved = float(np.linalg.norm(again.centre_lps_mm - head.centre_lps_mm))
@@ -438,12 +457,19 @@ def fit_repeatedly(field: Field, head: Head) -> Head:
     """The head with a record of what repeated fits find: from starts 4 mm off in four directions, and on smoother images."""
     starts = 2.5 * np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
     near = field.around(head.centre_lps_mm, 75.0)
-    again = [settled_sphere(near, head.side, head.centre_lps_mm + offset) for offset in starts]
-    again += [settled_sphere(near, head.side, head.centre_lps_mm, smoothing_mm=sigma) for sigma in (1.0, 1.8)]
+    # A head that was found by the size of the other one is sought by it again.
+    usual = (head.radius_mm - 2.0, head.radius_mm + 2.0) if head.guided else RADIUS_RANGE_MM
+    again = [settled_sphere(near, head.side, head.centre_lps_mm + offset, radius_range_mm=usual) for offset in starts]
+    again += [
+        settled_sphere(near, head.side, head.centre_lps_mm, smoothing_mm=sigma, radius_range_mm=usual)
+        for sigma in (1.0, 1.8)
+    ]
     best = max([head, *(fit for fit in again[: len(starts)] if fit is not None)], key=lambda fit: fit.score)
     apart = [20.0 if f is None else float(np.linalg.norm(f.centre_lps_mm - best.centre_lps_mm)) for f in again]
     same = [
         f is not None and distance < 3.0 and abs(f.radius_mm - best.radius_mm) < 2.0
         for f, distance in zip(again, apart, strict=True)
     ]
-    return replace(best, agreement=float(np.mean(same)), spread_mm=max(apart))
+    return replace(
+        best, agreement=float(np.mean(same)), spread_mm=max(apart), guided=head.guided, neck_lps=head.neck_lps
+    )

@@ -26,6 +26,9 @@ from pipeline.volume import Grid
 
 HEAD_RADIUS_RANGE_MM = (17.0, 33.0)
 
+LOWER_EDGE_SHARE = 0.6
+"""The lesser trochanter ends distally where it stands out by so much of its height: where the flank of a rounded bump is
+steepest."""
 _MINIMUM_TUBE_MM = 12.0
 """Shortest stretch of shaft from which its axis is taken; shorter ones are None."""
 _TUBE_LENGTH_MM = 60.0
@@ -347,7 +350,7 @@ class _Shaft:
             # A ridge runs on from the trochanter down the shaft: the bump ends where its flank meets that ridge.
             ridge = float(np.median(height[min(peak + 18, len(height) - 5) : peak + 36]))
             lower = peak
-            while lower < len(along) - 1 and height[lower] > ridge + 0.3 * (height[peak] - ridge):
+            while lower < len(along) - 1 and height[lower] > ridge + LOWER_EDGE_SHARE * (height[peak] - ridge):
                 lower += 1
             below_mm = end_mm - float(along[lower])
             # Nothing stands out from an outline that itself holds the bump.

@@ -167,7 +167,10 @@ def _pelvis_beyond(
     apart = along < distance * np.cos(np.radians(NECK_CONE_DEG + 8.0))
     wall = (distance > head.radius_mm + 4.0) & (distance < head.radius_mm + SHELL_MM) & apart
     out = np.zeros(grid.shape, dtype=bool)
-    out[box] = contact.pelvic_bone(bone[box], head_mask[box] | tube, wall, grid.spacing_mm[0])
+    joint = (
+        (distance > head.radius_mm) & (distance < head.radius_mm + 8.0) & (along < distance * np.cos(np.radians(40)))
+    )
+    out[box] = contact.pelvic_bone(bone[box], head_mask[box] | tube, wall, joint, grid.spacing_mm[0])
     return out
 
 
@@ -246,7 +249,7 @@ def _median_on_sphere(radius: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def neck_direction(grid: Grid, bone: NDArray[np.bool_], head: Head) -> NDArray[np.float64]:
     """The direction from the head centre in which bone goes on most solidly, near the usual one."""
-    usual = usual_neck_direction(head.side)
+    usual = head.neck_lps if head.neck_lps is not None else usual_neck_direction(head.side)
     # A neck is a tube: closing it makes the ray along its marrow as good as one along its cortex.
     step = max(1, round(2.5 / grid.spacing_mm[0]))
     coarse = ndimage.binary_closing(np.pad(bone[::step, ::step, ::step], 3), iterations=3)[3:-3, 3:-3, 3:-3]

@@ -9,10 +9,11 @@ from scipy import ndimage
 from pipeline.errors import Finding, Severity
 from pipeline.segmentation.femur.head import Field, Head, lateral_lps
 from pipeline.segmentation.femur.outline import Outline
-from pipeline.segmentation.femur.search import ACCEPTED_SCORE, METAL_HU
+from pipeline.segmentation.femur.pair import ACCEPTED_SCORE, GUIDED_SCORE
+from pipeline.segmentation.femur.search import METAL_HU
 from pipeline.segmentation.model import FemurLandmarks
 from pipeline.segmentation.sampling import IndexBox
-from pipeline.volume import Volume
+from pipeline.volume import Grid, Volume
 
 MISSING_WARNING, MISSING_FAILURE = 0.065, 0.095
 """Read off the cases in docs/segmentation-femur.md: up to 0.054 in outlines that look right, 0.056 and more in broken ones,
@@ -28,7 +29,7 @@ STRENGTH_SHAFT_MM = 20.0
 def head_findings(head: Head) -> list[Finding]:
     """Is the sphere a head, does a repetition find the same one, and is it all in view?"""
     out = []
-    if head.score < ACCEPTED_SCORE:
+    if head.score < (GUIDED_SCORE if head.guided else ACCEPTED_SCORE):
         text = f"The femoral head was not found with confidence (score {head.score:.2f}, needed {ACCEPTED_SCORE:.2f})."
         out.append(Finding("head_not_found", Severity.FAILURE, text))
     if head.agreement < 0.5:
@@ -121,6 +122,31 @@ def loose_part_ml(mask: NDArray[np.bool_], edge_mm: float) -> float:
     sizes[0] = 0
     sizes[sizes.argmax()] = 0
     return float(sizes.max()) * (step * edge_mm) ** 3 / 1000
+
+
+def stray_ml(mask: NDArray[np.bool_], grid: Grid, landmarks: FemurLandmarks) -> float:
+    """Volume of what lies farther than 1.6 head radii from head, neck axis and shaft axis; 0 where an axis is not known.
+
+    The trochanters of the real and synthetic femora in docs/segmentation-femur.md reach 1.4 radii.
+    """
+    if landmarks.neck_axis_lps is None or landmarks.shaft_axis_lps is None or landmarks.shaft_point_lps_mm is None:
+        return 0.0
+    centre, radius, down = landmarks.head_centre_lps_mm, landmarks.head_radius_mm, landmarks.shaft_axis_lps
+    top = landmarks.shaft_point_lps_mm + ((centre - landmarks.shaft_point_lps_mm) @ down) * down
+    points = grid.to_lps(np.argwhere(mask[::2, ::2, ::2]).astype(np.float64) * 2.0)
+    away = np.full(len(points), np.inf)
+    for start, axis, length_mm in ((centre, landmarks.neck_axis_lps, 2.3 * radius), (top, down, 250.0)):
+        along = np.clip((points - start) @ axis, 0.0, length_mm)
+        away = np.minimum(away, np.linalg.norm(points - start - along[:, None] * axis, axis=1))
+    return float((away > 1.6 * radius).sum()) * 8.0 * grid.voxel_volume_mm3 / 1000
+
+
+def stray_findings(volume_ml: float) -> list[Finding]:
+    """Does the mask hold bone where a femur has none?"""
+    if volume_ml <= LOOSE_PART_ML:
+        return []
+    text = f"{volume_ml:.1f} ml of the mask lie farther from head, neck and shaft than any part of a femur."
+    return [Finding("leak_into_pelvis", Severity.FAILURE, text)]
 
 
 def repeat_findings(dice: float) -> list[Finding]:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.segmentation.femur import pair
 from pipeline.segmentation.femur.head import SIDES, Field, Head, candidates, fit_sphere, settled_sphere
+from pipeline.segmentation.femur.pair import ACCEPTED_SCORE
 
 if TYPE_CHECKING:
     from pipeline.segmentation.spine import SpineResult
 
-ACCEPTED_SCORE = 0.52
-"""Below it a sphere is not taken for a femoral head; see docs/segmentation-femur.md for the scores of right and wrong ones."""
-
 _SPINE_CLEARANCE_MM = 45.0
 _LUNG_CLEARANCE_MM = 150.0
-_HEADS_APART_MM = (125.0, 230.0)
 _L5_TO_HEADS_MM = 150.0
 METAL_HU = 2300.0
 
@@ -129,6 +126,8 @@ def _midline_of_body(body: NDArray[np.bool_], x_mm: NDArray[np.float64]) -> floa
 def find_heads(field: Field, region: Region, *, threads: int = 1) -> list[Head]:
     """At most one head for each side, chosen together when both are in view; possibly none.
 
+    Where one side is sure and the other is not, the other is sought once more at its mirror image.
+
     When the midline is unknown and only one hip can be in view, both readings of its side may be returned, best first;
     the neck decides between them later.
     """
@@ -140,19 +139,18 @@ def find_heads(field: Field, region: Region, *, threads: int = 1) -> list[Head]:
         worth = [h for side in SIDES for h in _distinct([h for h in first if h.side == side])[:4]]
         fits = list(pool.map(lambda h: settled_sphere(field, h.side, h.centre_lps_mm), worth))
     heads = {side: _distinct([h for h in fits if h is not None and h.side == side]) for side in SIDES}
-    pairs = [
-        (a.score + b.score - _strangeness(a, b, region.midline_x_mm), a, b)
-        for a, b in product(heads["left"][:5], heads["right"][:5])
-        if min(a.score, b.score) > 0.7 * ACCEPTED_SCORE and np.isfinite(_strangeness(a, b, region.midline_x_mm))
-    ]
-    alone = sorted((h for side in SIDES for h in heads[side][:3]), key=lambda h: -h.score)
-    best_pair = max(pairs, key=lambda p: p[0]) if pairs else None
-    # Half the sum of a pair weighs as much as one alone, less a little: two agreeing heads are better evidence.
-    if best_pair is not None and alone and 0.5 * best_pair[0] > alone[0].score - 0.12:
-        return [best_pair[1], best_pair[2]]
-    if region.midline_x_mm is not None:
-        return [heads[side][0] for side in SIDES if heads[side]]
-    return alone
+    chosen = pair.chosen_heads(heads, region.midline_x_mm)
+    if region.midline_x_mm is None:
+        return chosen
+    for side in SIDES:
+        other = next((h for h in chosen if h.side != side), None)
+        weak = next((h for h in chosen if h.side == side), None)
+        if other is None or not pair.is_sure(heads[other.side]) or (weak is not None and weak.score >= ACCEPTED_SCORE):
+            continue
+        guided = pair.guided_by_mirror(field, other, region.midline_x_mm)
+        if guided is not None and (weak is None or guided.score >= weak.score - 0.06):
+            chosen = [other, guided]
+    return chosen
 
 
 def _distinct(heads: list[Head]) -> list[Head]:
@@ -162,16 +160,3 @@ def _distinct(heads: list[Head]) -> list[Head]:
         if all(float(np.linalg.norm(head.centre_lps_mm - other.centre_lps_mm)) > 6.0 for other in kept):
             kept.append(head)
     return kept
-
-
-def _strangeness(left: Head, right: Head, midline_x_mm: float | None) -> float:
-    """How unlikely two spheres are as the two heads of one person; infinite when impossible."""
-    apart = left.centre_lps_mm - right.centre_lps_mm
-    if not _HEADS_APART_MM[0] < apart[0] < _HEADS_APART_MM[1] or abs(apart[2]) > 40.0 or abs(apart[1]) > 45.0:
-        return float("inf")
-    cost = 0.05 * (abs(apart[2]) / 20.0) ** 2 + 0.03 * (abs(apart[1]) / 20.0) ** 2
-    cost += 0.05 * ((left.radius_mm - right.radius_mm) / 2.0) ** 2
-    if midline_x_mm is not None:
-        centre = (left.centre_lps_mm[0] + right.centre_lps_mm[0]) / 2
-        cost += 0.05 * ((centre - midline_x_mm) / 15.0) ** 2
-    return float(cost)
