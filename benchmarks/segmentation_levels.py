@@ -155,7 +155,8 @@ def fields(scan: Scan, *, seed: int) -> Iterator[tuple[str, Scan]]:
     yield "ribs to third body", scan.part(near(2), end)
     yield "ribs to fourth body", scan.part(near(3), end)
     yield "lumbar only", scan.part(near(0) + pitch // 2, near(4))
-    yield "chest only", scan.part(near(6), end)
+    if len(middles) > 7:
+        yield "chest only", scan.part(near(6), end)
     yield "left-right mirrored", scan.flipped(2)
     yield "upside down", scan.flipped(0)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from benchmarks.segmentation_levels import PEOPLE, fields, rows_of, scan_of
+from pipeline.errors import Severity
 from pipeline.segmentation.spine import segment_spine
 from pipeline.segmentation.spine.anatomy import anatomies, weigh
 from pipeline.segmentation.spine.landmarks import SACRAL_SIGNS, LevelSigns
@@ -92,6 +93,7 @@ def test_a_variant_that_cannot_be_seen_is_told_as_an_alternative_as_likely_as_it
     assert 0.02 < naming.alternatives[2][called] < 0.10
     text = level_findings(naming)[0].text
     assert f"{count} lumbar vertebrae" in text
+    assert level_findings(naming)[0].severity is Severity.WARNING or min(naming.confidence[:-1]) >= 0.9
 
 
 def test_ribs_that_are_each_one_too_short_or_too_long_are_not_counted_from():
@@ -106,6 +108,10 @@ def test_ribs_that_are_each_one_too_short_or_too_long_are_not_counted_from():
     naming = name_levels(signs[:-3], plausible=[True] * (len(signs) - 3))
     assert list(naming.levels) == truth[:-3]
     assert naming.anchor == "last rib"
+    short = [replace(s, reach_mm=(55.0, 62.0)) if level == "T12" else s for s, level in zip(signs, truth, strict=True)]
+    naming = name_levels(short[:-3], plausible=[True] * (len(signs) - 3))
+    assert set(naming.levels) == {None}, "a short rib may be that of L1"
+    assert naming.alternatives[0][truth[0]] > 0.8
 
 
 def test_without_the_length_of_ribs_the_reach_alone_still_counts():

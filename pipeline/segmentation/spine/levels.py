@@ -20,8 +20,10 @@ _SEQUENCE = ("C5", "C6", *LEVELS, "S1", "S2", "S3", "S4", "S5")
 _RIB_MM, _NO_RIB_MM = 60.0, 50.0
 _CERTAIN = 0.9
 _ANCHORS = ("sacrum", "last rib")
-_LEAST_CONFIDENCE = 0.8
+# An extra or missing pair of ribs shows in the lengths of the last ones, so that a doubt there means something.
+_LEAST_CONFIDENCE, _LEAST_BY_RIB = 0.8, 0.9
 _LEAST_LISTED = 0.01
+_WORTH_A_WARNING = 0.1
 _HIGHEST = 0.99
 _IF_NAMED_OTHERWISE = (
     "Each number stays that of its body under any name; what a name decides is the norm its shape is held against, and which "
@@ -206,7 +208,7 @@ def _doubt(likeliest: Count, confidence: float, first_sacral: int | None, rib_st
         return f"what is seen fits {likeliest.anatomy} best"
     if rib_step is not None and likeliest.levels[rib_step] != "T12":
         return f"the body with the last long rib looks like {likeliest.levels[rib_step]} by the other signs"
-    if confidence < _LEAST_CONFIDENCE:
+    if confidence < (_LEAST_BY_RIB if first_sacral is None else _LEAST_CONFIDENCE):
         return f"the most likely naming has a probability of {confidence:.2f}"
     return ""
 
@@ -301,7 +303,7 @@ def level_findings(naming: Naming) -> list[Finding]:
         variant = "four or six lumbar vertebrae, or a missing or extra rib"
         text += f" With a probability of {off:.2f} ({variant}) the count is off by one. {_other_counts(naming)}"
         text += _IF_NAMED_OTHERWISE
-    return [Finding("level_anchor", Severity.INFO, text)]
+    return [Finding("level_anchor", Severity.WARNING if off > _WORTH_A_WARNING else Severity.INFO, text)]
 
 
 def _other_counts(naming: Naming) -> str:
