@@ -1,6 +1,10 @@
 """Speed of the virtual tests, convergence with voxel size, and agreement with bones that other programs solved.
 
-    python -m benchmarks.strength [--data DIR] [--json FILE] [--threads N] [--repeat N] [--voxels] [--yield]
+    python -m benchmarks.strength [--data DIR] [--json FILE] [--threads N] [--repeat N]
+                                  [--voxels] [--yield] [--ensemble] [--study]
+
+`--study` builds and solves eight bodies (the real one, scaled from a T10 to an L5) and two femora (left, and mirrored), once
+linearly and once along their elastic-plastic curves; `--ensemble` compares the cost of an ensemble with that of one test.
 
 Without the real bones (`--data`, or OPENBCT_DATA) a synthetic body is timed. Every row is solved after a small one that
 loads the compiled kernels; wall and CPU time are those of the fastest of `--repeat` runs, from density image to strength.
@@ -11,17 +15,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from fea.bone.assembly import TestModel
-from fea.bone.evaluate import TestResult, add_yield, run_linear
+from fea.bone.ensemble import Spread, run_ensemble
+from fea.bone.evaluate import TestResult, add_yield, run, run_linear
 from fea.bone.femur import build_sideways_fall, build_stance
 from fea.bone.femur_pose import pose_of_femur
 from fea.bone.profiles import load_profile
@@ -58,12 +66,29 @@ def main() -> None:
         measure("femur stance, 1 mm", lambda: _hip(femur, 1.0, "morgan-neck", stance=True))
         if arguments.voxels:
             for edge in _VOXELS_MM:
-                measure(f"L4 compression, {edge:g} mm", lambda edge=edge: _spine(body, edge, "kopperdahl2002"))
+                measure(f"L4 compression, {edge:g} mm", partial(_spine, body, edge, "kopperdahl2002"))
             for edge in _VOXELS_MM[1:]:
-                measure(f"femur fall, {edge:g} mm", lambda edge=edge: _hip(femur, edge, "morgan-neck"))
+                measure(f"femur fall, {edge:g} mm", partial(_hip, femur, edge, "morgan-neck"))
     if arguments.with_yield:
         for profile in ("kopperdahl2002", "bct-like"):
-            measure(f"yield, {profile}", lambda profile=profile: _spine(body, 1.0, profile), True)
+            measure(f"yield, {profile}", partial(_spine, body, 1.0, profile), True)
+    if arguments.ensemble:
+        for row in _ensembles(body, femur if folder is not None else None, arguments.threads):
+            rows.append(row)
+            parts = ", ".join(f"{name} {100 * part:.1f} %" for name, part in row["parts"].items())
+            print(
+                f"{row['test']}: wall {row['wall_ratio']:.1f}, CPU {row['cpu_ratio']:.1f} single tests; {parts}",
+                flush=True,
+            )
+    if arguments.study:
+        for with_yield in (False, True):
+            row = _study(body, femur if folder is not None else None, arguments.threads, with_yield)
+            rows.append(row)
+            print(
+                f"{row['test']}: {row['wall_s']:.1f} s wall, {row['cpu_s']:.1f} s CPU, "
+                f"peak {row['peak_mib']:.0f} MiB of the process, same bits with 1 and 2 threads: {row['same_bits']}",
+                flush=True,
+            )
     if folder is not None:
         for program, (stiffness, force) in _PUBLISHED.items():
             ours = rows[0]
@@ -82,6 +107,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--voxels", action="store_true", help="also convergence with voxel size")
+    parser.add_argument("--ensemble", action="store_true", help="also the cost and the parts of ensembles")
+    parser.add_argument("--study", action="store_true", help="also a whole study: eight bodies and two femora")
     parser.add_argument("--yield", dest="with_yield", action="store_true", help="also elastic-plastic curves")
     return parser.parse_args()
 
@@ -121,6 +148,90 @@ def _hip(image: Image, voxel_mm: float, profile: str, *, stance: bool = False) -
     density, mask, matrix = image
     build = build_stance if stance else build_sideways_fall
     return build(density, mask, matrix, pose_of_femur(mask, matrix), load_profile(profile), voxel_mm=voxel_mm)
+
+
+_SCALES = (0.84, 0.87, 0.9, 0.93, 0.96, 0.98, 1.0, 1.03)  # of the lengths of an L4: T10 to L5
+_PROFILES = {"body": "kopperdahl2002", "femur": "morgan-neck"}
+
+
+def _study(body: Image, femur: Image | None, threads: int | None, with_yield: bool) -> dict[str, Any]:
+    """Eight bodies and two femora, one after the other, each as in a study: built, solved and evaluated."""
+    builds: list[Callable[[], TestModel]] = []
+    for scale in _SCALES:
+        density, mask, matrix = body
+        scaled = (density, mask, np.diag([scale, scale, scale, 1.0]) @ matrix)
+        builds.append(partial(_spine, scaled, 1.0, _PROFILES["body"]))
+    if femur is not None:
+        density, mask, matrix = femur
+        right = (density[:, :, ::-1].copy(), mask[:, :, ::-1].copy(), _mirrored(matrix, mask.shape))
+        builds += [partial(_hip, side, 1.0, _PROFILES["femur"]) for side in (femur, right)]
+
+    def force(build: Callable[[], TestModel], count: int | None) -> NDArray[np.float64]:
+        result = run_linear(build(), threads=count)
+        return add_yield(result, threads=count).curve if with_yield else result.curve
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    curves = [force(build, threads) for build in builds]
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    same = all(np.array_equal(force(builds[0], count), curves[0]) for count in (1, 2))
+    bones = f"{len(_SCALES)} bodies and {len(builds) - len(_SCALES)} femora"
+    return {
+        "test": f"study of {bones}, 1 mm, {'elastic-plastic' if with_yield else 'linear'}",
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "peak_mib": _peak_mib(),
+        "same_bits": same,
+        "forces_n": [float(curve[-1, 1]) for curve in curves],
+    }
+
+
+def _mirrored(matrix: NDArray, shape: tuple[int, ...]) -> NDArray:
+    """Index to LPS of an array reversed along its last axis, so that the bone becomes that of the other side."""
+    moved: NDArray[np.float64] = np.diag([-1.0, 1.0, 1.0, 1.0]) @ matrix
+    moved[:3, 3] += (shape[2] - 1) * moved[:3, 2]
+    moved[:3, 2] *= -1
+    return moved
+
+
+def _peak_mib() -> float:
+    """Largest memory of this process so far."""
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return float(memory.peak_wset) / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _ensembles(body: Image, femur: Image | None, threads: int | None) -> list[dict[str, Any]]:
+    """What an ensemble costs in single tests, for densities known to 8 % and 10 mg/cm3."""
+    spread = Spread(2.0, 0.2, {"calibration": lambda density: np.hypot(0.08 * np.abs(density), 10.0)})
+    builds: list[tuple[str, Callable[[], TestModel]]] = [
+        ("ensemble, body, linear", lambda: _spine(body, 1.0, "kopperdahl2002")),
+        ("ensemble, body, bct-like", lambda: _spine(body, 1.0, "bct-like")),
+    ]
+    if femur is not None:
+        builds.append(("ensemble, femur fall", lambda: _hip(femur, 1.0, "morgan-neck")))
+        builds.append(("ensemble, femur stance", lambda: _hip(femur, 1.0, "morgan-neck", stance=True)))
+    rows = []
+    for name, build in builds:
+        run_ensemble(run(build(), threads=threads), spread, threads=threads)  # loads what is compiled
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = run(build(), threads=threads)
+        single, single_cpu = time.perf_counter() - wall, time.process_time() - cpu
+        wall, cpu = time.perf_counter(), time.process_time()
+        ensemble = run_ensemble(result, spread, threads=threads)
+        rows.append(
+            {
+                "test": name,
+                "single_s": single,
+                "wall_ratio": (time.perf_counter() - wall) / single,
+                "cpu_ratio": (time.process_time() - cpu) / single_cpu,
+                "parts": ensemble.strength_parts,
+            }
+        )
+    return rows
 
 
 def _timed(build: Callable[[], TestModel], threads: int | None, repeat: int, with_yield: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A refusal of one measurement never takes another with it: it stands in `not_meas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from reports.quantity import Quantity
 
 SPINE_TEST = "spine-compression"
 HIP_TEST = "hip-sideways-fall"
+HIP_SECOND_TEST = "hip-stance"
 _FRACTURED_GRADE = 2
 _POPULATION = "NHANES III, white women 20-29 years, for both sexes"
 # An endplate that was guessed, or a body that has collapsed, is no specimen for a compression test.
@@ -153,6 +155,7 @@ class _Sheet:
         self.densities: dict[str, VertebraDensity] = {}
         self.hips: dict[str, HipDensity] = {}
         self.strengths: dict[str, Strength] = {}
+        self.stances: dict[str, Strength] = {}
         self.reasons: dict[tuple[str, str], errors.Finding] = {}
 
     def measure_density(self, vertebra: Vertebra, shape: VertebraShape | None) -> None:
@@ -221,22 +224,29 @@ class _Sheet:
                     threads=self.threads,
                 )
             else:
-                result = femur_strength(
-                    self.volume,
-                    self.segmentation,
-                    structure,
-                    self.calibration,
-                    test=HIP_TEST,
-                    profile=profile_fits(self.profile, HIP_TEST),
-                    threads=self.threads,
-                )
+                result = self._hip_strength(structure, HIP_TEST)
         except NotMeasurable as refusal:
             self.reasons[key] = _as_finding(refusal)
             return
         self.strengths[structure.name] = result
+        if isinstance(structure, Femur):
+            with suppress(NotMeasurable):  # what refuses one load case and not the other stands with the leading one
+                self.stances[structure.name] = self._hip_strength(structure, HIP_SECOND_TEST)
         if result.strength is None:
             failures = [f for f in result.findings if f.severity is errors.Severity.FAILURE]
             self.reasons[key] = failures[0] if failures else _unexplained("strength")
+
+    def _hip_strength(self, femur: Femur, test: str) -> Strength:
+        assert self.calibration is not None
+        return femur_strength(
+            self.volume,
+            self.segmentation,
+            femur,
+            self.calibration,
+            test=test,
+            profile=profile_fits(self.profile, test),
+            threads=self.threads,
+        )
 
     def vary_leading_strengths(self) -> None:
         """An ensemble for the weakest vertebra and for each hip: the strengths that lead the report."""
@@ -319,6 +329,7 @@ class _Sheet:
             complete=femur.fit_for_strength,
             t_scores=scores,
             further=fall.quantities if fall is not None else {},
+            other_tests=self._second_test(femur.name),
             **self._state(femur, stages, numbers, reasons),
             **numbers,
         )
@@ -336,15 +347,16 @@ class _Sheet:
         result = self.strengths.get(name)
         if result is None or result.strength is None:
             return {"strength_n": None, "stiffness_n_mm": None}
-        strength = record.Strength(
-            **result.strength.model_dump(),
-            test=test,
-            profile=result.profile,
-            definition=result.definition,
-            curve=tuple((float(d), float(f)) for d, f in result.curve),
-            model=result.model,
-        )
+        strength = _recorded(result, result.strength)
         return {"strength_n": strength, "stiffness_n_mm": result.stiffness}
+
+    def _second_test(self, name: str) -> tuple[record.VirtualTest, ...]:
+        """The second load case of a hip, where it was solved."""
+        result = self.stances.get(name)
+        if result is None or result.strength is None:
+            return ()
+        strength = _recorded(result, result.strength)
+        return (record.VirtualTest(strength_n=strength, stiffness_n_mm=result.stiffness),)
 
     def _no_strength(self, name: str) -> dict[str, errors.Finding | None]:
         reason = self.reasons.get((name, "strength_n"))
@@ -374,6 +386,18 @@ class _Sheet:
             "findings": _findings([*structure.findings, *warnings]),
             "not_measured": {key: _findings([f])[0] for key, f in missing.items()},
         }
+
+
+def _recorded(result: Strength, strength: Quantity) -> record.Strength:
+    """A strength as it stands in the record."""
+    return record.Strength(
+        **strength.model_dump(),
+        test=result.test,
+        profile=result.profile,
+        definition=result.definition,
+        curve=tuple((float(d), float(f)) for d, f in result.curve),
+        model=result.model,
+    )
 
 
 def _guessed_endplate(vertebra: Vertebra) -> errors.Finding | None:

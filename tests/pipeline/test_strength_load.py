@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import NotMeasurable
+from pipeline.measure import _Sheet
 from pipeline.segmentation.model import Segmentation
 from pipeline.strength import Strength, femur_strength
 from pipeline.strength.load import (
@@ -137,3 +138,19 @@ def test_what_is_no_failure_load_gets_no_ratio() -> None:
     with pytest.raises(NotMeasurable):
         soft_tissue_over_trochanter(volume, stance, "femur_left")
     assert load_of_a_fall(volume, stance, "femur_left") is None and load_of_a_fall(volume, None, "femur_left") is None
+
+
+def test_the_record_of_a_hip_has_both_load_cases_the_load_and_its_ensemble() -> None:
+    bone = synthetic_femur(spacing_mm=(3.0, 3.0, 3.0))
+    volume, segmentation, femur = with_femur(bone)
+    volume = replace(volume, acquisition=Acquisition(patient_height_m=1.6, patient_weight_kg=65.0))
+    sheet = _Sheet(volume, segmentation, calibration(), None, True, None, None)
+    sheet.measure_strength(femur, None)
+    sheet.vary_leading_strengths()
+    part = sheet.femur_part(femur)
+    assert part.strength_n is not None and part.strength_n.test == "hip-sideways-fall"
+    assert [test.strength_n.test for test in part.other_tests] == ["hip-stance"]
+    assert part.strength_n.model["uncertainty"] == "designed ensemble of 16"
+    assert part.other_tests[0].strength_n.model["uncertainty"] == "first order"
+    assert part.further["load_to_strength"].value == pytest.approx(part.further["load"].value / part.strength_n.value)
+    assert "soft_tissue_unknown" in {finding.code for finding in part.findings}
