@@ -12,7 +12,8 @@ from reports.language import Language, capitalised
 from reports.quantity import Quantity
 from reports.record import Coverage, Service, StudyRecord
 
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
+_NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)")
+"""A number in the text of a method, with the decimal mark of any language."""
 
 
 def services_section(record: StudyRecord, words: Language) -> Section:
@@ -63,11 +64,13 @@ def _common_items(covered: list[Coverage], words: Language) -> list[tuple[str, s
     payers = ", ".join(dict.fromkeys(part for c in covered for part in (c.payer, c.policy) if part))
     dates = ", ".join(dict.fromkeys(words.date(c.date_of_service) for c in covered))
     items = [(words("service.payer"), payers or words("fact.not_stated")), (words("service.date"), dates)]
-    items += [(words("service.basis"), _source_text(source, words)) for c in covered for source in c.sources]
+    items += [(words("service.basis"), text) for text in _sources_text(covered, words)]
     items += [(words("service.conflict"), _said(conflict)) for c in covered for conflict in c.conflicts]
     for stated in dict.fromkeys(c.prior_authorization for c in covered if c.prior_authorization):
         items.append((words("service.authorization"), words.get(f"authorization.{stated}", stated)))
-    items += [(words("service.warning"), _said(warning)) for c in covered for warning in c.warnings]
+    warnings = dict.fromkeys(_said(w) for c in covered for w in c.warnings if not _stands_in_statement(w))
+    if warnings:
+        items.append((words("service.warning"), " ".join(warnings)))
     entries = [entry for c in covered for entry in c.checklist]
     done = dict.fromkeys(_checked(entry) for entry in entries if entry.get("met") == "yes")
     met = {str(entry.get("item", "")) for entry in entries if entry.get("met") == "yes"}
@@ -93,12 +96,34 @@ def _said(entry: dict[str, Any] | str) -> str:
     return f"{text} ({document})" if document and str(document) not in str(text) else str(text)
 
 
-def _source_text(source: dict[str, Any], words: Language) -> str:
-    document = str(source.get("document") or source.get("doc") or source.get("id") or "")
-    if source.get("effective"):
-        document += words("service.effective", date=words.date(str(source["effective"])))
-    quote = source.get("quote")
-    return words("service.source", document=document, quote=quote) if quote else document
+_IN_STATEMENT = frozenset(
+    (
+        "STALE_PAST_NEXT_REVIEW", "CONFLICT_SECONDARY", "NEWER_VERSION_CLAIMED", "CODE_SUNSET_NEAR", "CODE_SUNSET_UNVERIFIED",
+        "ASO_SELF_FUNDED", "PLAN_NOT_IN_FORCE", "KB_OLD",
+    )
+)  # fmt: skip
+"""Flags whose content the statement of the service already says."""
+
+
+def _stands_in_statement(warning: dict[str, Any] | str) -> bool:
+    return isinstance(warning, dict) and warning.get("code") in _IN_STATEMENT
+
+
+def _sources_text(covered: Sequence[Coverage], words: Language) -> list[str]:
+    """Each document once, with all the sentences quoted from it."""
+    quotes: dict[str, list[str]] = {}
+    for source in (source for c in covered for source in c.sources):
+        document = str(source.get("document") or source.get("doc") or source.get("id") or "")
+        if source.get("effective"):
+            document += words("service.effective", date=words.date(str(source["effective"])))
+        quoted = quotes.setdefault(document, [])
+        quote = source.get("quote")
+        if quote and quote not in quoted:
+            quoted.append(str(quote))
+    return [
+        words("service.source", document=document, quote="” “".join(quoted)) if quoted else document
+        for document, quoted in quotes.items()
+    ]
 
 
 def methods_section(record: StudyRecord, words: Language, citations: Citations) -> Section:
@@ -139,7 +164,7 @@ def _condensed(used: list[tuple[str, Quantity]]) -> list[tuple[str, str, list[st
 
 
 def _range(numbers: Sequence[str]) -> str:
-    ordered = sorted(set(numbers), key=float)
+    ordered = sorted(set(numbers), key=lambda number: float(number.replace(",", ".")))
     return f"{ordered[0]}–{ordered[-1]}"
 
 
@@ -171,7 +196,8 @@ def _with_test(number: Quantity, words: Language) -> Quantity:
     if test is None or profile is None:
         return number
     told = [part for part in (getattr(number, "definition", None), profile) if part and part not in number.method]
-    named = [] if test in number.method else [words.get(f"test.{test}", test)]
+    name = words.get(f"test.{test}", test)
+    named = [] if test in number.method or name in number.method else [name]
     return number.model_copy(update={"method": "; ".join([*named, number.method, *told])})
 
 

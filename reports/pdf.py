@@ -6,6 +6,7 @@ The layout (``templates/report.typ``) reads the document as JSON data: no text o
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -23,6 +24,9 @@ from reports.html import picture_path
 from reports.language import Language, load_language
 from reports.record import StudyRecord
 
+MOST_PAGES = 4
+"""What a reader of a report puts up with; a longer one is set smaller if that saves a page."""
+_SMALLER = (0.95, 0.9)
 _MAIN = "report.typ"
 _FONTS = ("DejaVu Sans", "Libertinus Serif")
 _TEXT_WIDTH_MM = 180.0
@@ -46,15 +50,29 @@ def render_pdf(
     with tempfile.TemporaryDirectory(prefix="openbct-pdf-") as name:
         workplace = Path(name)
         content = _content(record, folder, workplace, language)
-        content |= {"paper": paper, "fonts": list(_FONTS)}
+        content |= {"paper": paper, "fonts": list(_FONTS), "scale": 1.0}
         template = (files("reports") / "templates" / "report.typ").read_text(encoding="utf-8")
         (workplace / _MAIN).write_text(template, encoding="utf-8")
-        text = json.dumps(content, ensure_ascii=False)
-        try:
-            return _compiled(workplace, text)
-        except typst.TypstError:
-            # PDF/UA refuses a letter that no font on this machine has (a Chinese series name, say): write its code instead.
-            return _compiled(workplace, _with_codes(text))
+        made = _typeset(workplace, content)
+        for scale in _SMALLER:
+            if _pages(made) <= MOST_PAGES:
+                break
+            made = min(made, _typeset(workplace, content | {"scale": scale}), key=_pages)
+        return made
+
+
+def _typeset(workplace: Path, content: dict[str, Any]) -> bytes:
+    text = json.dumps(content, ensure_ascii=False)
+    try:
+        return _compiled(workplace, text)
+    except typst.TypstError:
+        # PDF/UA refuses a letter that no font on this machine has (a Chinese series name, say): write its code instead.
+        return _compiled(workplace, _with_codes(text))
+
+
+def _pages(pdf: bytes) -> int:
+    """Pages of a PDF file as typst writes them: each its own object outside of any stream."""
+    return len(re.findall(rb"/Type/Page\b", pdf))
 
 
 def _compiled(workplace: Path, content: str) -> bytes:

@@ -22,20 +22,23 @@ FOLDER = "figures"
 
 
 def draw_pictures(record: StudyRecord, evidence: Evidence, *, language: str = "en") -> tuple[Picture, ...]:
-    """Every picture for which there is something to show, in the order of the report."""
+    """Every picture for which there is something to show, in the order of the report.
+
+    The chart of density stands beside the cuts of the spine, which leave room for it.
+    """
     words = load_language(language)
     phrases = phrases_of(words.code, words.decimal_mark)
     said = phrases.said if phrases is not None else None
     pictures: list[Picture | None] = []
     if evidence.sagittal is not None or evidence.coronal is not None:
         pictures.append(draw_spine(evidence.sagittal, evidence.coronal, said=said))
+    pictures.append(draw_density_profile(record.vertebrae, said=said))
     if evidence.crops:
         pictures.append(draw_vertebra_strip(evidence.crops, said=said))
     if any(hip.projection is not None or hip.coronal is not None for hip in evidence.hips):
         pictures.append(draw_hips(evidence.hips, said=said))
     if evidence.fields:
         pictures.append(draw_fields(evidence.fields, said=said))
-    pictures.append(draw_density_profile(record.vertebrae, said=said))
     pictures.append(draw_reference_population(record, said=said))
     if record.calibration is not None:
         pictures.append(draw_calibration(record.calibration, said=said))

@@ -25,13 +25,16 @@ _NUMBER = re.compile(r"^[<±+(-]*[−\d][\d\s±.,()<%/–−-]*$")
 _SPLITS = ("; ", ", ", " and ", " ")
 _MOST_NESTED = 6
 _ONE = r"(?:(?!; ).)+?"
-_GAP_OF = {"spread": ".*?", **dict.fromkeys(("parts", "why", "basis", "bodies", "scale", "fields", "listed"), ".+?")}
+_GAP_OF = {
+    "spread": ".*?",
+    **dict.fromkeys(("parts", "why", "basis", "bodies", "scale", "fields", "listed", "source"), ".+?"),
+}
 """What a gap takes: a list may stand in those named here, one thing in all others, and nothing in ``spread``."""
 
 _SPOKEN = frozenset(
     (
         "text", "statement", "rule", "basis", "part", "reason", "caption", "alt", "method", "uncertainty_reason", "note",
-        "selection_reason", "reasons", "missing", "element", "limits",
+        "selection_reason", "reasons", "missing", "element", "limits", "definition",
     )
 )  # fmt: skip
 """Keys of a record under which sentences stand. Coverage is left out: it is printed in the language of its source."""

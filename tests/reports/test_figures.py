@@ -137,7 +137,7 @@ def test_every_picture_says_in_words_what_it_shows() -> None:
     )
     evidence = Evidence(view, view, (crop,), (HipView("left", projection, view),), (field,))
     pictures = draw_pictures(example_record(), evidence)
-    assert [p.id for p in pictures] == ["spine", "vertebrae", "hips", "mechanics", "density", "calibration", "curves"]
+    assert [p.id for p in pictures] == ["spine", "density", "vertebrae", "hips", "mechanics", "calibration", "curves"]
     words = {p.id: p.alt for p in pictures}
     assert "L1" in words["spine"]
     assert "femoral neck" in words["hips"]

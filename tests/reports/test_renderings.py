@@ -21,11 +21,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 import reports.language
+import reports.pdf
 from reports.cohort import NotDone, cohort_row, data_dictionary, measurements, write_cohort
 from reports.evidence import Evidence, SliceView
 from reports.html import render_html
 from reports.language import load_language
-from reports.pdf import _with_codes, render_pdf
+from reports.pdf import MOST_PAGES, _with_codes, render_pdf
 from reports.pictures import with_pictures
 from reports.quantity import Quantity, format_quantity, format_value
 from reports.record import Quality, StudyRecord, load_record, save_record
@@ -208,6 +209,24 @@ def test_pdf_is_tagged_bookmarked_and_short() -> None:
     assert fonts
     assert all("DejaVu" in font or "Libertinus" in font for font in fonts)
     assert len(pdf.pages) <= 4
+
+
+def test_a_report_that_runs_over_its_pages_is_set_smaller_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = (
+        "A remark that takes up two lines of its own on the page, as many long findings do in a difficult study. " * 2
+    )
+    findings = tuple(finding(f"note_{i}", "warning", f"{i}: {note}") for i in range(FILLS_FOUR_PAGES))
+    crowded = example_record().model_copy(update={"quality": Quality(findings=findings)})
+    small = render_pdf(crowded, Path("nowhere"))
+    monkeypatch.setattr(reports.pdf, "_SMALLER", ())
+    plain = render_pdf(crowded, Path("nowhere"))
+    assert reports.pdf._pages(plain) == len(pypdf.PdfReader(io.BytesIO(plain)).pages) == MOST_PAGES + 1
+    assert reports.pdf._pages(small) == len(pypdf.PdfReader(io.BytesIO(small)).pages) == MOST_PAGES
+    assert all(squeezed(f.text) in pdf_text(small) for f in findings)
+
+
+FILLS_FOUR_PAGES = 75
+"""So many two-line findings lead just onto a fifth page."""
 
 
 def _fonts(page: pypdf.PageObject) -> list[pypdf.generic.DictionaryObject]:
