@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reports.origin import Calibration, Finding, Part, UsedSeries
 from reports.quantity import Quantity
-from reports.record import Structure, StudyRecord
+from reports.record import Strength, Structure, StudyRecord
 
 TOLERANCE_SD = 0.02
 """Largest difference that is put down to arithmetic (order of additions, other processor), in standard uncertainties."""
@@ -228,6 +228,16 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, Leaf]]:
     """Numbers and classes below `value`; how they were obtained and what is said about them is left out."""
     if isinstance(value, Quantity):
         yield place, value
+    if isinstance(value, Strength) and value.curve:
+        peak = Quantity(
+            value=max(force for _, force in value.curve),
+            unit="N",
+            uncertainty=value.uncertainty,
+            uncertainty_reason=value.uncertainty_reason,
+            method="highest point of the curve",
+        )
+        yield f"{place}.curve_peak", peak
+        yield f"{place}.curve_points", len(value.curve)
     if isinstance(value, Part | Quantity):
         skipped = set(Quantity.model_fields) | _NOT_RESULTS if isinstance(value, Quantity) else _NOT_RESULTS
         for key in type(value).model_fields:

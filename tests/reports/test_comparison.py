@@ -72,6 +72,19 @@ def test_a_number_that_is_gone_is_missing_and_one_too_many_is_new() -> None:
     assert row(compare_records(RECORD, fewer), f"{RECORD.vertebrae[0].name}.status").verdict is Verdict.MISSING
 
 
+def test_a_curve_is_compared_by_its_peak_and_its_points() -> None:
+    femur = next(f for f in RECORD.femora if f.strength_n is not None and f.strength_n.curve)
+    strength = femur.strength_n
+    assert strength is not None
+    bent = strength.model_copy(update={"curve": tuple((x, 1.2 * force) for x, force in strength.curve[:-1])})
+    changed_femur = femur.model_copy(update={"strength_n": bent})
+    comparison = compare_records(
+        RECORD, changed(femora=tuple(changed_femur if f is femur else f for f in RECORD.femora))
+    )
+    different = {r.name for r in comparison.results if r.verdict is Verdict.DIFFERS}
+    assert different == {f"{femur.name}.strength_n.curve_peak", f"{femur.name}.strength_n.curve_points"}
+
+
 def test_the_same_figure_in_another_unit_is_another_result() -> None:
     density = BODY.vbmd_mg_cm3
     assert density is not None
