@@ -5,11 +5,12 @@ Arch dimensions are rounded from the cadaver series of Panjabi et al. (Spine 199
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from phantoms.solids import DensityFeature, Primitive, Solid, Vector, ellipsoid, plate, round_cone
+from phantoms.solids import DensityFeature, Primitive, Solid, Vector, plate, round_cone
 from phantoms.vertebral_body import (
     LABEL_OF_LEVEL,
     LEVELS,
@@ -23,18 +24,18 @@ from phantoms.vertebral_body import (
 
 # By level T1..L5, in mm: pedicle width and height, span of the transverse processes, width and depth of the canal, length of
 # the spinous process behind it and its slope downwards.
-_PEDICLE_WIDTH = (7.9, 7.0, 5.6, 4.9, 4.9, 5.2, 5.6, 6.0, 6.4, 7.0, 8.2, 8.2, 8.4, 8.6, 10.0, 12.6, 16.0)
+PEDICLE_WIDTH = (7.9, 7.0, 5.6, 4.9, 4.9, 5.2, 5.6, 6.0, 6.4, 7.0, 8.2, 8.2, 8.4, 8.6, 10.0, 12.6, 16.0)
 _PEDICLE_HEIGHT = (9.6, 11.4, 11.9, 12.1, 11.9, 12.2, 12.1, 12.5, 13.9, 14.9, 17.4, 16.7, 15.9, 15.0, 14.4, 15.5, 15.0)
 _TP_SPAN = (75.3, 69.4, 60.8, 58.6, 61.1, 61.3, 60.9, 59.9, 59.6, 58.4, 52.2, 46.9, 71.2, 76.1, 85.7, 79.4, 92.5)
-_CANAL_WIDTH = (21.8, 19.5, 18.4, 17.2, 17.0, 17.3, 17.3, 17.7, 17.9, 18.2, 19.4, 22.2, 22.6, 22.8, 23.2, 23.6, 25.4)
-_CANAL_DEPTH = (16.4, 15.5, 15.9, 16.2, 16.2, 16.3, 15.9, 15.9, 15.7, 15.5, 16.1, 18.1, 18.0, 17.2, 16.7, 17.2, 17.8)
+CANAL_WIDTH = (21.8, 19.5, 18.4, 17.2, 17.0, 17.3, 17.3, 17.7, 17.9, 18.2, 19.4, 22.2, 22.6, 22.8, 23.2, 23.6, 25.4)
+CANAL_DEPTH = (16.4, 15.5, 15.9, 16.2, 16.2, 16.3, 15.9, 15.9, 15.7, 15.5, 16.1, 18.1, 18.0, 17.2, 16.7, 17.2, 17.8)
 _SPINE_LENGTH = (32, 32, 32, 32, 33, 34, 35, 35, 33, 30, 27, 27, 30, 31, 31, 28, 20)
 _SPINE_SLOPE_DEG = (25, 30, 38, 42, 48, 52, 54, 54, 48, 40, 26, 14, 10, 8, 8, 8, 10)
 # The disc below each level: height between rims, and lordotic wedge before balancing.
 _DISC_HEIGHT = (4.2, 4.2, 4.2, 4.3, 4.4, 4.5, 4.6, 4.8, 5.0, 5.4, 6.0, 6.8, 7.8, 9.0, 10.2, 11.0, 10.6)
 _DISC_LORDOSIS_DEG = (0, 0, 0, 0, -0.5, -1, -1, -0.5, 0, 0.5, 1, 2, 4, 6, 8, 11, 13)
 
-_ARCH_CORE_MG_CM3 = 230.0
+ARCH_CORE_MG_CM3 = 230.0
 CORTEX_MG_CM3 = 1050.0
 
 _BALANCED_LEVEL, _BALANCE_MM = "T7", -3.0
@@ -62,13 +63,13 @@ class SpineVertebra:
     def canal_centre_mm(self) -> Vector:
         """Middle of the spinal canal at mid height, in LPS."""
         i = table_index(self.level)
-        back = self.shape.half_depth - self.shape.hollow + 0.5 * _CANAL_DEPTH[i] + 0.3
+        back = self.shape.half_depth - self.shape.hollow + 0.5 * CANAL_DEPTH[i] + 0.3
         return self.place.point(0.0, back, 0.0)
 
     @property
     def canal_half_axes_mm(self) -> tuple[float, float]:
         i = table_index(self.level)
-        return 0.5 * _CANAL_WIDTH[i], 0.5 * _CANAL_DEPTH[i]
+        return 0.5 * CANAL_WIDTH[i], 0.5 * CANAL_DEPTH[i]
 
 
 @dataclass(frozen=True)
@@ -174,22 +175,20 @@ def vertebra_solid(
     size: float,
     cortex: float,
     texture: float,
-    osteophytes: bool = False,
-    endplate_sclerosis: bool = False,
-    lesion_mg_cm3: float = 0.0,
+    spurs: Sequence[Primitive] = (),
+    disturbances: Sequence[DensityFeature] = (),
 ) -> Solid:
     """Body and arch of one vertebra; only the body carries the label. `cortex` scales the thickness of every cortex.
 
-    Sclerosis is a dense band below both endplates; a lesion is a ball of denser (or, if negative, rarer) bone on the left
-    side of the body.
+    `spurs` and `disturbances` are what disease adds to shape and core (`phantoms.disease`).
     """
     shape, place, level = vertebra.shape, vertebra.place, vertebra.level
     i = table_index(level)
     lumbar = level[0] == "L"
     height = float(np.mean(shape.normal_heights))
     back = shape.half_depth - shape.hollow
-    canal_w, canal_d = 0.5 * _CANAL_WIDTH[i] * size, _CANAL_DEPTH[i] * size
-    pedicle_w, pedicle_h = _PEDICLE_WIDTH[i] * size, _PEDICLE_HEIGHT[i] * size
+    canal_w, canal_d = 0.5 * CANAL_WIDTH[i] * size, CANAL_DEPTH[i] * size
+    pedicle_w, pedicle_h = PEDICLE_WIDTH[i] * size, _PEDICLE_HEIGHT[i] * size
     left, behind, up = place.axes
     arch_cortex = 1.1 * cortex
     parts: list[Primitive] = []
@@ -213,7 +212,7 @@ def vertebra_solid(
                 flatness=flat,
                 flat_towards=towards,
                 cortex_mm=skin,
-                core_mg_cm3=_ARCH_CORE_MG_CM3,
+                core_mg_cm3=ARCH_CORE_MG_CM3,
                 blend_mm=blend,
             )
         )
@@ -290,22 +289,7 @@ def vertebra_solid(
             flat_towards=behind,
         ).subtracted(1.5)
     )
-    if osteophytes:
-        for u, v, (rim, slope, _), sign in (
-            (u, v, side, sign)
-            for u, v in ((-0.62, -0.84), (0.05, -1.02), (0.66, -0.80))
-            for side, sign in ((shape.upper, -1.0), (shape.lower, 1.0))
-        ):
-            where = (u * shape.half_width, v * shape.half_depth, rim + slope * v * shape.half_depth + sign * 2.5 * size)
-            spur = ellipsoid(
-                place.point(*where),
-                np.array([6.5, 4.5, 2.8]) * size,
-                axes=place.axes,
-                cortex_mm=arch_cortex,
-                core_mg_cm3=_ARCH_CORE_MG_CM3,
-                blend_mm=2.0,
-            )
-            parts.append(spur)
+    parts += spurs
     thick = (0.42 if not lumbar else 0.45) * cortex
     if shape.fracture:
         thick *= 1.25  # impacted bone
@@ -325,55 +309,12 @@ def vertebra_solid(
         cortex_mg_cm3=CORTEX_MG_CM3,
         label=LABEL_OF_LEVEL[level],
         label_primitive=len(parts) - 1,
-        features=(vein, *_disturbances(vertebra, endplate_sclerosis, lesion_mg_cm3, size)),
+        features=(vein, *disturbances),
         texture=texture,
         texture_mm=2.2,
         texture_axis=axis,
         subcortical=0.45,
     )
-
-
-def _disturbances(
-    vertebra: SpineVertebra, endplate_sclerosis: bool, lesion_mg_cm3: float, size: float
-) -> list[DensityFeature]:
-    """Density that does not belong to a healthy core."""
-    shape, place = vertebra.shape, vertebra.place
-    found = []
-    if endplate_sclerosis:
-        wide = 0.7 * shape.half_width
-        for (rim, slope, dip), inwards in ((shape.upper, -1.0), (shape.lower, 1.0)):
-            for v in np.array([-0.6, -0.2, 0.2, 0.55]) * shape.half_depth:
-                height = float(shape.endplate((rim, slope, dip), v)) + inwards * 2.0 * size
-                found.append(
-                    DensityFeature(place.point(-wide, v, height), place.point(wide, v, height), 3.2 * size, 190.0)
-                )
-    if lesion_mg_cm3:
-        centre = place.point(0.45 * shape.half_width, -0.15 * shape.half_depth, 0.0)
-        found.append(DensityFeature(centre, centre, 5.5 * size, lesion_mg_cm3))
-    return found
-
-
-def cement_solid(vertebra: SpineVertebra) -> Solid:
-    """A plug of bone cement in the front half of a body."""
-    shape = vertebra.shape
-    centre = vertebra.place.point(0.0, -0.2 * shape.half_depth, 0.0)
-    semi_axes = np.array([0.45 * shape.half_width, 0.45 * shape.half_depth, 0.3 * min(shape.heights)])
-    return Solid("cement", (ellipsoid(centre, semi_axes, axes=vertebra.place.axes),), "bone_cement", texture=150.0)
-
-
-def screw_solid(vertebra: SpineVertebra, size: float) -> Solid:
-    """Two metal screws through the pedicles, with heads behind the facets; no streaks."""
-    i = table_index(vertebra.level)
-    shape, place = vertebra.shape, vertebra.place
-    back = shape.half_depth - shape.hollow
-    level = 0.17 * float(np.mean(shape.normal_heights))
-    parts: list[Primitive] = []
-    for side in (1.0, -1.0):
-        entry = side * (0.5 * _CANAL_WIDTH[i] + 0.5 * _PEDICLE_WIDTH[i]) * size
-        head = place.point(1.1 * entry, back + _CANAL_DEPTH[i] * size + 8.0, level)
-        parts.append(round_cone(head, place.point(0.55 * entry, -0.35 * shape.half_depth, level), 2.8 * size))
-        parts.append(ellipsoid(head, 6.0 * size))
-    return Solid("screws", tuple(parts), "implant_metal")
 
 
 def unit_between(a: Vector, b: Vector) -> Vector:

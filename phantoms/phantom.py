@@ -14,7 +14,7 @@ from phantoms.beam import Beam
 from phantoms.image import KERNELS, PhantomImage, as_stored, form_image, noise_hu, thick_slices
 from phantoms.marrow import fat_share
 from phantoms.materials import Materials, iodine_hu_per_mg_cm3
-from phantoms.scanner import scan
+from phantoms.scanner import SUB_SLICE_MM, scan
 from phantoms.solids import Solid
 from phantoms.truth import Truth
 from phantoms.voxelise import Lattice, render
@@ -104,6 +104,7 @@ class Phantom:
         kernel: str = "standard",
         lattice: Lattice | None = None,
         mode: str = "fast",
+        sub_slice_mm: float = SUB_SLICE_MM,
         threads: int = 2,
     ) -> PhantomImage:
         """A CT image.
@@ -126,6 +127,8 @@ class Phantom:
         mode : str
             ``"fast"``: the noise-free object at the effective energy, blurred, with noise of the right spectrum.
             ``"projections"``: a scan of the object as physics (`phantoms.scanner`), some hundred times slower.
+        sub_slice_mm : float
+            Largest thickness of a detector row in mode ``"projections"``.
 
         Raises
         ------
@@ -146,7 +149,9 @@ class Phantom:
             )
         grid = self.lattice(pixel_mm=pixel_mm, spacing_mm=step) if lattice is None else lattice
         if mode == "projections":
-            return self._scanned(kvp, grid, slice_mm=slice_mm, dose=dose, kernel=kernel, threads=threads)
+            return self._scanned(
+                kvp, grid, slice_mm=slice_mm, dose=dose, kernel=kernel, sub_slice_mm=sub_slice_mm, threads=threads
+            )
         exact, labels = render(
             self.solids, grid, self.materials(kvp), background=self.background, seed=self.seed, threads=threads
         )
@@ -158,7 +163,7 @@ class Phantom:
         return PhantomImage(hu, grid, labels, float(kvp), float(slice_mm), float(dose), kernel)
 
     def _scanned(
-        self, kvp: float, grid: Lattice, *, slice_mm: float, dose: float, kernel: str, threads: int
+        self, kvp: float, grid: Lattice, *, slice_mm: float, dose: float, kernel: str, sub_slice_mm: float, threads: int
     ) -> PhantomImage:
         if self.background != "air":
             raise ValueError(
@@ -174,6 +179,7 @@ class Phantom:
             psf_fwhm_mm=KERNELS[kernel][0],
             isocentre_mm=(float(middle[0]), float(middle[1])),
             iodine_mg_cm3=self.iodine_mg_cm3,
+            sub_slice_mm=sub_slice_mm,
             seed=self.seed,
             threads=threads,
         )

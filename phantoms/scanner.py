@@ -27,7 +27,9 @@ from phantoms.voxelise import Lattice, render
 FIELD_RADIUS_MM = 250.0
 """Radius of the circle that the detector sees from all sides."""
 
-_SUB_SLICE_MM = 0.7
+SUB_SLICE_MM = 0.7
+"""Thickness that a detector row sees: within it, attenuations are averaged before they are measured."""
+
 _LEAST_SIGNAL_KEV = 60.0  # a reading never falls below one photon
 _BATCH = 4  # sub-slices in memory per thread
 
@@ -62,6 +64,7 @@ def scan(
     psf_fwhm_mm: float,
     isocentre_mm: tuple[float, float],
     iodine_mg_cm3: dict[str, float] | None = None,
+    sub_slice_mm: float = SUB_SLICE_MM,
     seed: int = 0,
     threads: int = 2,
 ) -> Scan:
@@ -83,6 +86,8 @@ def scan(
         Where the axis of rotation lies, LPS (x, y).
     iodine_mg_cm3 : dict, optional
         Contrast agent by material.
+    sub_slice_mm : float
+        Largest thickness of a detector row; a thicker one saves time and loses what bone ends within it do to the beam.
 
     Raises
     ------
@@ -95,7 +100,9 @@ def scan(
     if abs(matrix[:, 1] @ matrix[:, 2]) > 1e-9 * np.linalg.norm(matrix[:, 1]) * np.linalg.norm(matrix[:, 2]):
         raise ValueError("rows and columns of this lattice are not at right angles")
     pixel_mm = object_pixel_mm(psf_fwhm_mm)
-    work = _Bench.build(solids, lattice, pixel_mm, kvp, slice_mm, dose, isocentre_mm, iodine_mg_cm3 or {}, seed)
+    work = _Bench.build(
+        solids, lattice, pixel_mm, kvp, slice_mm, dose, isocentre_mm, iodine_mg_cm3 or {}, sub_slice_mm, seed
+    )
     count = lattice.shape[0]
     hu = np.empty(lattice.shape, np.float32)
     waiting: dict[int, NDArray[np.float32]] = {}
@@ -158,6 +165,7 @@ class _Bench:
         dose: float,
         isocentre_mm: tuple[float, float],
         iodine: dict[str, float],
+        sub_slice_mm: float,
         seed: int,
     ) -> _Bench:
         step_mm, pixel_y, pixel_x = lattice.spacing_mm
@@ -182,12 +190,12 @@ class _Bench:
         reach = max(float(np.hypot(*np.maximum(np.abs(low), np.abs(high)))), _corner_reach(image_plane))
         offsets = ray_offsets_mm(min(reach, FIELD_RADIUS_MM) + 2.0)
         beam = Beam.at(kvp)
-        steps = max(math.ceil(step_mm / _SUB_SLICE_MM - 1e-6), 1)
+        steps = max(math.ceil(step_mm / sub_slice_mm - 1e-6), 1)
         parts = steps * round(slice_mm / step_mm)
         mas = REFERENCE_MAS * (dose if dose > 0 else 1.0) / VIEWS
         counted = beam.counted(offsets, mas, RAY_STEP_MM * step_mm / steps)
         agent = tuple(sorted(iodine.items()))
-        used = {name for solid in solids for name in (solid.matrix, solid.rind or solid.matrix)}
+        used = {name for solid in solids for name in (solid.matrix, solid.rind, solid.other_matrix) if name}
         substances = [n for n in range(len(BASIS)) if n < 2 or any(BasisDensity(n, agent).hu(name) for name in used)]
         return _Bench(
             solids,

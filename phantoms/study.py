@@ -10,6 +10,7 @@ import numpy as np
 
 from phantoms.dicom import Header, uid_of, write_ct_series, write_enhanced_ct, write_localizer, write_nifti
 from phantoms.phantom import Phantom
+from phantoms.scanner import SUB_SLICE_MM
 from phantoms.truth import Truth
 
 _AGENTS = {"none": None, "arterial": "IOHEXOL", "venous": "IOHEXOL"}
@@ -27,6 +28,7 @@ def write_study(
     kernel: str = "standard",
     gantry_tilt_deg: float = 0.0,
     mode: str = "fast",
+    sub_slice_mm: float = SUB_SLICE_MM,
     maker: str = "GE",
     file_format: str = "dicom",
     compression: str | None = None,
@@ -42,7 +44,7 @@ def write_study(
     ----------
     phantom : Phantom
     folder : path
-    kvp, slice_mm, spacing_mm, pixel_mm, dose, kernel, mode
+    kvp, slice_mm, spacing_mm, pixel_mm, dose, kernel, mode, sub_slice_mm
         As for ``Phantom.image``.
     gantry_tilt_deg : float
         How far the planes of the slices lean: their front edge towards the feet.
@@ -79,6 +81,7 @@ def write_study(
         kernel=kernel,
         lattice=upright.tilted(gantry_tilt_deg) if gantry_tilt_deg else None,
         mode=mode,
+        sub_slice_mm=sub_slice_mm,
     )
     tell("truth", 0.0)
     truth = phantom.truth(image)

@@ -171,7 +171,7 @@ def scanned(_count: int | None = None) -> Iterator[Case]:
     """One spine at all tube voltages in a lean and a wide body, small enough for mode ``"projections"``."""
     for kvp, fat_mm in ((120.0, 20.0), (100.0, 20.0), (120.0, 45.0), (140.0, 20.0), (80.0, 20.0), (100.0, 45.0)):
         options = {"top_level": "L1", "bottom_level": "L3", "fat_mm": fat_mm, "marrow_spread": 0.0}
-        scan = {"kvp": kvp, "slice_mm": 2.1, "pixel_mm": 0.9, "localizer": False}
+        scan = {"kvp": kvp, "slice_mm": 2.1, "pixel_mm": 0.9, "sub_slice_mm": 2.1, "localizer": False}
         yield Case(f"kvp-{kvp:.0f}-fat-{fat_mm:.0f}", "spine", 31, options, scan, {"kvp": kvp, "fat_mm": fat_mm})
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from phantoms import anatomy_hip, anatomy_sacrum, anatomy_spine, anatomy_trunk
+from phantoms import anatomy_hip, anatomy_sacrum, anatomy_spine, anatomy_trunk, disease
 from phantoms.anatomy_hip import FemurShape
 from phantoms.anatomy_spine import Spine
 from phantoms.calibration import PLATE_THICKNESS_MM, Rods, rod_plate
@@ -59,7 +59,11 @@ class TorsoOptions:
     endplate_sclerosis : tuple of str
         Levels with dense bands below both endplates.
     lesions : dict of level to float
-        Ball of denser (sclerotic) or rarer (lytic, negative) bone in the body, mg/cm3 at its middle. Truth includes it.
+        Lump of denser (sclerotic) or rarer (lytic, negative) bone in the body, about so many mg/cm3. Truth includes it.
+    disc_gas : tuple of str
+        Levels with gas in the disc below.
+    aortic_plaques : bool
+        Whether the wall of the abdominal aorta is calcified.
     lumbar_vertebrae : int
         5, or 6: one more, L6, on the sacrum.
     rib_pairs : int
@@ -93,6 +97,8 @@ class TorsoOptions:
     osteophytes: tuple[str, ...] = ()
     endplate_sclerosis: tuple[str, ...] = ()
     lesions: dict[str, float] = field(default_factory=dict)
+    disc_gas: tuple[str, ...] = ()
+    aortic_plaques: bool = False
     lumbar_vertebrae: int = 5
     rib_pairs: int = 12
 
@@ -103,7 +109,7 @@ class TorsoOptions:
             level
             for level in (
                 *(self.top_level, *self.fractures, *self.cement, *self.screws),
-                *(*self.osteophytes, *self.endplate_sclerosis, *self.lesions),
+                *(*self.osteophytes, *self.endplate_sclerosis, *self.lesions, *self.disc_gas),
             )
             if level not in self.levels
         ]
@@ -224,7 +230,9 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
         *anatomy_trunk.lung_solids(habitus),
         *anatomy_trunk.muscle_solids(spine, femur, habitus),
         *anatomy_trunk.vessel_solids(spine, femur, size),
+        *(disease.plaque_solids(spine, size=size, seed=seed) if options.aortic_plaques else ()),
         *anatomy_spine.disc_solids(spine),
+        *(disease.disc_gas_solid(spine, level, seed=seed) for level in options.disc_gas if level in levels),
         *anatomy_sacrum.canal_solids(spine, anatomy_sacrum.sacral_canal_points(spine.sacrum, size)),
         *(anatomy_hip.joint_capsule(head, femur.head_radius_mm, side) for side in ("left", "right")),
         *anatomy_trunk.rib_solids(
@@ -269,15 +277,21 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
                 size=size,
                 cortex=cortex,
                 texture=options.texture,
-                osteophytes=v.level in options.osteophytes,
-                endplate_sclerosis=v.level in options.endplate_sclerosis,
-                lesion_mg_cm3=options.lesions.get(v.level, 0.0),
+                spurs=disease.spurs(v, size=size, cortex=cortex, seed=seed) if v.level in options.osteophytes else (),
+                disturbances=[
+                    *(disease.sclerosis(v, size=size, seed=seed) if v.level in options.endplate_sclerosis else ()),
+                    *(
+                        disease.lesion(v, options.lesions[v.level], size=size, seed=seed)
+                        if v.level in options.lesions
+                        else ()
+                    ),
+                ],
             )
         )
         if v.level in options.cement:
-            solids.append(anatomy_spine.cement_solid(v))
+            solids.append(disease.cement_solid(v, seed=seed))
         if v.level in options.screws:
-            solids.append(anatomy_spine.screw_solid(v, size))
+            solids.append(disease.screw_solid(v, size))
     shown = options.levels[first:]
     top_vertebra = spine.vertebra(options.top_level)
     top = float(top_vertebra.place.point(0, 0, top_vertebra.shape.upper[0])[2]) + 14.0 * size

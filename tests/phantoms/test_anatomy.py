@@ -222,6 +222,25 @@ def test_cement_metal_and_spurs_are_where_they_were_put():
             assert np.abs(change[body]).mean() < 30
 
 
+def test_gas_lies_in_the_disc_and_plaques_in_the_wall_of_the_aorta():
+    box = Lattice.upright([-40, -60, 90], [40, 40, 160], (2.0, 1.0, 1.0))
+    plain, ill = (
+        make_phantom("spine", **options).image(lattice=box, slice_mm=2.0, dose=0)
+        for options in ({}, {"disc_gas": ("L2",), "aortic_plaques": True})
+    )
+    change = ill.hu.astype(int) - plain.hu
+    np.testing.assert_array_equal(ill.labels, plain.labels)
+    gas, plaque = change < -300, change > 200
+    assert gas.sum() * 2.0 > 80
+    assert (ill.labels[gas] == 0).all(), "no gas in a body"
+    assert plaque.sum() * 2.0 > 30
+    where = box.to_lps(np.argwhere(plaque))
+    bodies = box.to_lps(np.argwhere(plain.labels == 21))
+    assert where[:, 1].max() < bodies[:, 1].mean(), "in front of the spine"
+    with pytest.raises(ValueError, match="C7"):
+        make_phantom("spine", disc_gas=("C7",))
+
+
 def built(**options):
     """Truth on a coarse image, and the names of the solids."""
     phantom = make_phantom("torso", seed=3, hips=False, top_level="T12", **options)

@@ -193,6 +193,19 @@ def test_ct_numbers_are_those_that_the_hardened_spectrum_predicts(kvp):
 
 
 @pytest.mark.slow
+def test_thick_detector_rows_see_what_thin_ones_see_of_what_does_not_change_along_them():
+    lattice = slices(65.0, 1.0, step_mm=2.1)
+    solids = [rod(0, 0, 60.0, "water"), rod(20.0, 0, 8.0, mixture(k2hpo4=0.2, water=1 - 0.2 * 0.2174))]
+    thin, thick = (scanned(solids, lattice, sub_slice_mm=rows_mm).hu[0] for rows_mm in (0.7, 2.1))
+    np.testing.assert_allclose(thick, thin, atol=0.2)
+    ends = [*solids, Solid("ball", (round_cone((-20, 0, 1.0), (-20, 0, 1.1), 5.0),), "bone_cement")]
+    thin, thick = (scanned(ends, lattice, sub_slice_mm=rows_mm).hu[0] for rows_mm in (0.7, 2.1))
+    assert 0 < np.abs(thick - thin)[inside(lattice, -20.0, 0.0, 8.0)].max() < 60.0, (
+        "an edge within the row tells them apart"
+    )
+
+
+@pytest.mark.slow
 def test_both_modes_blur_an_edge_alike():
     """Share of the step at distances from the edge of a rod (faint, so that it hardens little): equal within two hundredths."""
     lattice = slices(30.0, 0.25)
