@@ -51,3 +51,16 @@ def code_fingerprint() -> str:
             digest.update(f"{package.name}/{file.relative_to(package).as_posix()}".encode())
             digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()
+
+
+_TABLES = {"density": "density/tables.json", "vertebral shape": "fracture/norms.json"}
+
+
+@cache
+def table_versions() -> dict[str, str]:
+    """Each table of published constants with the beginning of the hash of its content."""
+    folder = Path(__file__).parent
+    return {
+        name: hashlib.sha256((folder / file).read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:12]
+        for name, file in _TABLES.items()
+    }

@@ -21,7 +21,7 @@ from pipeline.errors import Finding, InputRefused, Severity
 from pipeline.ingest import Selection, Stack, Study, load_volume, read_source_headers, select, study_key
 from pipeline.measure import Measured, measure
 from pipeline.pictures import evidence_of
-from pipeline.provenance import software_of
+from pipeline.provenance import software_of, table_versions
 from pipeline.reference_population import reference_population
 from pipeline.segmentation.chain import segment
 from pipeline.segmentation.compare import beside_own_chain
@@ -292,7 +292,7 @@ def _record(
         text = "No date of service was given: coverage is evaluated for the date of this report."
         findings.append(Finding("date_of_service_assumed", Severity.INFO, text))
     return record.StudyRecord(
-        software=software.model_copy(update={"tables": {"coverage": knowledge.version}}),
+        software=software.model_copy(update={"tables": {"coverage": knowledge.version} | table_versions()}),
         study=about,
         series=record.SeriesSection(
             used=tuple(w.series for w in works),
