@@ -68,7 +68,7 @@ def _common_items(covered: list[Coverage], words: Language) -> list[tuple[str, s
     items += [(words("service.conflict"), _said(conflict)) for c in covered for conflict in c.conflicts]
     for stated in dict.fromkeys(c.prior_authorization for c in covered if c.prior_authorization):
         items.append((words("service.authorization"), words.get(f"authorization.{stated}", stated)))
-    warnings = dict.fromkeys(_said(w) for c in covered for w in c.warnings if not _stands_in_statement(w))
+    warnings = dict.fromkeys(_said(w) for c in covered for w in c.warnings if not _is_said_elsewhere(w))
     if warnings:
         items.append((words("service.warning"), " ".join(warnings)))
     entries = [entry for c in covered for entry in c.checklist]
@@ -96,17 +96,17 @@ def _said(entry: dict[str, Any] | str) -> str:
     return f"{text} ({document})" if document and str(document) not in str(text) else str(text)
 
 
-_IN_STATEMENT = frozenset(
+_SAID_ELSEWHERE = frozenset(
     (
         "STALE_PAST_NEXT_REVIEW", "CONFLICT_SECONDARY", "NEWER_VERSION_CLAIMED", "CODE_SUNSET_NEAR", "CODE_SUNSET_UNVERIFIED",
-        "ASO_SELF_FUNDED", "PLAN_NOT_IN_FORCE", "KB_OLD",
+        "ASO_SELF_FUNDED", "PLAN_NOT_IN_FORCE", "KB_OLD", "MANDATE_NOT_CHECKED", "DX_NOT_DEFINED", "CHECKLIST_INCOMPLETE",
     )
 )  # fmt: skip
-"""Flags whose content the statement of the service already says."""
+"""Flags whose content the statement of the service or the list of what is to be documented already says."""
 
 
-def _stands_in_statement(warning: dict[str, Any] | str) -> bool:
-    return isinstance(warning, dict) and warning.get("code") in _IN_STATEMENT
+def _is_said_elsewhere(warning: dict[str, Any] | str) -> bool:
+    return isinstance(warning, dict) and warning.get("code") in _SAID_ELSEWHERE
 
 
 def _sources_text(covered: Sequence[Coverage], words: Language) -> list[str]:

@@ -343,6 +343,8 @@ def _flags(
         "PLAN_NOT_IN_FORCE": plan is not None and not applies,
         "ASO_SELF_FUNDED": plan is not None and bool(plan.self_funded),
         "PA_UNKNOWN": claimed and authorization not in _CONFIRMED,
+        "MANDATE_NOT_CHECKED": not applies,
+        "DX_NOT_DEFINED": edition is not None and edition.held,
     }
     return [flag for flag, is_raised in raised.items() if is_raised]
 

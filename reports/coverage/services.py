@@ -11,9 +11,10 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Literal
 
-from reports.coverage.engine import ChecklistItem, evaluate
+from reports.coverage.engine import ChecklistItem, Warning_, evaluate
 from reports.coverage.engine import Coverage as Answer
 from reports.coverage.knowledge import Knowledge, LineOfBusiness, PlanDocument
+from reports.coverage.wording import warning_text
 from reports.record import (
     Assessment,
     Coverage,
@@ -204,7 +205,11 @@ def _reasons(
 
 
 def _filled_coverage(answer: Answer, elements: tuple[Element, ...]) -> Coverage:
-    filled = answer.model_copy(update={"checklist": tuple(_filled(item, elements) for item in answer.checklist)})
+    checklist = tuple(_filled(item, elements) for item in answer.checklist)
+    warnings = answer.warnings
+    if any(item.met != "yes" for item in checklist):
+        warnings = (*warnings, Warning_(code="CHECKLIST_INCOMPLETE", text=warning_text("CHECKLIST_INCOMPLETE", {})))
+    filled = answer.model_copy(update={"checklist": checklist, "warnings": warnings})
     return Coverage.model_validate(filled.model_dump(mode="json"))
 
 

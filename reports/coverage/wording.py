@@ -61,6 +61,9 @@ _WARNING_TEXT = {
         "Whether the plan is commercial, Medicare Advantage or Medicaid was not stated; the commercial policy was read."
     ),
     "MEDICARE_FIRST": "Medicare Advantage: national and local Medicare determinations come before the policy of {asked_payer}.",
+    "MANDATE_NOT_CHECKED": "A federal or state mandate may supersede the policy and has not been checked.",
+    "DX_NOT_DEFINED": "No diagnosis codes are on file for the policy; the clinician chooses them.",
+    "CHECKLIST_INCOMPLETE": "Not all documentation that a claim needs is there; see the checklist.",
     "PA_UNKNOWN": "Prior authorization is claimed by a third party and not confirmed; ask the payer.",
 }
 
@@ -104,7 +107,7 @@ def next_step(status: CoverageStatus, flags: list[str], facts: dict[str, Any]) -
 
 def warning_text(flag: str, facts: dict[str, Any]) -> str:
     """The sentence of one flag."""
-    return _WARNING_TEXT[flag].format_map(_printable(facts))
+    return _WARNING_TEXT[flag].format_map(_printable(facts)) if facts else _WARNING_TEXT[flag]
 
 
 def coverage_text(status: CoverageStatus, flags: list[str], facts: dict[str, Any]) -> str:

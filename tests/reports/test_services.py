@@ -137,3 +137,4 @@ def test_the_checklist_says_what_the_study_knows() -> None:
     assert items["software"]["met"] == "yes" and items["interpretation"]["met"] == "no"
     assert items["existing_ct"]["met"] == "unknown" and "CT of 2024-02-29" in items["existing_ct"]["basis"]
     assert items["rationale"]["met"] == "unknown" == items["plan"]["met"]
+    assert "CHECKLIST_INCOMPLETE" in {warning["code"] for warning in coverage.warnings if isinstance(warning, dict)}
