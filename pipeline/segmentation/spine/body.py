@@ -36,8 +36,8 @@ _MARGIN_MM = 4.0
 _INSIDE_MM = 1.0
 _OUTSIDE_MM = 1.5
 _DISC_SLACK_MM = 1.0
-_WALL_P1, _PLATE_P1 = 0.08, 0.1
-_WALL_OFFSET_COST, _PLATE_OFFSET_COST = 0.006, 0.004
+_WALL_P1, _PLATE_P1, _PLATE_P2 = 0.08, 0.1, 8.0
+_WALL_OFFSET_COST, _PLATE_OFFSET_COST = 0.006, 0.008
 _DARK_COST = 0.15
 _DROP_SCALE_HU = 300.0
 _AIR_LEVEL_HU = -50.0
@@ -372,7 +372,7 @@ def _fit_plate(
     cost = (weight * (-drop + _PLATE_OFFSET_COST * offset**2)).astype(np.float32)
     # Beyond the middle of the disc lies the endplate of the neighbour, which looks as good from the wrong side.
     cost[:, :, offset > half_disc_mm + _DISC_SLACK_MM] = np.inf
-    found = aggregate(cost, p1=_PLATE_P1, p2=2.0)
+    found = aggregate(cost, p1=_PLATE_P1, p2=_PLATE_P2)
     edge = np.take_along_axis(inner - outer, np.rint(found).astype(int)[:, :, None], axis=2)[:, :, 0]
     height = start + direction * (offset[0] + _STEP_MM * found)
     count = max(int(inside.sum()), 1)

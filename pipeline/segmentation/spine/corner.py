@@ -14,12 +14,13 @@ from scipy.special import expit
 
 _SIDE_DEG, _CORNER_FROM_DEG, _CORNER_TO_DEG = -2.5, 17.5, 72.5
 _CORNER_RAMP_DEG = 10.0
-_CORNER_COST, _SIDE_COST = 0.5, 0.02
+_CORNER_COST, _SIDE_COST, _GENTLE_FROM_DEG = 0.5, 0.06, -25.0
 _INSIDE_MM, _INSIDE_SOFTNESS_MM = 2.0, 0.4
 _POSTERIOR_WALL_HALF_DEG = 27.5
 _SIDE_WALL_DEG, _FRONT_OF_RIBS_DEG = (-45.0, 15.0), -10.0
 """The side wall, and how far back it is out of reach of the heads of ribs."""
-_MIDDLE_ROWS, _RIB_TOLERANCE = (0.3, 0.7), 1.05
+_MIDDLE_ROWS, _RIB_TOLERANCE, _GREATEST_FLARE = (0.3, 0.7), 1.05, 1.25
+"""Towards its endplates a body is wider than at mid height, but by no more than a quarter."""
 _GREATEST_SLANT = 0.35
 _SQUARENESS = 8.0
 _HEIGHTS_SMOOTHED = 7
@@ -44,7 +45,7 @@ def outward_cost(angle: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cost per squared mm beyond the continued walls (A,): firm in the corners, gentle at the side walls before them."""
     behind_side = _behind_side_deg(angle)
     rise = np.clip((behind_side - (_CORNER_FROM_DEG - _CORNER_RAMP_DEG)) / _CORNER_RAMP_DEG, 0.0, 1.0)
-    cost = np.maximum(_CORNER_COST * rise, np.where(behind_side >= -_CORNER_RAMP_DEG, _SIDE_COST, 0.0))
+    cost = np.maximum(_CORNER_COST * rise, np.where(behind_side >= _GENTLE_FROM_DEG, _SIDE_COST, 0.0))
     return np.asarray(np.where(behind_side < _CORNER_TO_DEG, cost, 0.0))
 
 
@@ -90,6 +91,7 @@ def _side_wall_mm(aside_mm: NDArray[np.float64], around_deg: NDArray[np.float64]
     front = aside_mm[(around_deg >= _SIDE_WALL_DEG[0]) & (around_deg <= _FRONT_OF_RIBS_DEG)].max(axis=0)
     first, last = (round(part * len(whole)) for part in _MIDDLE_ROWS)
     wider = float(np.median(whole[first:last] / np.maximum(front[first:last], 1.0)))
+    front = np.minimum(front, _GREATEST_FLARE * float(np.median(front[first:last])))
     return np.asarray(np.minimum(whole, _RIB_TOLERANCE * max(wider, 1.0) * front))
 
 
