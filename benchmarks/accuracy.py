@@ -1,6 +1,6 @@
 """The pipeline over a suite of phantoms: bias, precision, limits of agreement, and whether the stated uncertainties hold.
 
-    python -m benchmarks.accuracy SUITE [-o FOLDER] [--count N] [--mode fast|projections] [--by FACTOR ...]
+    python -m benchmarks.accuracy SUITE [-o FOLDER] [--count N] [--only CASE ...] [--mode fast|projections] [--by FACTOR ...]
                                   [--strength] [--json FILE] [--figure FILE.png]
 
 SUITE is one of smoke, calibration, spine-fracture, hip-abmd, cohort (small studies), cohort-torso, scanned, hostile. Studies
@@ -28,6 +28,7 @@ from phantoms.kinds import invented_patient
 from phantoms.suites import SUITES, Case, cases, write_case
 from phantoms.truth import BELOW_LESSER_TROCHANTER_MM, FemurTruth, Truth, VertebraTruth
 from pipeline import cohort
+from pipeline.density.rods import PhantomDefinition
 from pipeline.density.scanner import calibrate_scanner
 from pipeline.errors import Refusal
 from pipeline.ingest import Inventory, find_studies, load_volume, select, study_key
@@ -83,11 +84,13 @@ def _of_plate(case: Case, truth: Truth, inventory: Inventory) -> Result:
     volume = load_volume(select(inventory.studies[0]).spine.stack)
     names = [f"line of a scanner at {density:.0f} mg/cm3" for density in _LINE_AT_MG_CM3]
     # The true line of the mineral of the rods, in water that gives way to it: stated for K2HPO4, met by the HA rods themselves.
-    slope, zero = truth.hu_per_mg_cm3, truth.hu_at_zero
+    slope, zero, certificate = truth.hu_per_mg_cm3, truth.hu_at_zero, None
     if truth.rods[0].mineral == "hydroxyapatite":
         slope, zero = np.polyfit([rod.density_mg_cm3 for rod in truth.rods], [rod.hu for rod in truth.rods], 1)
+        # No product has these rods: their values come with them.
+        certificate = PhantomDefinition("HA", "HA", tuple(rod.density_mg_cm3 for rod in truth.rods), certified=True)
     try:
-        _, line = calibrate_scanner(volume)
+        _, line = calibrate_scanner(volume, definition=certificate)
     except Refusal as refusal:
         pairs = [
             Pair(case.name, "scanner", n, d, None, None, case.factors)
@@ -199,6 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("suite", choices=sorted(SUITES))
     parser.add_argument("-o", "--out", type=Path, default=None, help="default: out-accuracy/SUITE")
     parser.add_argument("--count", type=int)
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="these cases, by name")
     parser.add_argument("--mode", choices=("fast", "projections"), default="fast")
     parser.add_argument("--by", nargs="*", default=["kvp", "slice_mm", "dose", "bmi"], help="factors to group by")
     parser.add_argument("--strength", action="store_true", help="also compute strengths, which no truth is known of")
@@ -208,6 +212,11 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.out or Path("out-accuracy") / options.suite
     results: list[Result] = []
     chosen = cases(options.suite, count=options.count)
+    if options.only:
+        unknown = set(options.only) - {case.name for case in chosen}
+        if unknown:
+            parser.error(f"{options.suite} has no case {', '.join(sorted(unknown))}")
+        chosen = [case for case in chosen if case.name in options.only]
     for number, case in enumerate(chosen, start=1):
         results.append(analysed(with_bmi(case), folder, mode=options.mode, strength=options.strength))
         print(f"{number}/{len(chosen)} {case.name}: {results[-1].status} {results[-1].reason}", flush=True)

@@ -4,6 +4,7 @@ import itertools
 import json
 import zipfile
 
+import numpy as np
 import pydicom
 import pytest
 
@@ -17,8 +18,9 @@ SMALL = {"slice_mm": 4.0, "pixel_mm": 2.5, "localizer": False}
 
 def fault_case(name):
     fault = next(fault for fault in FAULTS if fault.name == name)
-    body = {"top_level": "L4", "hips": False}
-    return Case(name, "spine", 7, body, SMALL, {"fault": name, "expect": fault.expect, "text": fault.text})
+    # What is in the picture does not matter to a fault of files: water is made in no time.
+    water = {"diameter_mm": 60.0, "length_mm": 130.0}
+    return Case(name, "water", 7, water, SMALL, {"fault": name, "expect": fault.expect, "text": fault.text})
 
 
 def headers(folder):
@@ -107,6 +109,12 @@ def test_the_sound_case_has_no_fault(tmp_path):
         ("identical_copies", lambda found, count: len(found) == count + min(10, count)),
         ("undeclared_padding", lambda found, _: found[0].PixelRepresentation == 1 and "PixelPaddingValue" not in found[0]),
         ("declared_unsigned", lambda found, _: found[0].PixelRepresentation == 0),
+        ("one_slice_of_another_size", lambda found, _: len({i.Rows for i in found}) == 2),
+        ("two_voltages", lambda found, _: {float(i.KVP) for i in found} == {80.0, 120.0}),
+        ("hu_shifted", lambda found, _: float(found[0].RescaleIntercept) == -874.0),
+        ("hu_scaled", lambda found, _: float(found[0].RescaleSlope) == 1.25),
+        ("stretched", lambda found, _: float(found[0].ImagePositionPatient[2] - found[1].ImagePositionPatient[2]) > 5.0),
+        ("upside_down", lambda found, _: found[0].ImagePositionPatient[2] < found[1].ImagePositionPatient[2]),
     ],
 )  # fmt: skip
 def test_each_fault_is_in_the_files(tmp_path, name, seen):
@@ -125,6 +133,29 @@ def test_faults_of_files(tmp_path):
     assert all(path.read_bytes()[128:132] != b"DICM" for path in bare.iterdir())
     foreign = write_case(fault_case("foreign_files"), tmp_path) / "dicom" / "series2"
     assert {"README.txt", "DICOMDIR", "IMG_0001.dcm", "viewer.exe"} < {path.name for path in foreign.iterdir()}
+
+
+def test_reversed_pixels_leave_the_header_as_it_was(tmp_path):
+    folder = {name: write_case(fault_case(name), tmp_path) for name in ("sound", "mirrored", "rows_reversed")}
+    first = {name: pydicom.dcmread(min(path.rglob("CT*.dcm"))) for name, path in folder.items()}
+    for name, axis in (("mirrored", 1), ("rows_reversed", 0)):
+        np.testing.assert_array_equal(np.flip(first[name].pixel_array, axis), first["sound"].pixel_array)
+        assert first[name].ImageOrientationPatient == first["sound"].ImageOrientationPatient
+        assert first[name].ImagePositionPatient == first["sound"].ImagePositionPatient
+
+
+def test_a_tilted_gantry_leans_the_slices_and_keeps_their_distance_along_the_table(tmp_path):
+    case = Case("tilted", "water", 7, {"diameter_mm": 60.0, "length_mm": 40.0}, SMALL | {"gantry_tilt_deg": 12.0})
+    images = headers(write_case(case, tmp_path))
+    lean = [float(v) for v in images[0].ImageOrientationPatient]
+    assert lean[:3] == [1.0, 0.0, 0.0]
+    assert np.degrees(np.arctan2(lean[5], lean[4])) == pytest.approx(12.0, abs=0.01)
+    steps = {
+        tuple(np.round(np.subtract(b.ImagePositionPatient, a.ImagePositionPatient), 3))
+        for a, b in itertools.pairwise(images)
+    }
+    assert len(steps) == 1
+    assert np.abs(next(iter(steps))) == pytest.approx([0.0, 0.0, 4.0])
 
 
 def test_names_of_faults_are_unique_and_expectations_known():
