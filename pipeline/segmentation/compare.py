@@ -22,7 +22,7 @@ from pipeline.volume import Volume
 _SAME_BODY_SHARE = 0.3
 _LEAST_DICE = 0.8
 _REFINED_DICE = 0.85
-_OWN_CONFIDENCE = 0.9
+_OWN_CONFIDENCE = 0.8
 _NOT_REFINED = Finding(
     "not_refined",
     Severity.INFO,
