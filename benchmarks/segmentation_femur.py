@@ -330,8 +330,12 @@ def summary_table(rows: list[Row]) -> str:
         "| --- | --- | --- " + "| ---: " * 7 + "| --- |",
     ]
     groups: dict[tuple[str, str, str], list[Row]] = {}
+    refused = {(r.case, r.side) for r in rows} - {(r.case, r.side) for r in rows if r.status in ("ok", "warning")}
     for r in rows:
-        groups.setdefault((r.case, r.side, KINDS_OF_CHANGE.get(r.change.split(" ")[0], r.change)), []).append(r)
+        # A side that is always refused (metal) needs no more than one line.
+        always = (r.case, r.side) in refused and r.side != "-"
+        change = "all" if always else KINDS_OF_CHANGE.get(r.change.split(" ")[0], r.change)
+        groups.setdefault((r.case, "both" if r.case.startswith("phantom") else r.side, change), []).append(r)
     for (case, side, change), group in groups.items():
         overlaps = [r.dice for r in group if r.dice is not None]
         away = [r.surface_mm for r in group if r.surface_mm is not None]

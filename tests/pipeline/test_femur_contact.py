@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.diseased_hips import DISEASES, diseased_hips
+from benchmarks.hip_changes import bone_losses
+from benchmarks.segmentation_femur import full_mask, real_volume
 from pipeline.errors import Severity, Status
 from pipeline.segmentation.femur import pair, quality, segment_femora
+from pipeline.segmentation.femur.chain import find_femora
 from pipeline.segmentation.femur.contact import pelvic_bone
 from pipeline.segmentation.femur.head import Field, Head
+from pipeline.segmentation.femur.outline import _without_knobs
 from pipeline.segmentation.model import FemurLandmarks
 from pipeline.volume import Grid, Volume
 
@@ -180,3 +186,33 @@ def test_an_arthritic_hip_is_outlined_without_the_ischium() -> None:
 def test_diseased_hips_are_outlined_or_refused(name: str) -> None:
     status, dice = _dice_of_left(name)
     assert status is Status.FAILED or dice > 0.95
+
+
+def test_a_knob_on_a_head_is_taken_off_and_its_slope_is_not() -> None:
+    azimuth, polar = np.meshgrid(np.arange(96), np.arange(49))
+    smooth = 24.0 + 2.0 * np.sin(polar / 48 * np.pi) + np.cos(azimuth / 96 * 2 * np.pi)
+    knob = smooth.copy()
+    knob[20:24, 94:] += 4.0
+    knob[20:24, :2] += 4.0
+    assert np.abs(_without_knobs(smooth) - smooth).max() < 0.5
+    assert np.abs(_without_knobs(knob) - smooth).max() < 0.6
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "side"), [("sts044_hip_right", "right"), ("sts031_hip_right", "right")])
+def test_no_head_wanders_off_under_bone_loss_and_ends_ok(
+    real_data: Callable[[str], Path], case: str, side: str
+) -> None:
+    volume, _ = real_volume(real_data(case).parent, case)
+    before = next(f for f in find_femora(volume, threads=2)[0] if f.femur.side == side)
+    marks = before.femur.landmarks
+    assert marks is not None
+    for change, weaker in bone_losses(volume, [(full_mask(before, volume.grid), marks)]):
+        for found in find_femora(weaker, threads=2)[0]:
+            if found.femur.status is Status.FAILED:
+                continue
+            now = found.femur.landmarks
+            assert now is not None
+            assert found.femur.side == side, change
+            assert np.linalg.norm(now.head_centre_lps_mm - marks.head_centre_lps_mm) < 3.0, change

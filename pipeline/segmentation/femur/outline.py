@@ -216,6 +216,8 @@ def head_surface(field: Field, head: Head, neck_lps: NDArray[np.float64], thresh
     last_bone = np.where((profile > threshold_hu) & within, radii[None, None, :], 0.0).max(axis=2)
     short = (last_bone > radii[0]) & (last_bone < head.radius_mm + offset) & known.all(axis=-1)
     radius = np.where(short, last_bone + 0.25, head.radius_mm + offset)
+    # No head has a knob: where the surface stands out over less than 11 mm it has run over the rim of the socket.
+    radius = np.minimum(radius, np.maximum(_without_knobs(radius), head.radius_mm + 0.5))
     return HeadSurface(head.centre_lps_mm, _median_on_sphere(radius), dip)
 
 
@@ -245,6 +247,12 @@ def _median_on_sphere(radius: NDArray[np.float64]) -> NDArray[np.float64]:
     """Median over 3 x 3 directions; azimuth closes on itself."""
     wrapped = np.concatenate([radius[:, -1:], radius, radius[:, :1]], axis=1)
     return np.asarray(ndimage.median_filter(wrapped, size=3, mode="nearest")[:, 1:-1])
+
+
+def _without_knobs(radius: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Opening over 7 x 7 directions, 26 degrees; azimuth closes on itself."""
+    wrapped = np.concatenate([radius[:, -6:], radius, radius[:, :6]], axis=1)
+    return np.asarray(ndimage.grey_opening(wrapped, size=(7, 7), mode="nearest")[:, 6:-6])
 
 
 def neck_direction(grid: Grid, bone: NDArray[np.bool_], head: Head) -> NDArray[np.float64]:
