@@ -151,7 +151,7 @@ def report(found: dict[str, Any]) -> str:
 
 
 NUMBERS_AGREE_MG_CM3 = 5.0
-"""How far a harmless fault may move a density from that of the sound study: the noise of a second reading."""
+"""How far a harmless fault may move the error of a density from that in the sound study: the noise of a second reading."""
 
 
 def verdict(result: Result, sound: Result | None) -> tuple[str, str]:
@@ -160,7 +160,8 @@ def verdict(result: Result, sound: Result | None) -> tuple[str, str]:
     Returns
     -------
     found : str
-        ``"refused"`` (no number), ``"stated"`` (numbers, and something said that was not said of the sound study) or
+        ``"refused"`` (the study was refused, or no number came out), ``"stated"`` (numbers, and something said that was not
+        said of the sound study) or
         ``"usable"``.
     judgement : str
         ``"as expected"`` or what is wrong.
@@ -168,24 +169,18 @@ def verdict(result: Result, sound: Result | None) -> tuple[str, str]:
     expected = result.factors["expect"]
     measured = [p for p in result.pairs if p.measured is not None]
     said = set(result.findings) - set(sound.findings if sound else ())
-    found = "refused" if not measured else ("stated" if said else "usable")
+    found = "refused" if result.status == "refused" or not measured else ("stated" if said else "usable")
     if found == "refused":
         return found, "as expected" if expected == "refused" else "WITHHELD"
     if expected == "refused":
         return found, "NUMBERS OF A FATAL FAULT"
     if expected == "stated" and found == "usable":
         return found, "NOT SAID"
-    before = {(p.structure, p.quantity): p.measured for p in (sound.pairs if sound else ())}
-    lost = sum(
-        p.measured is None and before.get((p.structure, p.quantity)) is not None
-        for p in result.pairs
-        if p.quantity == VBMD
-    )
-    moved = [
-        abs(p.measured - (before.get((p.structure, p.quantity)) or p.measured))
-        for p in measured
-        if p.quantity == VBMD and p.measured is not None
-    ]
+    before = {(p.structure, p.quantity): p for p in (sound.pairs if sound else ()) if p.measured is not None}
+    densities = [p for p in result.pairs if p.quantity == VBMD and (p.structure, p.quantity) in before]
+    lost = sum(p.measured is None for p in densities)
+    # Errors are compared, not values: some faults are of the body itself, and then the truth differs.
+    moved = [abs(p.error - before[p.structure, p.quantity].error) for p in densities if p.measured is not None]
     if expected == "usable" and lost:
         return found, f"{lost} BODIES WITHHELD"
     if expected == "usable" and moved and max(moved) > NUMBERS_AGREE_MG_CM3:
