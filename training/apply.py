@@ -20,7 +20,7 @@ from pipeline.volume import Grid, Volume
 from training.patches import Target, network_input
 
 EDGE, VOXEL_MM = 48, 3.0
-_STEP = 24
+_STEP = 32
 _SLAB = 16
 _CORE_MM = 6.0
 _SMALLEST_BODY_MM3 = 3000.0
@@ -52,6 +52,7 @@ def open_network(path: Path, *, threads: int = 2) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the processor
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
