@@ -30,6 +30,7 @@ HIP_TEST = "hip-sideways-fall"
 HIP_SECOND_TEST = "hip-stance"
 _FRACTURED_GRADE = 2
 _POPULATION = "NHANES III, white women 20-29 years, for both sexes"
+_Z_POPULATION = "NHANES 2005-2008, all ethnic groups, same sex and decade of age"
 # An endplate that was guessed, or a body that has collapsed, is no specimen for a compression test.
 _NO_MODEL = frozenset({"disc_not_visible", "collapsed_body"})
 _NO_STRENGTH = errors.Finding("strength_not_asked", errors.Severity.INFO, "Strength was not asked for.")
@@ -309,6 +310,7 @@ class _Sheet:
         no_density = self.reasons.get((femur.name, "abmd_g_cm2"))
         reasons = dict.fromkeys(("abmd_g_cm2", "t_score", "z_score"), no_density) | self._no_strength(femur.name)
         scores: dict[str, record.Score] = {}
+        z_scores: dict[str, record.Score] = {}
         if hip is not None:
             numbers["abmd_g_cm2"] = record.HipDensity(**hip.abmd_g_cm2)
             scores = {name: _score(name, q, _POPULATION) for name, q in hip.t_scores.items()}
@@ -318,7 +320,10 @@ class _Sheet:
             reasons["t_score"] = _first_failure(hip.findings) or errors.Finding(
                 "no_region", errors.Severity.FAILURE, why
             )
-            reasons["z_score"] = errors.Finding("no_verified_reference", errors.Severity.INFO, hip.z_score_reason)
+            z_scores = {name: _score(name, q, _Z_POPULATION, "{Z-score}") for name, q in hip.z_scores.items()}
+            numbers["z_score"] = min(z_scores.values(), key=lambda s: s.value, default=None)
+            if not z_scores:
+                reasons["z_score"] = errors.Finding("no_verified_reference", errors.Severity.INFO, hip.z_score_reason)
         fall = load_of_a_fall(self.volume, self.strengths.get(femur.name), femur.name)
         stages = (hip, self.strengths.get(femur.name), fall)
         return record.Femur(
@@ -328,6 +333,7 @@ class _Sheet:
             score=femur.score,
             complete=femur.fit_for_strength,
             t_scores=scores,
+            z_scores=z_scores,
             further=fall.quantities if fall is not None else {},
             other_tests=self._second_test(femur.name),
             **self._state(femur, stages, numbers, reasons),
@@ -439,9 +445,9 @@ def _fracture(shape: VertebraShape) -> record.Fracture | None:
     )
 
 
-def _score(region: str, quantity: Quantity, population: str) -> record.Score:
+def _score(region: str, quantity: Quantity, population: str, unit: str = "{T-score}") -> record.Score:
     return record.Score.model_validate(
-        {**quantity.model_dump(), "unit": "{T-score}", "region": region, "population": population}
+        {**quantity.model_dump(), "unit": unit, "region": region, "population": population}
     )
 
 

@@ -47,7 +47,7 @@ class HipDensity:
     z_scores : dict of str to Quantity
         Only where a verified table exists.
     z_score_reason : str
-        Why there is no Z-score, or which table it comes from.
+        Why there is no Z-score; empty if there is one.
     classification : str or None
         One of `HIP_CLASSES` by the lower T-score of total hip and neck.
     class_probabilities : dict of str to float
@@ -361,7 +361,7 @@ def _z_scores(
         method=f"(aBMD - {mean}) / {sd}, all ethnic groups, {21 + 10 * decade}-{30 + 10 * decade} years",
         reference=entry.source,
     )
-    return {"total_hip": score}, entry.source
+    return {"total_hip": score}, ""
 
 
 def _findings(volume: Volume, femur: Femur, calibration: Calibration, missing: dict[str, str]) -> list[Finding]:

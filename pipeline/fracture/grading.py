@@ -18,8 +18,7 @@ from reports.quantity import Quantity
 DEFORMITIES = ("none", "wedge", "biconcave", "crush")
 _METHOD = "six-point morphometry on a 5 mm mid-sagittal slab in the body's own frame"
 _THICK_SLICE_MM = 3.0
-# Along the axis of the body; above 3 mm because a tilted body in slices of 3 mm has a little more.
-_NO_GRADE_MM = 3.5
+_ROUNDING_MM = 0.01
 _NEIGHBOURS = 3
 _ASYMMETRY = 0.15
 # A Schmorl node does not reach a quarter of the width to the side; of a biconcave fracture about half the depth is left there.
@@ -319,10 +318,12 @@ def _shape(
 
 def _no_grade(vertebra: Vertebra, volume: Volume) -> Finding | None:
     """Why the voxels are too coarse along the axis of a body for its grade; None if they are not."""
-    along_axis = np.abs(volume.grid.axes_lps @ vertebra.frame.superior)
-    if float(along_axis @ np.array(volume.spacing_mm)) <= _NO_GRADE_MM:
+    along_axis = volume.grid.axes_lps @ vertebra.frame.superior
+    # Width of the voxel, taken as an ellipsoid, along the axis: for voxels with equal edges that edge in any direction.
+    width_mm = float(np.linalg.norm(along_axis * np.array(volume.spacing_mm)))
+    if width_mm <= _THICK_SLICE_MM + _ROUNDING_MM:
         return None
-    text = f"{vertebra.name}: slices are {volume.spacing_mm[0]:.1f} mm apart; a grade needs 3 mm or less."
+    text = f"{vertebra.name}: voxels are {width_mm:.1f} mm high along its axis; a grade needs 3 mm or less."
     return Finding("thick_slices_no_grade", Severity.FAILURE, text)
 
 
@@ -373,7 +374,7 @@ def _shape_findings(
     if grade >= 1 and not worst.norm.verified:
         text = f"{vertebra.name}: the norm it was compared with is not verified ({worst.norm.source})."
         findings.append(Finding("norm_unverified", Severity.WARNING, text))
-    if volume.spacing_mm[0] > _THICK_SLICE_MM:
+    if volume.spacing_mm[0] > _THICK_SLICE_MM + _ROUNDING_MM:
         text = (
             f"{vertebra.name}: slices are {volume.spacing_mm[0]:.1f} mm apart; heights are for "
             f"orientation (3 mm or less needed)."

@@ -205,7 +205,7 @@ def test_in_slices_too_thick_for_a_grade_heights_stay_and_no_grade_is_given():
             assert (shape.genant_grade, shape.deformity, shape.grade_probabilities) == (None, None, {})
             (reason,) = (f for f in shape.findings if f.severity is Severity.FAILURE)
             assert reason.code == "thick_slices_no_grade"
-            assert f"{spacing_mm:.1f} mm apart; a grade needs 3 mm or less" in reason.text
+            assert f"{spacing_mm:.1f} mm high along its axis; a grade needs 3 mm or less" in reason.text
             assert not {"vertebral_deformity", "possible_deformity"} & {f.code for f in shape.findings}
             assert shape.flagged == (name == "vertebra_L1")
 
@@ -317,3 +317,8 @@ def test_norms_are_the_published_ones():
     assert norms.anterior_to_posterior("L1", None).value == pytest.approx(0.925)
     assert norms.anterior_to_posterior("T5", "F") is None
     assert not norms.middle_to_posterior("T5").verified
+
+
+def test_voxels_of_three_millimetres_in_all_directions_are_fine_enough_in_any_direction():
+    shape = shapes(NORMAL, spacing_mm=(3.0, 3.0, 3.0), turned=(0, 20.0))["vertebra_L1"]
+    assert "thick_slices_no_grade" not in {finding.code for finding in shape.findings}
