@@ -331,8 +331,15 @@ def strength(
     with_yield: Annotated[
         bool, typer.Option("--yield", help="Also the elastic-plastic curve; takes minutes for a femur.")
     ] = False,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Uncertainty from 16 varied tests instead of first order.")
+    ] = False,
+    export: Annotated[
+        str, typer.Option(help="Formats of the model, with commas: npz, vti (ParaView), inp (CalculiX).")
+    ] = "npz",
+    pictures: Annotated[bool, typer.Option(help="Draw cut planes, surface and curve.")] = True,
 ) -> None:
-    """One virtual strength test from an image and a mask; writes strength.json and the model.
+    """One virtual strength test from an image and a mask; writes strength.json, the model and pictures.
 
     Example: openbct strength density.nii.gz --mask labels.nii.gz --label 20 --test spine-compression --density -o out
     """
@@ -348,6 +355,9 @@ def strength(
         is_density=density,
         voxel_mm=voxel_mm,
         with_yield=with_yield,
+        ensemble=ensemble,
+        exports=tuple(name.strip() for name in export.split(",") if name.strip()),
+        pictures=pictures,
     )
     out_console.print_json(json.dumps(result, default=str))
     raise typer.Exit(ALL_DONE if result.get("stiffness_n_mm") is not None else SOME_REFUSED)
