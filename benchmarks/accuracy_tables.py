@@ -239,7 +239,7 @@ def draw(results: list[Result], path: Path) -> None:
             if "coverage_68" in row
             else ""
         )
-        axes.set_title(f"{quantity}: n = {row['measured']}{cover}", fontsize=8)
+        axes.set_title(f"{quantity}\nn = {row['measured']}{cover}", fontsize=8)
         axes.set_xlabel("true", fontsize=8)
         axes.set_ylabel("measured - true", fontsize=8)
         axes.tick_params(labelsize=7)
