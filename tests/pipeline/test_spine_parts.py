@@ -165,8 +165,8 @@ def test_a_disc_in_the_wrong_place_fails_the_bodies_on_both_sides():
 def test_a_last_body_that_is_cut_does_not_fail_its_neighbour():
     """Its lower disc lies beyond the scan, so that something else was taken for it."""
     bodies, discs = _column()
-    discs[-1] = replace(discs[-1], centre_lps_mm=discs[-1].centre_lps_mm + np.array([0.0, 0.0, 12.0]))
-    discs[-2] = replace(discs[-2], centre_lps_mm=discs[-2].centre_lps_mm - np.array([0.0, 0.0, 3.0]))
+    discs[-1] = replace(discs[-1], centre_lps_mm=discs[-1].centre_lps_mm + np.array([0.0, 0.0, 4.0]))
+    discs[-2] = replace(discs[-2], centre_lps_mm=discs[-2].centre_lps_mm - np.array([0.0, 0.0, 8.0]))
     whole, _ = _codes(_volume(), bodies, discs)
     assert whole[-2].get("implausible_height") is Severity.FAILURE
     cut, _ = _codes(_volume(), [*bodies[:-1], replace(bodies[-1], unseen=0.2)], discs)

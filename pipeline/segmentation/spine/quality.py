@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ _LEAST_PLATE_HU = ((3.0, 60.0), (5.0, 12.0))
 _LEAST_WALL_HU = 100.0
 _PITCH_PER_WIDTH = (0.44, 1.0)
 _PITCH_OFF_TREND = 0.25
+_SPAN_OFF_TREND = 0.1
 _COLLAPSED = 0.5
 _DEPTH_PER_WIDTH = (0.58, 1.35)
 _GREATEST_DEPTH_MM = 50.0
@@ -91,6 +92,9 @@ def judge_bodies(
     content = np.array([b.volume_mm3 for b in bodies])
     pitch_trend, height_trend, volume_trend = _trend(pitch), _trend(height), _trend(content)
     off_trend = pitch / pitch_trend - 1.0
+    # Broken bodies pull the trend of their neighbours down, which then seem high: high is what is high beside the others.
+    low = [int(i) for i in np.flatnonzero(off_trend < -_PITCH_OFF_TREND)]
+    above_trend = pitch / _trend(pitch, without=low) - 1.0
     # A body that the scan cuts may be low because its disc is not in view: that says nothing about the body beside it.
     in_view = np.where([body.unseen > _UNSEEN_SHARE for body in bodies], 0.0, off_trend)
     filled = filled_slices(volume)
@@ -125,11 +129,9 @@ def judge_bodies(
             )  # fmt: skip
         width = 0.5 * (above.width_mm + below.width_mm)
         ratio = float(pitch[i] / width)
-        off_pitch = float(off_trend[i])
+        off_pitch = float(min(off_trend[i], above_trend[i]) if off_trend[i] > 0 else off_trend[i])
         relative_height = float(height[i] / height_trend[i])
-        beside = in_view[max(i - 1, 0) : i + 2]
-        # A broken body is low by itself; a disc put in the wrong place makes one body low and the next one high.
-        misplaced = beside.min() < -_PITCH_OFF_TREND and beside.max() > 0.6 * _PITCH_OFF_TREND
+        misplaced = _disc_misplaced(pitch, in_view, range(max(i - 1, 0), min(i + 2, len(bodies))))
         too_low = ratio < _PITCH_PER_WIDTH[0] and bool(hidden)
         if ratio > _PITCH_PER_WIDTH[1] or off_pitch > _PITCH_OFF_TREND + 0.1 or too_low or misplaced:
             add(
@@ -272,12 +274,32 @@ def _core_share(volume: Volume, body: BodyModel) -> float:
     return float((values > _CEMENT_HU).mean()) if values.size else 0.0
 
 
-def _trend(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the neighbours (up to three on each side, without the body itself) suggest, by a robust line."""
+def _disc_misplaced(pitch_mm: NDArray[np.float64], off_trend: NDArray[np.float64], beside: range) -> bool:
+    """Whether a disc among the bodies `beside` seems to lie in the wrong place: one of them low, another high.
+
+    A broken body is low by itself; that its neighbour seems high may only be because the broken one pulls the trend down. So
+    both together, with what lies between, are held against the others: a misplaced disc leaves their sum as it should be, a
+    fracture takes from it.
+    """
+    broken = [int(i) for i in np.flatnonzero(off_trend < -_PITCH_OFF_TREND)]
+    for low, high in product(beside, beside):
+        if off_trend[low] < -_PITCH_OFF_TREND and off_trend[high] > 0.6 * _PITCH_OFF_TREND:
+            span = list(range(min(low, high), max(low, high) + 1))
+            expected = _trend(pitch_mm, without=[*span, *broken])
+            if pitch_mm[span].sum() / expected[span].sum() - 1.0 > -_SPAN_OFF_TREND:
+                return True
+    return False
+
+
+def _trend(values: NDArray[np.float64], *, without: Sequence[int] = ()) -> NDArray[np.float64]:
+    """What the neighbours (up to three on each side, without the body itself) suggest, by a robust line.
+
+    The values at `without` are not asked either.
+    """
     count = len(values)
     out = values.astype(float).copy()
     for i in range(count):
-        near = [j for j in range(max(0, i - 3), min(count, i + 4)) if j != i]
+        near = [j for j in range(max(0, i - 3), min(count, i + 4)) if j != i and j not in without]
         if len(near) < 2:
             continue
         x, y = np.array(near, float) - i, values[near]
