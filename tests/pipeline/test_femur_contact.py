@@ -14,7 +14,7 @@ from scipy import ndimage
 from benchmarks.diseased_hips import DISEASES, diseased_hips
 from benchmarks.hip_changes import bone_losses
 from benchmarks.segmentation_femur import full_mask, real_volume
-from pipeline.errors import Severity, Status
+from pipeline.errors import Finding, Severity, Status
 from pipeline.segmentation.femur import pair, quality, segment_femora
 from pipeline.segmentation.femur.chain import find_femora
 from pipeline.segmentation.femur.contact import pelvic_bone
@@ -216,3 +216,14 @@ def test_no_head_wanders_off_under_bone_loss_and_ends_ok(
             assert now is not None
             assert found.femur.side == side, change
             assert np.linalg.norm(now.head_centre_lps_mm - marks.head_centre_lps_mm) < 3.0, change
+
+
+def test_a_guided_head_with_a_doubtful_outline_is_refused() -> None:
+    def warning(code: str) -> Finding:
+        return Finding(code, Severity.WARNING, "test")
+
+    guided, unstable, cut = (
+        warning(code) for code in ("head_found_by_other_side", "outline_unstable", "truncated_femur")
+    )
+    assert [f.severity for f in pair.unsupported_findings([guided, unstable])] == [Severity.FAILURE]
+    assert pair.unsupported_findings([guided, cut]) == pair.unsupported_findings([unstable, cut]) == []

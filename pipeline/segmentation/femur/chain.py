@@ -22,6 +22,7 @@ from pipeline.segmentation.femur.pair import (
     guided_findings,
     mirrored,
     unequal_findings,
+    unsupported_findings,
     upper_volume_ml,
 )
 from pipeline.segmentation.femur.search import METAL_HU, Region, find_heads, hip_region
@@ -219,6 +220,7 @@ def _segment_one(volume: Volume, field: Field, head: Head, findings: list[Findin
         landmarks, _neck_width_mm(outline.mask, outline.grid, landmarks)
     )
     found += geometry
+    found += unsupported_findings(found)
     failed = status_of(found) == "failed"
     head_whole = not any(f.code == "head_truncated" for f in found)
     femur = Femur(

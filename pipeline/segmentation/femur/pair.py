@@ -7,6 +7,7 @@ must be and how large; a head found that way is told as such.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -26,6 +27,7 @@ GUIDED_SCORE = 0.42
 _HEADS_APART_MM = (125.0, 230.0)
 _GUIDED_REACH_MM, _GUIDED_RADIUS_MM = 22.0, 2.0
 _MIRROR = np.array([-1.0, 1.0, 1.0])
+_DOUBTFUL_OUTLINE = frozenset({"outline_unstable", "mask_not_closed", "head_not_repeatable", "joint_not_visible"})
 UNEQUAL_SHARE = 0.15
 
 
@@ -123,6 +125,17 @@ def guided_findings(head: Head) -> list[Finding]:
         "the mirror image of the other side puts it."
     )
     return [Finding("head_found_by_other_side", Severity.WARNING, text)]
+
+
+def unsupported_findings(found: Sequence[Finding]) -> list[Finding]:
+    """A head that only the other side's mirror image found has nothing to stand on when the outline is doubtful, too."""
+    codes = {finding.code for finding in found}
+    if "head_found_by_other_side" not in codes or not codes & _DOUBTFUL_OUTLINE:
+        return []
+    text = (
+        "The femoral head was found by the mirror image of the other side alone, and the outline about it is doubtful."
+    )
+    return [Finding("head_not_found", Severity.FAILURE, text)]
 
 
 def unequal_findings(upper_ml: dict[str, float], scores: dict[str, float]) -> dict[str, list[Finding]]:
