@@ -24,6 +24,7 @@ _LEAST_DISC_HU = ((3.0, 45.0), (5.0, 20.0))
 _LEAST_PLATE_HU = ((3.0, 60.0), (5.0, 12.0))
 _LEAST_WALL_HU = 100.0
 _PITCH_PER_WIDTH = (0.44, 1.0)
+_PITCH_PER_WIDTH_ALONE, _HIGH_OFF_TREND = 1.15, 0.1
 _PITCH_OFF_TREND = 0.25
 _SPAN_OFF_TREND = 0.1
 _COLLAPSED = 0.5
@@ -133,7 +134,9 @@ def judge_bodies(
         relative_height = float(height[i] / height_trend[i])
         misplaced = _disc_misplaced(pitch, in_view, range(max(i - 1, 0), min(i + 2, len(bodies))))
         too_low = ratio < _PITCH_PER_WIDTH[0] and bool(hidden)
-        if ratio > _PITCH_PER_WIDTH[1] or off_pitch > _PITCH_OFF_TREND + 0.1 or too_low or misplaced:
+        # Small thoracic bodies are nearly as high as wide: beside others like them that is no sign of a missed disc.
+        too_high = ratio > _PITCH_PER_WIDTH[1] and (off_pitch > _HIGH_OFF_TREND or ratio > _PITCH_PER_WIDTH_ALONE)
+        if too_high or off_pitch > _PITCH_OFF_TREND + 0.1 or too_low or misplaced:
             add(
                 "implausible_height", _FAILURE,
                 f"The discs are {pitch[i]:.0f} mm apart, {ratio:.2f} of the body's width and {100 * off_pitch:+.0f} % off its"
