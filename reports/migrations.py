@@ -65,4 +65,9 @@ def _service_from_1_0(service: Any) -> Any:
     return changed
 
 
-_STEPS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"1.0": _from_1_0}
+def _from_1_1(content: dict[str, Any]) -> dict[str, Any]:
+    """1.2 only added keys that nobody can fill in afterwards; they stay at their defaults."""
+    return content | {"schema_version": "1.2"}
+
+
+_STEPS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"1.0": _from_1_0, "1.1": _from_1_1}

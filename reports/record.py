@@ -90,7 +90,7 @@ __all__ = [
     "write_atomically",
 ]
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 """Version of the record format: a new minor version only adds keys, a new major version changes a meaning."""
 
 

@@ -129,8 +129,26 @@ def test_a_record_written_by_version_1_0_is_read_and_brought_up_to_date() -> Non
     assert record.other_services == () and record.software.code_sha256 is None  # nobody wrote them down
 
 
-def test_a_record_brought_up_to_date_survives_its_file(tmp_path: Path) -> None:
-    record = load_record(OLD)
+def test_a_record_written_by_version_1_1_is_read_whole() -> None:
+    file = OLD.with_name("record-1.1.json")
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert written["schema_version"] == "1.1"
+    read = json.loads(load_record(file).model_dump_json())
+
+    def kept(before: object, after: object) -> bool:
+        """Every key and number of the old file stands in the new one; keys may have come."""
+        if isinstance(before, dict) and isinstance(after, dict):
+            return all(key in after and kept(value, after[key]) for key, value in before.items())
+        if isinstance(before, list) and isinstance(after, list):
+            return len(before) == len(after) and all(map(kept, before, after))
+        return before == after
+
+    assert kept(written | {"schema_version": SCHEMA_VERSION}, read)
+
+
+@pytest.mark.parametrize("name", ["record-1.0.json", "record-1.1.json"])
+def test_a_record_brought_up_to_date_survives_its_file(tmp_path: Path, name: str) -> None:
+    record = load_record(OLD.with_name(name))
     assert load_record(save_record(record, tmp_path / "record.json")) == record
 
 
