@@ -6,17 +6,19 @@ import hashlib
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputRefused
+from pipeline.errors import Finding, InputRefused, Severity
 from pipeline.ingest import nifti
 from pipeline.ingest.index import Frame, read_header
 from pipeline.ingest.sources import Candidate, Reader, Skipped, walk
 from pipeline.ingest.split import split_series
-from pipeline.ingest.stacks import Geometry, Stack, geometry_of, geometry_problems
+from pipeline.ingest.stacks import MINIMUM_SLICES, Geometry, Stack, geometry_of, geometry_problems
 from pipeline.volume import Acquisition
+
+_SAME_DIRECTION = 0.99
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,9 @@ def _pseudonym(*parts: str) -> str:
 
 def _dicom_studies(frames: Iterable[Frame]) -> list[Study]:
     by_study: dict[tuple[str, str], list[Frame]] = defaultdict(list)
+    patients_of: dict[str, set[str]] = defaultdict(set)
     for frame in frames:
+        patients_of[frame.identity.series_uid].add(frame.identity.patient)
         # Without a study UID nothing says that two series belong together.
         uid = frame.identity.study_uid or f"series {frame.identity.series_uid}"
         by_study[frame.identity.patient, uid].append(frame)
@@ -193,14 +197,18 @@ def _dicom_studies(frames: Iterable[Frame]) -> list[Study]:
         by_series: dict[str, list[Frame]] = defaultdict(list)
         for frame in members:
             by_series[frame.identity.series_uid].append(frame)
-        series = [_dicom_series(group) for group in by_series.values()]
+        series = [
+            _dicom_series(group, mixed=bool(series_uid) and len(patients_of[series_uid]) > 1)
+            for series_uid, group in by_series.items()
+        ]
         series.sort(key=lambda s: (s.number if s.number is not None else 1 << 30, s.uid))
         date = next((f.acquisition.acquisition_date for f in members if f.acquisition.acquisition_date), None)
         studies.append(Study(_pseudonym(uid, patient), "dicom", members[0].identity.study_uid, date, tuple(series)))
     return studies
 
 
-def _dicom_series(frames: list[Frame]) -> Series:
+def _dicom_series(frames: list[Frame], *, mixed: bool) -> Series:
+    """One series; `mixed` if slices under its UID belong to more than one patient."""
     first = frames[0]
     description = next((f.acquisition.series_description for f in frames if f.acquisition.series_description), "")
     # Only CT can be used; a series of another modality is listed as a whole.
@@ -209,11 +217,39 @@ def _dicom_series(frames: list[Frame]) -> Series:
     number = first.identity.series_number
     name = f"series {'without number' if number is None else number}" + (f" '{description}'" if description else "")
     key = hashlib.sha256(first.identity.series_uid.encode()).hexdigest()[:8]
-    stacks = tuple(
+    stacks = [
         _dicom_stack(group, name if len(groups) == 1 else f"{name} stack {i + 1}", f"{key}/{i + 1}")
         for i, group in enumerate(groups)
+    ]
+    if mixed:
+        text = "Slices under one series UID carry different patient identifiers: whose they are is not certain."
+        finding = Finding("mixed_patients", Severity.FAILURE, text)
+        stacks = [replace(stack, problems=(finding, *stack.problems)) for stack in stacks]
+    else:
+        stacks = [replace(stack, problems=(*stack.problems, *_twin_findings(stack, stacks))) for stack in stacks]
+    return Series(first.identity.series_uid, number, description, first.acquisition.modality or "", tuple(stacks))
+
+
+def _twin_findings(stack: Stack, others: Sequence[Stack]) -> list[Finding]:
+    """Whether a series holds other images of the same part of the body: phases, kernels, voltages under one UID."""
+    mine = stack.extent_z_lps_mm
+    if mine is None or stack.geometry is None:
+        return []
+    twins = 0
+    for other in others:
+        extent = other.extent_z_lps_mm
+        if other is stack or extent is None or other.geometry is None or other.count < MINIMUM_SLICES:
+            continue
+        alike = abs(float(other.geometry.normal_lps @ stack.geometry.normal_lps)) > _SAME_DIRECTION
+        shared_mm = min(mine[1], extent[1]) - max(mine[0], extent[0])
+        twins += bool(alike and shared_mm > 0.5 * min(mine[1] - mine[0], extent[1] - extent[0]))
+    if not twins:
+        return []
+    text = (
+        f"The series holds {twins + 1} sets of slices of the same part of the body (phases, kernels or tube voltages); one "
+        "of them is used, and `openbct inspect` lists all."
     )
-    return Series(first.identity.series_uid, number, description, first.acquisition.modality or "", stacks)
+    return [Finding("phases_in_series", Severity.WARNING, text)]
 
 
 def _dicom_stack(frames: list[Frame], name: str, key: str) -> Stack:

@@ -33,6 +33,7 @@ _REMEDIES = {
     "wrong_sign": "Export the original series again.",
     "wrapped_values": "Export the original series again.",
     "implausible_hu": "Check the rescale values of the export, or use the original series.",
+    "mixed_patients": "Correct the identifiers, or export the series of each patient anew.",
     "conflicting_slices": "Send only one reconstruction or phase per series.",
     "undecodable_pixels": "Export the series without compression.",
     "damaged_slices": "Send the series again.",

@@ -62,6 +62,37 @@ def test_two_phases_that_share_their_series_uid_come_apart(tmp_path: Path, diffe
     assert [stack.count for stack in found] == [12, 12]
     means = sorted(float(load_volume(stack).hu.mean()) for stack in found)
     assert means[1] - means[0] == pytest.approx(30.0), "no slice of one phase went to the other"
+    assert all("phases_in_series" in codes(load_volume(stack)) for stack in found), "and whoever reads one, hears of it"
+
+
+def test_parts_of_a_body_in_one_series_are_no_phases(tmp_path: Path) -> None:
+    """A chest and a pelvis under one UID, in two matrices: neither is another picture of the other."""
+    write(axial_series(20), tmp_path, pattern="a{}")
+    write(axial_series(20, start_mm=200.0, KVP="100"), tmp_path, pattern="b{}")
+    found = stacks_of(tmp_path)
+    assert len(found) == 2
+    assert not any("phases_in_series" in {p.code for p in stack.problems} for stack in found)
+
+
+def test_slices_of_two_patients_under_one_series_are_refused(tmp_path: Path) -> None:
+    """Taken apart they would pass for two studies with slices twice as far from each other."""
+    datasets = axial_series(40)
+    for ds in datasets[::2]:
+        ds.PatientID = "SOMEBODY-ELSE"
+    write(datasets, tmp_path)
+    studies = find_studies([tmp_path]).studies
+    assert len(studies) == 2
+    for study in studies:
+        assert [stack.fatal.code for stack in study.stacks if stack.fatal] == ["mixed_patients"]
+        assert "SOMEBODY" not in str(study.stacks[0].problems)
+
+
+def test_two_patients_with_series_of_their_own_are_two_studies(tmp_path: Path) -> None:
+    write(axial_series(20), tmp_path, pattern="a{}")
+    write(axial_series(20, PatientID="SOMEBODY-ELSE", SeriesInstanceUID=generate_uid()), tmp_path, pattern="b{}")
+    studies = find_studies([tmp_path]).studies
+    assert len(studies) == 2
+    assert not any(stack.fatal for study in studies for stack in study.stacks)
 
 
 def test_two_phases_told_apart_by_nothing_but_their_numbering_come_apart(tmp_path: Path) -> None:

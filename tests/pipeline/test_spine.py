@@ -12,7 +12,9 @@ from scipy import ndimage
 from phantoms import make_phantom
 from pipeline.errors import InputRefused, Status
 from pipeline.segmentation.model import LABEL_OF
+from pipeline.segmentation.sampling import body_mask, resample_isotropic
 from pipeline.segmentation.spine import SpineResult, segment_spine
+from pipeline.segmentation.spine.canal import find_canal
 from pipeline.segmentation.spine.view import filled_slices
 from pipeline.volume import Grid, Volume, canonical_order
 
@@ -90,6 +92,23 @@ def test_the_sacrum_names_the_levels_and_is_not_exported_as_a_structure(torso, f
 
 def test_the_canal_runs_upwards(found: SpineResult):
     assert np.all(np.diff(found.canal_lps_mm[:, 2]) > 0)
+
+
+def test_a_narrow_field_of_view_shows_the_same_canal(torso):
+    """As spines are often reconstructed: the belly is cut off, and the middle of what is left lies on the canal."""
+    volume, labels, truth = torso
+    body = np.argwhere(labels == truth.vertebra("L3").label).mean(axis=0)
+    front = int(body[1] - 45.0 / volume.spacing_mm[1])
+    sides = [int(body[2] + side * 75.0 / volume.spacing_mm[2]) for side in (-1, 1)]
+    crop = np.ascontiguousarray(volume.hu[:, front:, sides[0] : sides[1]])
+    found = []
+    for array in (volume.hu, crop):
+        hu, grid = resample_isotropic(Volume(array, Grid(array.shape, volume.grid.index_to_lps)), 2.0, threads=1)
+        found.append(find_canal(hu, grid, body_mask(hu, grid), threads=1))
+    whole, narrow = found
+    assert narrow.trusted
+    assert len(narrow.score) > 0.95 * len(whole.score)
+    assert np.mean(narrow.score) > 0.9 * np.mean(whole.score)
 
 
 def test_a_body_cut_by_the_upper_edge_is_listed_by_its_name_and_fails(torso):

@@ -29,6 +29,9 @@ _STRETCH_SCORE = 0.18
 _SURE_SCORE = 0.3
 _ASIDE_SD_MM = 18.0
 _GAP_MM = 8.0
+_CENTRE_BEFORE_BACK_MM = 95.0
+"""How far in front of the back the middle of a slender trunk lies. In a narrow field of view the front is cut off, and the
+centre of what is in view lies on the canal, or behind it."""
 _RING_CONTRAST_HU, _LEAST_RING_SCALE = 280.0, 0.25
 
 
@@ -171,7 +174,7 @@ def canal_map(
 def _body_centres(
     body: NDArray[np.bool_], spacing_mm: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Area and smoothed centre of mass (y, x) of each slice of the body."""
+    """Area of each slice of the body, and where its middle is (y, x): the smoothed centre of mass, or further to the front."""
     size = body.sum(axis=(1, 2)).astype(float)
     weight = ndimage.gaussian_filter1d(size, 20.0 / spacing_mm, mode="nearest")
     centres = []
@@ -179,7 +182,14 @@ def _body_centres(
         moment = (body.sum(axis=3 - axis) * np.arange(length)).sum(axis=1).astype(float)
         smooth = ndimage.gaussian_filter1d(moment, 20.0 / spacing_mm, mode="nearest")
         centres.append(np.where(weight > 0, smooth / np.maximum(weight, 1e-6), length / 2))
-    return size, centres[0], centres[1]
+    if not size.any():
+        return size, centres[0], centres[1]
+    occupied = np.flatnonzero(size)
+    back = [int(np.searchsorted(rows, 0.98 * rows[-1])) for rows in np.cumsum(body[occupied].sum(axis=2), axis=1)]
+    smooth = ndimage.gaussian_filter1d(
+        np.interp(np.arange(len(size)), occupied, back), 20.0 / spacing_mm, mode="nearest"
+    )
+    return size, np.minimum(centres[0], smooth - _CENTRE_BEFORE_BACK_MM / spacing_mm), centres[1]
 
 
 @njit(cache=True, nogil=True)
