@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli_coverage import coverage
 from pipeline.console import (
     ALL_DONE,
     SOME_REFUSED,
     Inputs,
     escaped,
     index_inputs,
-    iso_date,
     out_console,
     progress_bar,
     talk,
@@ -25,7 +24,6 @@ from pipeline.errors import Refusal
 
 if TYPE_CHECKING:
     from reports.comparison import Compared, Comparison
-    from reports.coverage import Knowledge, LineOfBusiness
 
 commands = typer.Typer()
 
@@ -36,9 +34,14 @@ def report(
         list[Path], typer.Argument(help="record.json files, or folders that hold them.", show_default=False)
     ],
     language: Annotated[str, typer.Option(help="Language of the report: en, de, or a language file (TOML).")] = "en",
+    reference_cohort: Annotated[
+        Path | None,
+        typer.Option(help="cohort.parquet (or its folder): puts percentiles of strength into each record first."),
+    ] = None,
 ) -> None:
     """Render the documents again from saved records, beside each record."""
-    from pipeline.documents import render_documents
+    from pipeline.documents import render_documents, write_record_and_documents
+    from pipeline.strength.reference import placed_and_noted, read_reference_cohort
     from reports.language import load_language
     from reports.record import RecordUnreadable, load_record
 
@@ -52,10 +55,15 @@ def report(
     files = [f for path in records for f in (sorted(path.rglob("record.json")) if path.is_dir() else [path])]
     if not files:
         raise Refusal("no_record", "holds no record.json.", subject="the input")
+    reference = read_reference_cohort(reference_cohort) if reference_cohort is not None else None
     status = ALL_DONE
     for file in files:
         try:
-            written = render_documents(load_record(file), file.parent, language=language)
+            if reference is not None:
+                placed = placed_and_noted(load_record(file), reference)
+                written = write_record_and_documents(placed, file.parent, language=language)
+            else:
+                written = render_documents(load_record(file), file.parent, language=language)
         except RecordUnreadable as error:
             talk.print(f"[red]{escaped(str(error))}[/]", soft_wrap=True)
             status = SOME_REFUSED
@@ -65,117 +73,7 @@ def report(
     raise typer.Exit(status)
 
 
-@commands.command()
-def coverage(
-    code: Annotated[
-        str | None, typer.Argument(help="Service code number, for example 0743T.", show_default=False)
-    ] = None,
-    date: Annotated[str | None, typer.Option(help="Date of service, YYYY-MM-DD.")] = None,
-    payer: Annotated[str, typer.Option(help="Payer.")] = "cigna",
-    plan: Annotated[
-        Path | None, typer.Option(help="Plan document file (TOML); it supersedes the payer's policy.")
-    ] = None,
-    line_of_business: Annotated[
-        str | None, typer.Option(help="commercial, medicare_advantage, medicare or medicaid.")
-    ] = None,
-    knowledge: Annotated[
-        Path | None, typer.Option(help="Folder with further policy editions, claims or service codes (TOML).")
-    ] = None,
-    audit: Annotated[
-        Path | None,
-        typer.Option(help="Check a code list of your own (text or CSV) for codes that are wrong or mixed up."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
-    """Print the coverage status of a service code on a date, with its sources, conflicts and the next step.
-
-    With --audit, check a code list instead: exit status 1 if a code on it is wrong.
-
-    Example: openbct coverage 0743T --date 2026-11-21
-    """
-    from reports.coverage import KnowledgeError, evaluate, load_knowledge, load_plan
-
-    try:
-        base = load_knowledge(knowledge)
-        if audit is not None:
-            raise typer.Exit(_audited(audit, base, iso_date(date) if date else None, as_json=as_json))
-        if code is None or date is None:
-            raise Refusal(
-                "incomplete_call", "needs a code and --date, or --audit with a code list.", subject="openbct coverage"
-            )
-        answer = evaluate(
-            code,
-            payer=payer,
-            date_of_service=iso_date(date),
-            knowledge=base,
-            plan=load_plan(plan) if plan is not None else None,
-            line_of_business=_line(line_of_business),
-        )
-    except KnowledgeError as error:
-        raise Refusal("knowledge_invalid", str(error), subject="coverage knowledge") from error
-    except KeyError as error:
-        known = ", ".join(c.number for c in base.codes)
-        raise Refusal("unknown_code", f"is not on file; codes on file: {known}.", subject=f"code '{code}'") from error
-    if as_json:
-        print(answer.model_dump_json(indent=1))
-        raise typer.Exit(ALL_DONE)
-    out_console.print(
-        f"[bold]{answer.cpt}[/]  {answer.payer} {answer.policy or ''}  date of service {answer.date_of_service}"
-    )
-    last_known = f" (last known: {answer.last_known_status})" if answer.last_known_status else ""
-    out_console.print(f"status: [bold]{answer.status}[/]{last_known}")
-    out_console.print(f"prior authorization: {answer.prior_authorization}\n")
-    out_console.print(escaped(answer.text), highlight=False, soft_wrap=True)
-    out_console.print(f"next step: {escaped(answer.next_step)}", highlight=False, soft_wrap=True)
-    for title, lines in (
-        ("sources", [f"[rank {s.rank}] {s.document}, effective {s.effective}: “{s.quote}”" for s in answer.sources]),
-        ("conflicts", [f"{c.id} [rank {c.rank}] {c.document}: “{c.claim}” {c.text}" for c in answer.conflicts]),
-        ("warnings", [f"{w.code}: {w.text}" for w in answer.warnings]),
-        ("to be documented", [c.item for c in answer.checklist]),
-    ):
-        if lines:
-            out_console.print(f"\n[bold]{title}[/]")
-            for line in lines:
-                out_console.print("- " + escaped(line), highlight=False, soft_wrap=True)
-
-
-def _line(text: str | None) -> LineOfBusiness | None:
-    from reports.coverage import LineOfBusiness
-
-    if text is None:
-        return None
-    try:
-        return LineOfBusiness(text.strip().lower().replace("-", "_"))
-    except ValueError:
-        known = ", ".join(LineOfBusiness)
-        raise Refusal(
-            "unknown_line", f"is not known; known are {known}.", subject=f"--line-of-business {text}"
-        ) from None
-
-
-def _audited(file: Path, base: Knowledge, on: dt.date | None, *, as_json: bool) -> int:
-    """Print what is wrong with a code list; the exit status says whether anything is."""
-    from reports.coverage.audit import AuditVerdict, audit_file
-
-    if not file.is_file():
-        raise Refusal("no_such_input", "does not exist or is no file.", subject=f"code list '{file.name}'")
-    rows = audit_file(file, knowledge=base, on=on)
-    if as_json:
-        print(json.dumps([row.model_dump(mode="json") for row in rows], indent=1, ensure_ascii=False))
-    else:
-        colours = {"ok": "green", "wrong": "red", "check": "yellow", "unknown": "dim"}
-        for row in rows:
-            said = f" “{row.label}”" if row.label else ""
-            source = f" ({row.source})" if row.source else ""
-            said = escaped(f"{row.code}{said}: {row.text}{source}")
-            out_console.print(
-                f"[{colours[row.verdict]}]{row.verdict:8}[/]line {row.line}: {said}",
-                soft_wrap=True,
-                highlight=False,
-            )
-        verdicts = Counter(str(row.verdict) for row in rows)
-        out_console.print(", ".join(f"{verdicts[verdict]} {verdict}" for verdict in colours), highlight=False)
-    return SOME_REFUSED if any(row.verdict is AuditVerdict.WRONG for row in rows) else ALL_DONE
+commands.command()(coverage)
 
 
 @commands.command()
@@ -186,6 +84,7 @@ def verify(
     calibration: Annotated[Path | None, typer.Option(help="The calibration file that it was made with.")] = None,
     profile: Annotated[Path | None, typer.Option(help="The strength profile file that it was made with.")] = None,
     plan: Annotated[Path | None, typer.Option(help="The plan document that it was made with.")] = None,
+    reference_cohort: Annotated[Path | None, typer.Option(help="The reference cohort that it was made with.")] = None,
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Largest difference that counts as reproduced, in standard uncertainties.")
     ] = 0.02,
@@ -207,7 +106,13 @@ def verify(
         recorded = load_record(record)
     except RecordUnreadable as error:
         raise Refusal(error.reason, str(error), subject="record") from error
-    given = {"masks": masks, "calibration": calibration, "profile": profile, "plan": plan}
+    given = {
+        "masks": masks,
+        "calibration": calibration,
+        "profile": profile,
+        "plan": plan,
+        "reference_cohort": reference_cohort,
+    }
     inventory = index_inputs(inputs, quiet=as_json)
     with progress_bar(as_json) as bar:
         task = bar.add_task("verify", total=None)

@@ -1,236 +1,76 @@
-"""The coverage knowledge base: code numbers, policy editions and lesser claims, read from human-editable TOML files.
+"""The coverage knowledge base, read from human-editable TOML files.
 
 Each edition of a payer policy is one file in ``data/editions``; each lesser source one file in ``data/claims``. A user adds
-an edition or a payer by adding a file to a folder of their own (`load_knowledge(extra=...)`).
+an edition or a payer by adding a file to a folder of their own (`load_knowledge(extra=...)`). Without the folder ``data`` the
+program runs on and says nothing about codes and payers.
 """
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import io
 import tomllib
-from enum import StrEnum
+from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError
+
+from reports.coverage.entries import (
+    Assertion,
+    Claim,
+    Code,
+    Contradiction,
+    Correction,
+    CoverageStatus,
+    Edition,
+    Entry,
+    Hint,
+    LineOfBusiness,
+    PayerKey,
+    PlanDocument,
+    PriorAuthorization,
+    Remark,
+    ServiceCode,
+    Statement,
+)
+
+__all__ = [
+    "Assertion",
+    "Claim",
+    "Code",
+    "Contradiction",
+    "Correction",
+    "CoverageStatus",
+    "Edition",
+    "Hint",
+    "Knowledge",
+    "KnowledgeError",
+    "LineOfBusiness",
+    "PayerKey",
+    "PlanDocument",
+    "PriorAuthorization",
+    "Remark",
+    "ServiceCode",
+    "Statement",
+    "load_knowledge",
+    "load_plan",
+    "read_entry",
+]
 
 _Model = TypeVar("_Model", bound=BaseModel)
-
-
-class CoverageStatus(StrEnum):
-    """What may be printed about a service, a payer and a date."""
-
-    COVERED = "COVERED"
-    COVERED_WITH_CRITERIA = "COVERED_WITH_CRITERIA"
-    NOT_COVERED = "NOT_COVERED"
-    CLASS_NOT_COVERED = "CLASS_NOT_COVERED"
-    OUT_OF_SCOPE = "OUT_OF_SCOPE"
-    NOT_LISTED = "NOT_LISTED"
-    UNKNOWN_VERSION_NOT_HELD = "UNKNOWN_VERSION_NOT_HELD"
-    INDETERMINATE_STALE = "INDETERMINATE_STALE"
-    CODE_NOT_VALID = "CODE_NOT_VALID"
-    PLAN_OVERRIDE = "PLAN_OVERRIDE"
-    UNKNOWN_PAYER = "UNKNOWN_PAYER"
-
-
-class PriorAuthorization(StrEnum):
-    """What is known about prior authorization; a field of its own, it never changes a status."""
-
-    NOT_STATED = "NOT_STATED"
-    CONFIRMED_REQUIRED = "CONFIRMED_REQUIRED"
-    CONFIRMED_NOT_REQUIRED = "CONFIRMED_NOT_REQUIRED"
-    CLAIMED_REQUIRED = "CLAIMED_REQUIRED"
-    NOT_MEANINGFUL = "NOT_MEANINGFUL"
-    UNKNOWN = "UNKNOWN"
-
-
-class LineOfBusiness(StrEnum):
-    """What kind of plan the payer administers; a commercial policy does not speak for the others."""
-
-    COMMERCIAL = "commercial"
-    MEDICARE_ADVANTAGE = "medicare_advantage"
-    MEDICARE = "medicare"
-    MEDICAID = "medicaid"
-
-
-# What a policy can say. The other statuses are conclusions of the engine and cannot be written into a file.
-_SAYABLE = frozenset(
-    {
-        CoverageStatus.COVERED,
-        CoverageStatus.COVERED_WITH_CRITERIA,
-        CoverageStatus.NOT_COVERED,
-        CoverageStatus.CLASS_NOT_COVERED,
-        CoverageStatus.OUT_OF_SCOPE,
-        CoverageStatus.UNKNOWN_VERSION_NOT_HELD,
-    }
-)
-ServiceCode = Annotated[str, Field(pattern=r"^\d{4}[0-9T]$")]
-"""Five characters: ``0743T``, ``77080``."""
-PayerKey = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-"""Lower case, words joined by hyphens: ``cigna``."""
+DESCRIPTORS = "descriptors.csv"
+"""Descriptors of service codes from a user who holds a licence for them; never shipped, never written into a record."""
 
 
 class KnowledgeError(ValueError):
     """A knowledge file is wrong; the message names the file, the field and what is expected."""
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Code(_Entry):
-    """A service code number and its life. An unverified sunset raises a flag, it never makes the code invalid."""
-
-    number: ServiceCode
-    paraphrase: str
-    valid_from: dt.date | None = None
-    valid_from_verified: bool = False
-    sunset: dt.date | None = None
-    sunset_verified: bool = False
-    sunset_note: str = ""
-
-
-class Statement(_Entry):
-    """What one policy edition says about some codes, with one sentence of quotation."""
-
-    id: str
-    codes: tuple[ServiceCode, ...]
-    status: CoverageStatus
-    quote: str
-    section: str = ""
-    wording: str = ""
-    route: str | None = None
-    note: str = ""
-
-    @field_validator("quote")
-    @classmethod
-    def _one_sentence(cls, quote: str) -> str:
-        if not quote.strip():
-            raise ValueError("a statement needs its quotation")
-        if len(quote) > 400:
-            raise ValueError("quote one sentence, not a passage")
-        return quote
-
-    @field_validator("status")
-    @classmethod
-    def _can_be_said(cls, status: CoverageStatus) -> CoverageStatus:
-        if status not in _SAYABLE:
-            raise ValueError(f"{status} is concluded, not stated; use one of: {', '.join(sorted(_SAYABLE))}")
-        return status
-
-
-class Correction(_Entry):
-    """A later correction of an edition file, kept so that nobody wonders why it changed."""
-
-    date: dt.date
-    text: str
-
-
-class Edition(_Entry):
-    """One dated edition of one payer policy (provenance rank 0 or 1: the only documents that set a status)."""
-
-    schema_: Literal["openbct-coverage-edition/1"]
-    payer: PayerKey
-    payer_name: str
-    policy: str
-    aliases: tuple[str, ...] = ()
-    title: str
-    rank: Literal[0, 1]
-    effective: dt.date
-    next_review: dt.date | None = None
-    held: bool
-    lines_of_business: tuple[LineOfBusiness, ...] = (LineOfBusiness.COMMERCIAL,)
-    prior_authorization: PriorAuthorization = PriorAuthorization.NOT_STATED
-    note: str = ""
-    retrieved: dt.date | None = None
-    sha256: str | None = None
-    statement: tuple[Statement, ...] = ()
-    correction: tuple[Correction, ...] = ()
-
-    @model_validator(mode="after")
-    def _dates_and_codes(self) -> Edition:
-        if self.next_review is not None and self.next_review <= self.effective:
-            raise ValueError("next_review must be later than effective")
-        if not self.held and any(s.status is not CoverageStatus.UNKNOWN_VERSION_NOT_HELD for s in self.statement):
-            raise ValueError("an edition whose words are not held cannot carry a status")
-        if self.held and any(s.status is CoverageStatus.UNKNOWN_VERSION_NOT_HELD for s in self.statement):
-            raise ValueError("an edition whose words are held has a status for each statement")
-        stated: dict[str, CoverageStatus] = {}
-        for statement in self.statement:
-            for code in statement.codes:
-                if stated.setdefault(code, statement.status) is not statement.status:
-                    raise ValueError(f"{code} has two statuses in one edition: {stated[code]} and {statement.status}")
-        return self
-
-    @property
-    def relied_on_until(self) -> dt.date:
-        """Last date of service for which the edition speaks, unless a newer one is on file: its next-review date.
-
-        Where none is stated, a year after it took effect, the usual period of review.
-        """
-        return self.next_review or self.effective + dt.timedelta(days=366)
-
-    def statements_on(self, code: str) -> tuple[Statement, ...]:
-        return tuple(s for s in self.statement if code in s.codes)
-
-
-class Assertion(_Entry):
-    """What a lesser source claims about some codes and which conflict that makes."""
-
-    id: str
-    codes: tuple[ServiceCode, ...]
-    quote: str
-    conflict: str
-    conflict_text: str
-    claimed_status: CoverageStatus | None = None
-    claimed_prior_authorization: PriorAuthorization | None = None
-
-
-class Claim(_Entry):
-    """A source of rank 2 to 6: it may raise flags, never set a status."""
-
-    schema_: Literal["openbct-coverage-claim/1"]
-    id: str
-    payer: PayerKey
-    policy: str
-    title: str
-    rank: Literal[2, 3, 4, 5, 6]
-    claims_effective: dt.date
-    claims_newer_edition: bool = False
-    summary: str = ""
-    """One sentence for the report; a general one takes its place where it is left out."""
-    assertion: tuple[Assertion, ...] = ()
-
-
-class PlanDocument(_Entry):
-    """A member's plan document supplied by the user (rank 0); it supersedes the policy in both directions.
-
-    It counts only for dates of service on which it is in force: from `date` to `until`, both included.
-    """
-
-    document: str
-    date: dt.date
-    until: dt.date | None = None
-    supplied_by: str
-    sentence: str
-    status: Literal["COVERED", "COVERED_WITH_CRITERIA", "NOT_COVERED"]
-    codes: tuple[ServiceCode, ...]
-    self_funded: bool | None = None
-
-    @model_validator(mode="after")
-    def _dates_in_order(self) -> PlanDocument:
-        if self.until is not None and self.until < self.date:
-            raise ValueError("until must not be earlier than date")
-        return self
-
-    def in_force(self, day: dt.date) -> bool:
-        """Whether the document speaks for a date of service."""
-        return self.date <= day and (self.until is None or day <= self.until)
-
-
-class Knowledge(_Entry):
+class Knowledge(Entry):
     """Everything on file."""
 
     version: str
@@ -238,11 +78,23 @@ class Knowledge(_Entry):
     codes: tuple[Code, ...]
     editions: tuple[Edition, ...]
     claims: tuple[Claim, ...]
+    contradictions: tuple[Contradiction, ...] = ()
+    descriptors: dict[str, str] = Field(default_factory=dict)
 
     def payers(self) -> tuple[str, ...]:
+        """Keys of the payers with at least one edition on file."""
         return tuple(sorted({e.payer for e in self.editions}))
 
+    def payer_key(self, name: str) -> str:
+        """The key of a payer by its key, its name or another name of it; an unknown name in the form of a key."""
+        wanted = _as_key(name)
+        for edition in self.editions:
+            if wanted in map(_as_key, (edition.payer, edition.payer_name, *edition.payer_aliases)):
+                return edition.payer
+        return wanted
+
     def code(self, number: str) -> Code | None:
+        """What is on file about a code number."""
         return next((c for c in self.codes if c.number == number), None)
 
     def editions_of(self, payer: str, line: LineOfBusiness | None = None) -> tuple[Edition, ...]:
@@ -251,36 +103,79 @@ class Knowledge(_Entry):
         return tuple(sorted(mine, key=lambda e: e.effective))
 
 
+def _as_key(name: str) -> str:
+    return "-".join(name.strip().lower().split())
+
+
 def read_entry(model: type[_Model], source: Traversable | Path) -> _Model:
     """One TOML file as `model`; KnowledgeError names the file, the field and what is expected."""
-    try:
-        content = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise KnowledgeError(f"{source.name}: cannot be read as TOML: {error}") from error
+    content = _toml(source)
     if "schema" in content:
         content["schema_"] = content.pop("schema")
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        problems = []
-        for problem in error.errors()[:5]:
-            where = ".".join(str(part) for part in problem["loc"]).replace("schema_", "schema")
-            problems.append(f"{where}: {problem['msg']}" if where else problem["msg"])
+        problems = [_explained(problem) for problem in error.errors()[:5]]
         more = len(error.errors()) - len(problems)
         raise KnowledgeError(
             f"{source.name}: {'; '.join(problems)}" + (f"; and {more} more" if more else "")
         ) from error
 
 
-class _CodeFile(_Entry):
+def _toml(source: Traversable | Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(source.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise KnowledgeError(
+            f"{source.name}: cannot be read as TOML: it is not UTF-8 text; save it as UTF-8"
+        ) from error
+    except (tomllib.TOMLDecodeError, OSError) as error:
+        raise KnowledgeError(f"{source.name}: cannot be read as TOML: {error}") from error
+
+
+_EXPECTED = {
+    r"^\d{4}[0-9T]$": "is no service code: five characters such as 0743T or 77080",
+    r"^[a-z0-9]+(-[a-z0-9]+)*$": "must be lower case with hyphens, such as acme-health",
+}
+_PLAIN = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known key; look for a misspelling",
+    "date_from_datetime_parsing": "must be a date, YYYY-MM-DD without quotation marks",
+    "date_parsing": "must be a date, YYYY-MM-DD without quotation marks",
+    "date_type": "must be a date, YYYY-MM-DD without quotation marks",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text in quotation marks",
+    "tuple_type": 'must be a list in square brackets: ["0743T"]',
+}
+
+
+def _explained(problem: Any) -> str:
+    """One mistake in words: where it is, what stands there, what is expected."""
+    where = ".".join(str(part) for part in problem["loc"]).replace("schema_", "schema")
+    kind, given = problem["type"], problem.get("input")
+    said = _PLAIN.get(kind) or _EXPECTED.get(problem.get("ctx", {}).get("pattern", ""))
+    if said is None:
+        said = str(problem["msg"]).removeprefix("Value error, ")
+    if isinstance(given, str | int | float) and kind not in ("missing", "extra_forbidden", "value_error"):
+        said = f"{given!r}: {said}"
+    return f"{where}: {said}" if where else said
+
+
+class _CodeFile(Entry):
     schema_: Literal["openbct-coverage-codes/1"]
     version: str
     as_of: dt.date
     code: tuple[Code, ...]
 
 
+class _ContradictionFile(Entry):
+    schema_: Literal["openbct-coverage-contradictions/1"]
+    contradiction: tuple[Contradiction, ...]
+
+
 def load_plan(path: Path) -> PlanDocument:
-    """Read a plan document file (TOML).
+    """Read a plan document or a mandate (TOML).
 
     Raises
     ------
@@ -296,72 +191,143 @@ def load_knowledge(extra: Path | None = None) -> Knowledge:
     Parameters
     ----------
     extra : Path, optional
-        Folder with TOML files of editions, claims and further service codes, in any subfolders; each names its kind by
-        ``schema``.
+        A TOML file, or a folder with TOML files of editions, claims and further service codes, in any subfolders; each names
+        its kind by ``schema``. The folder may hold ``descriptors.csv`` with descriptors that the user has a licence for.
 
     Raises
     ------
     KnowledgeError
-        If a file is wrong, two editions of one policy have the same date, or a payer has two policies for one line of
-        business.
+        If a file is wrong or of another kind, two editions of one policy have the same date, a payer has two policies for one
+        line of business, or a code is named that is not on file.
     """
     data = resources.files("reports.coverage") / "data"
-    shipped = read_entry(_CodeFile, data / "codes.toml")
-    codes = {code.number: code for code in shipped.code}
-    editions = [read_entry(Edition, f) for f in _toml_files(data / "editions")]
-    claims = [read_entry(Claim, f) for f in _toml_files(data / "claims")]
+    shipped = data.is_dir() and (data / "codes.toml").is_file()
+    codes: dict[str, Code] = {}
+    editions: list[Edition] = []
+    claims: list[Claim] = []
+    contradictions: tuple[Contradiction, ...] = ()
+    version, as_of = "none", dt.date(1900, 1, 1)
+    if shipped:
+        file = read_entry(_CodeFile, data / "codes.toml")
+        version, as_of = file.version, file.as_of
+        codes = {code.number: code for code in file.code}
+        editions = [read_entry(Edition, f) for f in _toml_files(data / "editions")]
+        claims = [read_entry(Claim, f) for f in _toml_files(data / "claims")]
+        contradictions = read_entry(_ContradictionFile, data / "contradictions.toml").contradiction
+    descriptors: dict[str, str] = {}
     if extra is not None:
-        if not extra.is_dir():
-            raise KnowledgeError(f"{extra.name}: no such folder of coverage files")
-        for file in sorted(extra.rglob("*.toml")):
-            kind = _kind_of(file)
+        for path in _files_of(extra):
+            if path.name.lower() == DESCRIPTORS:
+                descriptors |= _descriptors(path)
+                continue
+            kind = _kind_of(path)
             if kind is Edition:
-                editions.append(read_entry(Edition, file))
+                editions.append(read_entry(Edition, path))
             elif kind is Claim:
-                claims.append(read_entry(Claim, file))
+                claims.append(read_entry(Claim, path))
             else:
-                codes |= {code.number: code for code in read_entry(_CodeFile, file).code}
-    _check_together(editions)
+                codes |= {code.number: code for code in read_entry(_CodeFile, path).code}
+    _check_together(editions, claims, codes)
     return Knowledge(
-        version=shipped.version,
-        as_of=shipped.as_of,
+        version=version,
+        as_of=as_of,
         codes=tuple(codes.values()),
         editions=tuple(editions),
         claims=tuple(claims),
+        contradictions=contradictions,
+        descriptors=descriptors,
     )
 
 
-_KINDS: dict[str, type[_Entry]] = {
+_IGNORED_ENDINGS = (".md", ".txt", ".pdf")
+
+
+def _files_of(extra: Path) -> list[Path]:
+    """The knowledge files at a place that the user named; anything that would be passed over in silence is an error."""
+    if extra.is_file():
+        return [extra]
+    if not extra.is_dir():
+        raise KnowledgeError(f"{extra.name}: no such folder of coverage files")
+    files = []
+    for path in sorted(extra.rglob("*")):
+        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(extra).parts):
+            continue
+        if path.suffix.lower() == ".toml" or path.name.lower() == DESCRIPTORS:
+            files.append(path)
+        elif path.suffix.lower() not in _IGNORED_ENDINGS or path.name.lower().endswith(".toml.txt"):
+            raise KnowledgeError(f"{path.name}: is no coverage file; they end in .toml (and {DESCRIPTORS})")
+    if not files:
+        raise KnowledgeError(f"{extra.name}: holds no coverage file (.toml)")
+    return files
+
+
+def _descriptors(path: Path) -> dict[str, str]:
+    """Descriptors by code, from a table with the columns code and descriptor."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise KnowledgeError(f"{path.name}: cannot be read as UTF-8 text") from error
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    rows = list(csv.reader(io.StringIO(text), delimiter=separator))
+    if not rows or [cell.strip().lower() for cell in rows[0]] != ["code", "descriptor"]:
+        raise KnowledgeError(f"{path.name}: the first line must name the columns code and descriptor")
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if not any(cell.strip() for cell in row):
+            continue
+        code = row[0].strip().upper()
+        if len(row) != 2 or len(code) != 5 or not code[:4].isdigit() or not row[1].strip():
+            raise KnowledgeError(f"{path.name}: line {number}: a code such as 0743T and its descriptor are expected")
+        if code in found:
+            raise KnowledgeError(f"{path.name}: line {number}: {code} stands there twice")
+        found[code] = row[1].strip()
+    return found
+
+
+_KINDS: dict[str, type[Entry]] = {
     "openbct-coverage-edition/1": Edition,
     "openbct-coverage-claim/1": Claim,
     "openbct-coverage-codes/1": _CodeFile,
 }
 
 
-def _kind_of(file: Path) -> type[_Entry]:
-    try:
-        schema = tomllib.loads(file.read_text(encoding="utf-8")).get("schema")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise KnowledgeError(f"{file.name}: cannot be read as TOML: {error}") from error
+def _kind_of(file: Path) -> type[Entry]:
+    schema = _toml(file).get("schema")
     if schema not in _KINDS:
         raise KnowledgeError(f"{file.name}: schema: is {schema!r}; must be one of: {', '.join(_KINDS)}")
     return _KINDS[schema]
 
 
-def _check_together(editions: list[Edition]) -> None:
+def _check_together(editions: list[Edition], claims: list[Claim], codes: dict[str, Code]) -> None:
     """Each date must have one edition: no two of the same date, no two policies of a payer for one line of business."""
     seen: set[tuple[str, str, dt.date]] = set()
-    policies: dict[tuple[str, LineOfBusiness], str] = {}
+    policies: dict[tuple[str, LineOfBusiness], Edition] = {}
     for edition in editions:
         key = (edition.payer, edition.policy, edition.effective)
         if key in seen:
             raise KnowledgeError(f"two editions of {edition.payer} {edition.policy} effective {edition.effective}")
         seen.add(key)
         for line in edition.lines_of_business:
-            if policies.setdefault((edition.payer, line), edition.policy) != edition.policy:
+            first = policies.setdefault((edition.payer, line), edition)
+            if first.policy != edition.policy:
+                same = edition.policy in first.aliases or first.policy in edition.aliases
+                remedy = f"; both are names of one policy: write {first.policy}" if same else ""
                 raise KnowledgeError(
-                    f"two policies of {edition.payer} for {line}: {policies[edition.payer, line]} and {edition.policy}"
+                    f"two policies of {edition.payer} for {line}: {first.policy} and {edition.policy}{remedy}"
                 )
+        for statement in edition.statement:
+            _check_codes(f"{edition.key}, statement {statement.id}", statement.codes, codes)
+    for claim in claims:
+        for assertion in claim.assertion:
+            _check_codes(f"claim {claim.id}, assertion {assertion.id}", assertion.codes, codes)
+
+
+def _check_codes(where: str, named: Iterable[str], codes: dict[str, Code]) -> None:
+    unknown = [code for code in named if code not in codes]
+    if unknown:
+        raise KnowledgeError(
+            f"{where}: {', '.join(unknown)} not on file; correct the number, or add a file with schema openbct-coverage-codes/1"
+        )
 
 
 def _toml_files(folder: Traversable) -> list[Traversable]:

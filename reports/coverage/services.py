@@ -48,6 +48,8 @@ def services_of(
 ) -> tuple[Service, ...]:
     """The services 0691T and 0743T with what supports them, what is missing, and their coverage status.
 
+    Empty where no code numbers are on file: a record does without them.
+
     Parameters
     ----------
     vertebrae, femora, assessment, study, software
@@ -60,6 +62,8 @@ def services_of(
     line_of_business : LineOfBusiness, optional
     evaluated_on : datetime.date, optional
     """
+    if not knowledge.codes:
+        return ()
     graded = [v for v in vertebrae if v.fracture is not None]
     strong = [s.name for s in vertebrae if s.strength_n is not None]
     strong += [s.name for s in femora if s.strength_n is not None]
@@ -145,6 +149,8 @@ def other_services(services: Sequence[Service]) -> tuple[OtherService, ...]:
     services : sequence of Service
         From `services_of`.
     """
+    if not services:
+        return ()
     elements = {e.element: e for service in services for e in service.elements}
     older = [e for e in (elements.get(name) for name in _OLDER_FAMILY) if e is not None]
     lacking = [e.element.lower() for e in older if e.met != "yes"]

@@ -225,14 +225,14 @@ def test_medicare_routes_density_studies_to_its_own_determinations(cpt: str) -> 
         assert answer.route is not None and "410.31" in answer.route
 
 
-def test_the_medicare_history_of_0554t_is_told_as_a_conflict_and_sets_no_status() -> None:
+def test_the_medicare_history_of_0554t_is_told_with_both_sides() -> None:
     answer = coverage("0554T", "2023-06-01", payer="medicare")
-    assert answer.status is CoverageStatus.UNKNOWN_VERSION_NOT_HELD
-    assert {c.document.split(",")[0] for c in answer.conflicts} == {
-        "American College of Radiology",
-        "Notice of one Medicare Advantage plan (Independence Blue Cross)",
-    }
-    assert "back to July 2019" in answer.text
+    # Nobody but CMS sets a status towards covered; what a society reports of CMS stands only because it says not covered.
+    assert answer.status is CoverageStatus.NOT_COVERED and answer.determination == "none"
+    assert [s.rank for s in answer.sources] == [4] and "American College of Radiology" in answer.sources[0].document
+    assert [c.id for c in answer.conflicts] == ["C15"] and "Independence Blue Cross" in answer.conflicts[0].document
+    assert {"REPORTED_NOT_READ", "CONFLICT_SECONDARY"} <= flags(answer)
+    assert "back to July 2019" in answer.text and "Obtain it before relying" in answer.text
     assert not coverage("0743T", "2023-06-01", payer="medicare").conflicts
 
 
@@ -240,12 +240,13 @@ def test_a_commercial_policy_does_not_speak_for_other_lines() -> None:
     assert coverage("0743T", "2025-06-01", line_of_business=LineOfBusiness.COMMERCIAL).status == "NOT_COVERED"
     assert coverage("0743T", "2025-06-01", line_of_business=LineOfBusiness.MEDICAID).status == "NOT_LISTED"
     advantage = coverage("0743T", "2025-06-01", line_of_business=LineOfBusiness.MEDICARE_ADVANTAGE)
-    assert advantage.status == "UNKNOWN_VERSION_NOT_HELD" and "MEDICARE_FIRST" in flags(advantage)
+    assert advantage.status == "NOT_LISTED" and "MEDICARE_FIRST" in flags(advantage)
+    assert "Cigna" in advantage.text  # who was asked, beside who decides
     assert "LINE_OF_BUSINESS_NOT_STATED" in flags(coverage("0743T", "2025-06-01"))
 
 
 def test_an_edition_without_a_review_date_is_relied_on_for_a_year() -> None:
-    assert coverage("0691T", "2025-12-17", payer="regional-blue").status is CoverageStatus.CLASS_NOT_COVERED
+    assert coverage("0691T", "2025-12-17", payer="regional-blue").status is CoverageStatus.NOT_COVERED
     later = coverage("0691T", "2025-12-18", payer="regional-blue")
     assert later.status is CoverageStatus.INDETERMINATE_STALE
     assert "states no review date" in later.text
@@ -288,7 +289,7 @@ def test_the_payers_own_answer_confirms_prior_authorization_and_leaves_the_statu
 
 
 _LINES = st.sampled_from([None, *LineOfBusiness])
-_PAYERS = st.sampled_from(["cigna", "medicare", "regional-blue", "nobody"])
+_PAYERS = st.sampled_from([*KNOWLEDGE.payers(), "nobody"])
 
 
 @given(cpt=st.sampled_from(CODES), day=_DATES, payer=_PAYERS, line=_LINES, today=_DATES)
