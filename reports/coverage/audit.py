@@ -76,10 +76,12 @@ class AuditRow(BaseModel):
 
 _SHAPES: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("taxonomy", re.compile(r"(?<![\w.])\d{3}[A-Z0-9]{6}X(?![\w.])")),
-    ("service", re.compile(r"(?<![\w.,/-])\d{4}[0-9T](?!\w|[.,]\d|-\d)")),
+    ("service", re.compile(r"(?<![\w./-])(?<!\d,)\d{4}[0-9T](?!\w|[.,]\d|-\d)")),
     ("icd10cm", re.compile(r"(?<![\w.])[A-TV-Z]\d[0-9A-Z]\.[0-9A-Zx]{1,4}-?(?!\w)")),
 )
 _BARE_DIAGNOSIS = re.compile(r"^[\W_]*([A-TV-Z]\d[0-9A-Z][0-9A-Z]{1,4})(?!\w)")
+_CELL = re.compile(r"\s*[\t;|,]\s*")
+_SEVERAL_MODIFIERS = re.compile(r"^[\W_]*(?:[Mm]odifiers?\s+)?([A-Z0-9]{2}(?:\s*[,/]\s*[A-Z0-9]{2})+)(?!\w)")
 _BARE_MODIFIER = re.compile(r"^[\W_]*(?:modifier\s+)?([A-Z0-9]{2})(?=\s*(?:[,;:|\t\"]|$|[–-]\s))", re.IGNORECASE)
 _NEEDS_SEVENTH = re.compile(r"^(M80|M48\.5|M84\.[3-6]|[ST]\d\d)")
 _WORD = re.compile(r"[a-zA-Z]{3,}|\d+D|CT|MR")
@@ -102,6 +104,8 @@ _EMPTY_WORDS = frozenset(
         "two",
     )
 )
+_WEAK_WORDS = frozenset(("ct", "mr", "ray", "imaging", "analysi", "study"))
+"""Words that too many services share to tell one from another."""
 _MAX_BYTES = 5_000_000
 
 
@@ -111,7 +115,8 @@ def audit_file(path: Path, *, knowledge: Knowledge, on: dt.date | None = None) -
     Parameters
     ----------
     path : Path
-        UTF-8 text or CSV; one or more codes to a line, with what they stand for beside them.
+        Text, CSV or TSV as editors and spreadsheets save them (UTF-8, UTF-16, Windows-1252); one or more codes to a line, with
+        what they stand for beside them.
     knowledge : Knowledge
         For the service codes whose life is on file.
     on : datetime.date, optional
@@ -125,8 +130,8 @@ def audit_file(path: Path, *, knowledge: Knowledge, on: dt.date | None = None) -
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise KnowledgeError(f"{path.name}: more than {_MAX_BYTES // 1_000_000} MB; give the code list alone")
-        text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
+        text = _decoded(path.read_bytes(), path.name)
+    except OSError as error:
         raise KnowledgeError(f"{path.name}: cannot be read as text") from error
     rows = tuple(
         _judge(line, code, kind, label, knowledge, on or dt.date.today()) for line, code, kind, label in _codes(text)
@@ -134,6 +139,22 @@ def audit_file(path: Path, *, knowledge: Knowledge, on: dt.date | None = None) -
     if not rows:
         raise KnowledgeError(f"{path.name}: holds no code of a known shape (CPT, ICD-10-CM, taxonomy, modifier)")
     return rows
+
+
+def _decoded(content: bytes, name: str) -> str:
+    """The text of a file in one of the encodings that editors and spreadsheets write."""
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise KnowledgeError(f"{name}: cannot be read as text: it is a spreadsheet file; save the sheet as CSV")
+    encodings = ["utf-16"] if content.startswith((b"\xff\xfe", b"\xfe\xff")) else ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        # A file without a single plain letter or digit holds no code, whatever it decodes to; one with NUL is no text.
+        if "\0" not in text and (not content or re.search(r"[A-Za-z0-9]", text)):
+            return text
+    raise KnowledgeError(f"{name}: cannot be read as text")
 
 
 def _codes(text: str) -> Iterator[tuple[int, str, Kind, str]]:
@@ -151,14 +172,48 @@ def _codes(text: str) -> Iterator[tuple[int, str, Kind, str]]:
             if bare is not None:
                 code = bare.group(1)
                 found = [(bare.start(1), bare.end(1), f"{code[:3]}.{code[3:]}", "icd10cm")]
+            elif several := _several_modifiers(line):
+                found = several
             elif (bare := _BARE_MODIFIER.match(line)) is not None:
                 found = [(bare.start(1), bare.end(1), bare.group(1).upper(), "modifier")]
+            else:
+                found = _codes_in_cells(line)
         for index, (start, end, code, kind) in enumerate(found):
             if len(found) == 1:
                 beside = line[:start] + " " + line[end:]
             else:
                 beside = line[end : found[index + 1][0] if index + 1 < len(found) else len(line)]
             yield number, code.rstrip("-"), kind, " ".join(re.sub(r"[,;|\t\"]+", " ", beside).split()).strip(" :–-")
+
+
+def _several_modifiers(line: str) -> list[tuple[int, int, str, Kind]]:
+    """Modifiers listed in one breath, ``26 / TC``; only where each of them is one that is on file."""
+    match = _SEVERAL_MODIFIERS.match(line)
+    if match is None:
+        return []
+    each = [(m.start() + match.start(1), m.group().upper()) for m in re.finditer(r"[A-Za-z0-9]{2}", match.group(1))]
+    if not all(_is_modifier(code) for _, code in each):
+        return []
+    return [(start, match.end(1), code, "modifier") for start, code in each]
+
+
+def _codes_in_cells(line: str) -> list[tuple[int, int, str, Kind]]:
+    """A diagnosis without its dot or a modifier in a further column of a table."""
+    place = 0
+    for cell in _CELL.split(line):
+        start = line.index(cell, place)
+        place = start + len(cell)
+        word = cell.strip(' "')
+        bare = _BARE_DIAGNOSIS.fullmatch(word)
+        if bare is not None and any(character.isdigit() for character in word[1:3]):
+            return [(start, place, f"{word[:3]}.{word[3:]}", "icd10cm")]
+        if _is_modifier(word.upper()):
+            return [(start, place, word.upper(), "modifier")]
+    return []
+
+
+def _is_modifier(code: str) -> bool:
+    return any(facts.kind == "modifier" and code in facts.meanings for facts in _data().fact)
 
 
 @cache
@@ -196,11 +251,12 @@ def _judge(line: int, code: str, kind: Kind, label: str, knowledge: Knowledge, o
         return row(AuditVerdict.UNKNOWN, "not on file; look it up in the current code set")
     if facts is not None and facts.state == "not_applicable":
         return row(AuditVerdict.CHECK, f"{meaning}: no place on a service of image analysis", source)
-    if not label:
-        return row(AuditVerdict.CHECK, f"it is: {meaning}", source)
-    if _shared(label, meaning):
+    said, shared = _stems(label), _shared(label, meaning)
+    if shared - _WEAK_WORDS or (shared and shared == said):
         return row(AuditVerdict.OK, f"it is: {meaning}", source)
-    return row(AuditVerdict.CHECK if kind == "service" else AuditVerdict.WRONG, f"it is: {meaning}", source)
+    # The name of a specialty is fixed; what a service or a diagnosis is can be said in many words.
+    wrong = bool(said) and kind == "taxonomy"
+    return row(AuditVerdict.WRONG if wrong else AuditVerdict.CHECK, f"it is: {meaning}", source)
 
 
 def _incomplete_diagnosis(code: str) -> str | None:
@@ -224,8 +280,12 @@ def _life(code: Code, on: dt.date) -> tuple[bool, str]:
 def _mix_up(code: str, label: str, meaning: str) -> _MixUp | None:
     """The known wrong claim that the user's words repeat, if they are nearer to it than to what the code is."""
     known = [(len(_shared(label, m.claim)), m) for m in _data().mix_up if m.number == code]
-    best = max(known, key=lambda pair: pair[0], default=(0, None))
-    return best[1] if best[0] > len(_shared(label, meaning)) else None
+    repeated, best = max(known, key=lambda pair: pair[0], default=(0, None))
+    if best is None or not repeated:
+        return None
+    right = len(_shared(label, meaning))
+    whole = _stems(best.claim) <= _stems(label)
+    return best if repeated > right or (whole and repeated == right) else None
 
 
 def _shared(one: str, other: str) -> set[str]:

@@ -94,6 +94,64 @@ def test_a_label_that_is_only_inexact_is_for_checking(code: str, label: str, tmp
     assert row.verdict == "check"
 
 
+@pytest.mark.parametrize(
+    ("code", "label", "verdict"),
+    [
+        ("E03.9", "hypothyroidism as bone-risk reason", "check"),
+        ("72170", "pelvis, single view", "check"),
+        ("76377", "3D rendering", "check"),
+        ("76377", "3D rendering on an independent workstation", "ok"),
+        ("0750T", "hand or wrist; analysis", "wrong"),
+        ("0749T", "DXA", "wrong"),
+        ("0743T", "CT of the forearm", "check"),  # shares no more than CT with what it is
+        ("M81.0", "as stated", "check"),  # words that say nothing are no proof of a mistake
+        ("207RR0500X", "as stated", "wrong"),  # the name of a specialty is fixed
+    ],
+)
+def test_an_incomplete_or_empty_label_is_told_apart_from_a_wrong_one(
+    code: str, label: str, verdict: str, tmp_path: Path
+) -> None:
+    (row,) = audited(f'{code},"{label}"\n', tmp_path)
+    assert row.verdict == verdict, row.text
+
+
+TABLE = [
+    ("Code", "Meaning"),
+    ("207RH0000X", "Diagnostic Radiology"),
+    ("73030", "forearm, two views"),
+    ("M8008XA", "osteoporosis with fracture of a vertebra"),
+    ("FX", "split or shared"),
+    ("0743T", "strength by finite elements; größer"),
+]
+VERDICTS = ["wrong", "wrong", "ok", "wrong", "ok"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t", " | "])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("code_last", [False, True])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_table_is_read_as_spreadsheets_save_it(
+    separator: str, encoding: str, code_last: bool, line_end: str, tmp_path: Path
+) -> None:
+    rows = [tuple(f'"{cell}"' if separator in cell else cell for cell in row) for row in TABLE]
+    lines = [separator.join(reversed(row) if code_last else row) for row in rows]
+    (tmp_path / "codes.txt").write_bytes(line_end.join(lines).encode(encoding))
+    found = audit_file(tmp_path / "codes.txt", knowledge=KNOWLEDGE, on=DAY)
+    assert [row.code for row in found] == ["207RH0000X", "73030", "M80.08XA", "FX", "0743T"]
+    assert [row.verdict for row in found] == VERDICTS
+
+
+@pytest.mark.parametrize("text", ["26 / TC", "22, 52, 53, 59, XE, XP, XS", "modifiers 26, TC"])
+def test_modifiers_in_one_breath_are_each_told(text: str, tmp_path: Path) -> None:
+    assert [r.kind for r in audited(text + "\n", tmp_path)] == ["modifier"] * len(text.replace("/", ",").split(","))
+
+
+def test_a_spreadsheet_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "codes.xlsx").write_bytes(b"PK\x03\x04 and so on 0743T")
+    with pytest.raises(KnowledgeError, match="save the sheet as CSV"):
+        audit_file(tmp_path / "codes.xlsx", knowledge=KNOWLEDGE)
+
+
 def test_the_life_of_a_code_is_told(tmp_path: Path) -> None:
     (row,) = audited("0554T\n", tmp_path)
     assert row.verdict == "check" and "not verified" in row.text
