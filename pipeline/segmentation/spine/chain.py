@@ -30,6 +30,7 @@ from pipeline.segmentation.spine.levels import Naming, level_above, level_findin
 from pipeline.segmentation.spine.quality import Repeat, judge_bodies, small_skeleton_findings
 from pipeline.segmentation.spine.repeat import disturbed, met_again
 from pipeline.segmentation.spine.second import SecondOpinion, pedicle_profile, second_opinion
+from pipeline.segmentation.spine.sides import sides_findings
 from pipeline.segmentation.spine.tracking import centre_canal, extend_canal
 from pipeline.segmentation.spine.tube import Outlines, Tube, find_outlines, patient_turn, straighten
 from pipeline.segmentation.spine.view import fit_cut_body, scanned_part
@@ -147,7 +148,11 @@ def segment_spine(
         part = labels[box]
         part[mask & (part == 0)] = vertebra.label
         vertebrae.append(vertebra)
-    concerning_all = (*level_findings(naming), *small_skeleton_findings(vertebrae))
+    concerning_all = (
+        *level_findings(naming),
+        *small_skeleton_findings(vertebrae),
+        *sides_findings(trace.coarse_hu, trace.coarse_grid, trace.canal),
+    )
     return SpineResult(labels, tuple(vertebrae), None, trace.canal.points_lps_mm, concerning_all)
 
 
