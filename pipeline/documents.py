@@ -127,12 +127,20 @@ def write_dicom(
     fields : sequence of VoxelField
         Become parametric maps.
     """
+    arches = segmentation.arch_map()
     content = record.model_dump_json(exclude={"timings_s", "software"}).encode() + segmentation.labels.tobytes()
+    content += arches.labels.tobytes() if arches is not None else b""
     provenance = Provenance(version=version, digest=hashlib.sha256(content).hexdigest())
     sources = list(headers)
     objects: dict[str, Dataset | None] = {}
     objects["segmentation"] = segmentation_object(
-        segmentation.labels, segmentation.grid.index_to_lps, segmentation.names(), sources, provenance
+        segmentation.labels,
+        segmentation.grid.index_to_lps,
+        segmentation.names(),
+        sources,
+        provenance,
+        arches=None if arches is None else arches.labels,
+        arch_names=None if arches is None else arches.names(),
     )
     objects["measurements"] = structured_report(record, sources, provenance, objects["segmentation"])
     objects["report"] = encapsulated_pdf(pdf, sources, provenance, created=dt.datetime.now())

@@ -17,6 +17,8 @@ PROXIMAL_FEMUR = Code("310651003", "SCT", "Proximal femur")
 SACRUM = Code("54735007", "SCT", "Sacrum")
 SPINE = Code("421060004", "SCT", "Spine")
 VERTEBRA = Code("51282000", "SCT", "Vertebra")
+ARCH_OF_VERTEBRA = Code("40265002", "SCT", "Arch of vertebra")
+ARCH_ENDING = "_arch"
 
 _VERTEBRA_CODES = {
     "C7": "87391001",
@@ -109,12 +111,19 @@ def vertebra_code(level: str | None) -> Code:
 
 def structure_code(name: str) -> tuple[Code, Code | None]:
     """Property type and laterality of a structure name of the contract, such as ``vertebra_L1`` or ``femur_left``."""
+    if name.endswith(ARCH_ENDING):
+        return ARCH_OF_VERTEBRA, None
     if name.startswith("femur_"):
         return PROXIMAL_FEMUR, SIDES[name.removeprefix("femur_")]
     if name == "sacrum":
         return SACRUM, None
     level = name.removeprefix("vertebra_")
     return vertebra_code(None if level.startswith("u") else level), None
+
+
+def region_code(name: str) -> Code | None:
+    """The vertebra that an arch belongs to (``vertebra_L1_arch``); None for structures whose type says where they are."""
+    return structure_code(name.removesuffix(ARCH_ENDING))[0] if name.endswith(ARCH_ENDING) else None
 
 
 def unit_code(unit: str) -> Code:

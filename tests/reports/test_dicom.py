@@ -20,6 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from reports.dicom import Provenance, encapsulated_pdf, segmentation_object, structured_report
 from reports.dicom.frames import labels_on_planes, source_planes
+from reports.dicom.segmentation import segment_numbers
 from reports.quantity import Quantity
 from reports.record import (
     Assessment,
@@ -137,6 +138,58 @@ def test_a_segmentation_read_back_covers_the_same_points_of_the_patient(orientat
         assert np.allclose(np.sort(points_read.round(3), axis=0), np.sort(expected.round(3), axis=0), atol=1e-2)
 
 
+ARCHES = {20: "vertebra_L1_arch", 41: "vertebra_u1_arch"}
+
+
+def random_arches(labels: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    """Arches beside the bodies, never inside them."""
+    return np.where(labels == 0, np.random.default_rng(seed).choice([0, 0, 20, 41], labels.shape), 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", ["feet first, turned and oblique", "head first supine"])
+def test_arches_are_segments_of_their_own_and_leave_the_bodies_alone(orientation: str, tmp_path: Path) -> None:
+    headers = ct_headers(*ORIENTATIONS[orientation])
+    labels, matrix = random_labels((6, 10, 12), 3), grid_of(headers)
+    arches = random_arches(labels, 4)
+    bare = segmentation_object(labels, matrix, NAMES, headers, PROVENANCE)
+    written = segmentation_object(labels, matrix, NAMES, headers, PROVENANCE, arches=arches, arch_names=ARCHES)
+    assert bare is not None and written is not None
+    before, after = segment_numbers(bare), segment_numbers(written)
+    assert before.items() <= after.items() and set(after) - set(before) == set(ARCHES.values())
+    written.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    read = hd.seg.segread(tmp_path / "seg.dcm")
+    for names, voxels in ((NAMES, labels), (ARCHES, arches)):
+        for number, name in names.items():
+            volume = read.get_volume(segment_numbers=[after[name]], combine_segments=True, relabel=True)
+            points = volume.map_indices_to_reference(np.argwhere(np.asarray(volume.array) > 0))
+            expected = np.argwhere(voxels == number) @ matrix[:3, :3].T + matrix[:3, 3]
+            assert np.allclose(np.sort(points.round(3), axis=0), np.sort(expected.round(3), axis=0), atol=1e-2)
+    arch = read.get_segment_description(after["vertebra_L1_arch"])
+    assert arch.segmented_property_type.value == "40265002"  # Arch of vertebra
+    assert arch.anatomic_regions[0].value == "66794005"  # L1 vertebra
+    assert arch.segment_label == "vertebra_L1_arch"
+
+
+def test_a_body_counts_where_an_arch_map_runs_into_it() -> None:
+    headers = ct_headers(*ORIENTATIONS["head first supine"])
+    labels = random_labels((6, 10, 12), 3)
+    everywhere = np.full(labels.shape, 20, np.uint8)
+    written = segmentation_object(
+        labels, grid_of(headers), NAMES, headers, PROVENANCE, arches=everywhere, arch_names=ARCHES
+    )
+    assert written is not None
+    frames = hd.seg.Segmentation.from_dataset(written)
+    counts = {
+        name: int(
+            np.asarray(frames.get_volume(segment_numbers=[number], combine_segments=True, relabel=True).array).sum()
+        )
+        for name, number in segment_numbers(written).items()
+    }
+    assert counts == {name: int((labels == n).sum()) for n, name in NAMES.items()} | {
+        "vertebra_L1_arch": int((labels == 0).sum())
+    }
+
+
 def quantity(value: float, unit: str) -> Quantity:
     return Quantity(value=value, unit=unit, uncertainty=abs(value) * 0.05, method="test")
 
@@ -232,7 +285,8 @@ def test_dciodvfy_finds_no_error(tmp_path: Path) -> None:
         pytest.skip("dciodvfy (dicom3tools) is not installed")
     headers = ct_headers(*ORIENTATIONS["oblique"])
     labels, matrix = random_labels((6, 10, 12), 1), grid_of(headers)
-    segmentation = segmentation_object(labels, matrix, NAMES, headers, PROVENANCE)
+    arches = random_arches(labels, 2)
+    segmentation = segmentation_object(labels, matrix, NAMES, headers, PROVENANCE, arches=arches, arch_names=ARCHES)
     assert segmentation is not None
     objects = {
         "seg": segmentation,
