@@ -136,6 +136,24 @@ def run(
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Strength profile by name, or a profile file.")] = None,
     strength: Annotated[bool, typer.Option(help="Compute bone strength by finite elements.")] = True,
+    spine_load: Annotated[
+        str | None,
+        typer.Option(
+            help="Also a load on lumbar bodies and its ratio to their strength: lifting (static, unvalidated)."
+        ),
+    ] = None,
+    height_cm: Annotated[
+        float | None, typer.Option(help="Height of the patient, for loads; from the images if absent. One study only.")
+    ] = None,
+    weight_kg: Annotated[
+        float | None, typer.Option(help="Weight of the patient, for loads; from the images if absent. One study only.")
+    ] = None,
+    reference_cohort: Annotated[
+        Path | None,
+        typer.Option(
+            help="cohort.parquet of other studies (or its folder): percentiles of strength among like people."
+        ),
+    ] = None,
     payer: Annotated[str, typer.Option(help="Payer for the coverage status.")] = "cigna",
     plan: Annotated[
         Path | None, typer.Option(help="Plan document file (TOML); it supersedes the payer's policy.")
@@ -177,6 +195,10 @@ def run(
         series_uid=series,
         profile=profile,
         strength=strength,
+        spine_load=spine_load,
+        height_cm=height_cm,
+        weight_kg=weight_kg,
+        reference_cohort=str(reference_cohort) if reference_cohort is not None else None,
         payer=payer,
         plan=str(plan) if plan is not None else None,
         date_of_service=iso_date(date_of_service).isoformat() if date_of_service else None,
@@ -192,6 +214,9 @@ def run(
         raise Refusal(
             "no_study", "holds no CT study.", subject="the input", remedy="See the lines above for what was found."
         )
+    if len(inventory.studies) > 1 and (height_cm is not None or weight_kg is not None):
+        text = f"are those of one patient, and the input holds {len(inventory.studies)} studies."
+        raise Refusal("one_study_only", text, subject="--height-cm and --weight-kg", remedy="Run that study alone.")
     if not quiet:
         series_count = sum(len(s.stacks) for s in inventory.studies)
         talk.print(
@@ -367,7 +392,11 @@ def strength(
 def cohort(
     output: Annotated[Path, typer.Argument(help="Folder with study folders below it.", show_default=False)],
 ) -> None:
-    """Collect the records below a folder into one table (cohort.csv, cohort.parquet) and one overview page (index.html)."""
+    """Collect the records below a folder into one table, agreement of levels and sides, and one overview page.
+
+    Writes cohort.csv, cohort.parquet, measurements.parquet, cohort_dictionary.csv, agreement.json and index.html. A
+    cohort.parquet serves as --reference-cohort of `openbct run` and `openbct report`.
+    """
     from pipeline.cohort import collect
 
     if not output.is_dir():

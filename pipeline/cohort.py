@@ -29,9 +29,10 @@ import psutil
 from pipeline import __version__
 from pipeline.errors import InputRefused, Refusal
 from pipeline.ingest import Inventory, Study, describe, study_key
+from pipeline.strength.agreement import agreement_in_cohort
 from pipeline.study import Settings, analyse_study
 from reports.classes import grade_needs_reader
-from reports.cohort import NotDone, write_cohort
+from reports.cohort import AgreementRow, NotDone, write_cohort
 from reports.cohort_columns import study_end
 from reports.record import Femur, RecordUnreadable, StudyRecord, Vertebra, load_record
 
@@ -137,7 +138,7 @@ def run(
 
 
 def collect(out: Path) -> tuple[list[StudyRecord], list[str]]:
-    """Write ``cohort.csv``, ``cohort.parquet`` and ``index.html`` over all records below `out`.
+    """Write ``cohort.csv``, ``cohort.parquet``, ``agreement.json`` and ``index.html`` over all records below `out`.
 
     Returns
     -------
@@ -157,8 +158,21 @@ def collect(out: Path) -> tuple[list[StudyRecord], list[str]]:
     known = {record.study.key for record in records}
     not_done = [NotDone(o.study, o.status, o.reason, o.text) for o in ledger.values() if o.study not in known]
     if records or not_done:
-        write_cohort(records, out, not_done=not_done)
+        write_cohort(records, out, not_done=not_done, agreement=agreement_rows(records))
     return records, problems
+
+
+def agreement_rows(records: Sequence[StudyRecord]) -> list[AgreementRow]:
+    """Agreement of left and right hip and of neighbouring levels over the records, as the overview shows it."""
+    rows = []
+    for pair in agreement_in_cohort(records):
+        found = pair.agreement
+        numbers: dict[str, Any] = {}
+        if found is not None:
+            # without any variation in one of the two there is no correlation
+            numbers = {key: None if value != value else value for key, value in asdict(found).items()}
+        rows.append(AgreementRow(pair.first, pair.second, pair.test, pair.profile, pair.studies, **numbers))
+    return rows
 
 
 def job_key(study: Study, settings: Settings) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import errors
@@ -18,9 +18,10 @@ from pipeline.density.spine import SpineDensity, summarise_spine
 from pipeline.density.vertebra import VertebraDensity, measure_vertebra
 from pipeline.errors import NotMeasurable
 from pipeline.fracture import VertebraShape, grade_vertebrae
+from pipeline.record_parts import findings_part, fracture_part, score_part, strength_part
 from pipeline.segmentation.model import Femur, Segmentation, Vertebra
 from pipeline.strength import Strength, femur_strength, profile_fits, vertebra_strength, with_ensemble
-from pipeline.strength.load import load_of_a_fall
+from pipeline.strength.load import Load, body_size, lifting, load_of_a_fall
 from pipeline.volume import Volume
 from reports import record
 from reports.quantity import Quantity
@@ -69,6 +70,7 @@ def measure(
     calibration_choice: str | None = None,
     strength: bool = True,
     profile: str | None = None,
+    spine_load: str | None = None,
     threads: int | None = None,
     on_stage: Callable[[str], None] = lambda _stage: None,
 ) -> Measured:
@@ -84,6 +86,8 @@ def measure(
         False leaves out the finite-element tests.
     profile : str, optional
         Strength profile by name or file; the default of each test if absent, or if it is not meant for that test.
+    spine_load : str, optional
+        ``lifting``: also the load of lifting on lumbar bodies and its ratio to their strength.
     threads : int, optional
     on_stage : callable
         Told the name of each stage as it begins.
@@ -108,7 +112,7 @@ def measure(
     guessed = {v.name for v in segmentation.vertebrae if _guessed_endplate(v) is not None}
     graded = grade_vertebrae(volume, segmentation, sex=facts.patient_sex)
     shapes = {name: shape for name, shape in graded.items() if name not in guessed}
-    sheet = _Sheet(volume, segmentation, calibration, why_no_calibration, strength, profile, threads)
+    sheet = _Sheet(volume, segmentation, calibration, why_no_calibration, strength, profile, threads, spine_load)
     on_stage("density")
     for vertebra in segmentation.vertebrae:
         sheet.measure_density(vertebra, shapes.get(vertebra.name))
@@ -149,10 +153,12 @@ class _Sheet:
         strength: bool,
         profile: str | None,
         threads: int | None,
+        spine_load: str | None = None,
     ) -> None:
         self.volume, self.segmentation, self.calibration = volume, segmentation, calibration
         self.why_no_calibration = why_no_calibration
         self.with_strength, self.profile, self.threads = strength, profile, threads
+        self.spine_load = spine_load
         self.densities: dict[str, VertebraDensity] = {}
         self.hips: dict[str, HipDensity] = {}
         self.strengths: dict[str, Strength] = {}
@@ -262,7 +268,7 @@ class _Sheet:
         failed = vertebra.status is errors.Status.FAILED
         density = self.densities.get(vertebra.name)
         heights = shape.heights_mm if shape is not None and not failed else None
-        fracture = _fracture(shape) if shape is not None and heights is not None else None
+        fracture = fracture_part(shape) if shape is not None and heights is not None else None
         numbers: dict[str, Any] = {
             "trabecular_hu": density.trabecular_hu if density is not None else None,
             "vbmd_mg_cm3": density.vbmd_mg_cm3 if density is not None else None,
@@ -284,7 +290,9 @@ class _Sheet:
             further["vbmd_elliptical_region"] = density.ellipse_vbmd_mg_cm3
         if shape is not None and shape.wedge_deg is not None and heights is not None:
             further["wedge_angle"] = shape.wedge_deg
-        stages = (density, shape, self.strengths.get(vertebra.name))
+        load = self._load_of_lifting(vertebra)
+        further |= load.quantities if load is not None else {}
+        stages = (density, shape, self.strengths.get(vertebra.name), load)
         return record.Vertebra(
             name=vertebra.name,
             label=vertebra.label,
@@ -313,18 +321,18 @@ class _Sheet:
         z_scores: dict[str, record.Score] = {}
         if hip is not None:
             numbers["abmd_g_cm2"] = record.HipDensity(**hip.abmd_g_cm2)
-            scores = {name: _score(name, q, _POPULATION) for name, q in hip.t_scores.items()}
+            scores = {name: score_part(name, q, _POPULATION) for name, q in hip.t_scores.items()}
             leading = [scores[name] for name in ("total_hip", "femoral_neck") if name in scores]
             numbers["t_score"] = min(leading, key=lambda s: s.value, default=None)
             why = "; ".join(hip.missing.values()) or "No region could be scored."
             reasons["t_score"] = _first_failure(hip.findings) or errors.Finding(
                 "no_region", errors.Severity.FAILURE, why
             )
-            z_scores = {name: _score(name, q, _Z_POPULATION, "{Z-score}") for name, q in hip.z_scores.items()}
+            z_scores = {name: score_part(name, q, _Z_POPULATION, "{Z-score}") for name, q in hip.z_scores.items()}
             numbers["z_score"] = min(z_scores.values(), key=lambda s: s.value, default=None)
             if not z_scores:
                 reasons["z_score"] = errors.Finding("no_verified_reference", errors.Severity.INFO, hip.z_score_reason)
-        fall = load_of_a_fall(self.volume, self.strengths.get(femur.name), femur.name)
+        fall = self._load_of_a_fall(femur)
         stages = (hip, self.strengths.get(femur.name), fall)
         return record.Femur(
             name=femur.name,
@@ -340,6 +348,30 @@ class _Sheet:
             **numbers,
         )
 
+    def _load_of_a_fall(self, femur: Femur) -> Load | None:
+        return self._load(
+            femur.name, "load_to_strength", lambda tested: load_of_a_fall(self.volume, tested, femur.name)
+        )
+
+    def _load_of_lifting(self, vertebra: Vertebra) -> Load | None:
+        """The load of lifting on a lumbar body, if it was asked for."""
+        if self.spine_load is None or not (vertebra.level or "").startswith("L"):
+            return None
+        facts = self.volume.acquisition
+        size = body_size(facts.patient_height_m, facts.patient_weight_kg, facts.patient_sex)
+        return self._load(vertebra.name, "lifting_load_to_strength", lambda tested: lifting(tested, size))
+
+    def _load(self, name: str, ratio: str, compare: Callable[[Strength], Load]) -> Load | None:
+        """A load beside the strength of a bone; notes why not where there is a strength."""
+        tested = self.strengths.get(name)
+        if tested is None or tested.strength is None:
+            return None
+        try:
+            return compare(tested)
+        except NotMeasurable as refusal:
+            self.reasons[name, f"further.{ratio}"] = replace(_as_finding(refusal), severity=errors.Severity.INFO)
+            return None
+
     def _ready(self, structure: Vertebra | Femur, key: str) -> bool:
         """Whether a number of this structure can be asked for at all; notes why not."""
         if structure.status in (errors.Status.FAILED, errors.Status.ABSENT):
@@ -353,7 +385,7 @@ class _Sheet:
         result = self.strengths.get(name)
         if result is None or result.strength is None:
             return {"strength_n": None, "stiffness_n_mm": None}
-        strength = _recorded(result, result.strength)
+        strength = strength_part(result, result.strength)
         return {"strength_n": strength, "stiffness_n_mm": result.stiffness}
 
     def _second_test(self, name: str) -> tuple[record.VirtualTest, ...]:
@@ -361,15 +393,15 @@ class _Sheet:
         result = self.stances.get(name)
         if result is None or result.strength is None:
             return ()
-        strength = _recorded(result, result.strength)
+        strength = strength_part(result, result.strength)
         return (record.VirtualTest(strength_n=strength, stiffness_n_mm=result.stiffness),)
 
     def _no_strength(self, name: str) -> dict[str, errors.Finding | None]:
         reason = self.reasons.get((name, "strength_n"))
         return {"strength_n": reason, "stiffness_n_mm": reason}
 
-    @staticmethod
     def _state(
+        self,
         structure: Vertebra | Femur,
         stages: Sequence[Any],
         numbers: dict[str, Any],
@@ -381,29 +413,20 @@ class _Sheet:
         only if the structure failed, because a refused number does not take the others with it.
         """
         if structure.status in (errors.Status.FAILED, errors.Status.ABSENT):
-            return {"status": structure.status.value, "findings": _findings(structure.findings), "not_measured": {}}
+            return {"status": structure.status.value, "findings": findings_part(structure.findings), "not_measured": {}}
         said = [f for stage in stages if stage is not None for f in stage.findings]
         warnings = [f for f in said if f.severity is not errors.Severity.FAILURE]
         missing = {key: reasons.get(key) or _unexplained(key) for key, number in numbers.items() if number is None}
+        compared = [
+            (key, f) for (name, key), f in self.reasons.items() if name == structure.name and key.startswith("further.")
+        ]
         worrying = any(f.severity is errors.Severity.WARNING for f in (*structure.findings, *warnings))
         worrying = worrying or any(f.severity is errors.Severity.FAILURE for f in missing.values())
         return {
             "status": "warning" if worrying else "ok",
-            "findings": _findings([*structure.findings, *warnings]),
-            "not_measured": {key: _findings([f])[0] for key, f in missing.items()},
+            "findings": findings_part([*structure.findings, *warnings]),
+            "not_measured": {key: findings_part([f])[0] for key, f in (*missing.items(), *compared)},
         }
-
-
-def _recorded(result: Strength, strength: Quantity) -> record.Strength:
-    """A strength as it stands in the record."""
-    return record.Strength(
-        **strength.model_dump(),
-        test=result.test,
-        profile=result.profile,
-        definition=result.definition,
-        curve=tuple((float(d), float(f)) for d, f in result.curve),
-        model=result.model,
-    )
 
 
 def _guessed_endplate(vertebra: Vertebra) -> errors.Finding | None:
@@ -422,35 +445,6 @@ def _suspicion(shape: VertebraShape | None) -> errors.Finding | None:
     return errors.Finding("suspected_fracture", errors.Severity.FAILURE, text)
 
 
-def _fracture(shape: VertebraShape) -> record.Fracture | None:
-    if shape.genant_grade is None or shape.height_loss is None or shape.deformity is None:
-        return None
-    loss = shape.height_loss
-    percent = loss.model_copy(
-        update={
-            "value": 100.0 * loss.value,
-            "unit": "%",
-            "uncertainty": None if loss.uncertainty is None else 100.0 * loss.uncertainty,
-            "components": {name: 100.0 * part for name, part in loss.components.items()},
-        }
-    )
-    return record.Fracture.model_validate(
-        {
-            "genant_grade": shape.genant_grade,
-            "deformity": shape.deformity,
-            "height_loss": percent,
-            "grade_probabilities": {str(grade): p for grade, p in shape.grade_probabilities.items()},
-            "note": "possible, reader to confirm" if shape.genant_grade == 1 else None,
-        }
-    )
-
-
-def _score(region: str, quantity: Quantity, population: str, unit: str = "{T-score}") -> record.Score:
-    return record.Score.model_validate(
-        {**quantity.model_dump(), "unit": unit, "region": region, "population": population}
-    )
-
-
 def _as_finding(refusal: errors.Refusal) -> errors.Finding:
     text = refusal.detail[0].upper() + refusal.detail[1:] + (f" {refusal.remedy}" if refusal.remedy else "")
     return errors.Finding(refusal.reason, errors.Severity.FAILURE, text)
@@ -463,18 +457,3 @@ def _first_failure(findings: Sequence[errors.Finding]) -> errors.Finding | None:
 
 def _unexplained(what: str) -> errors.Finding:
     return errors.Finding("not_computed", errors.Severity.FAILURE, f"No {what.replace('_', ' ')} was computed.")
-
-
-def _findings(findings: Sequence[errors.Finding]) -> tuple[record.Finding, ...]:
-    unique = dict.fromkeys(findings)  # the record names the structure beside each finding
-    return tuple(
-        record.Finding(code=f.code, severity=record.Severity(f.severity), text=_without_name(f.text)) for f in unique
-    )
-
-
-def _without_name(text: str) -> str:
-    """A finding's text without the name of its structure in front, which stands beside it in the record."""
-    name, colon, rest = text.partition(": ")
-    if not colon or not name.startswith(("vertebra_", "femur_")) or " " in name:
-        return text
-    return rest[:1].upper() + rest[1:]

@@ -13,10 +13,14 @@ from pipeline.errors import InputRefused
 from pipeline.segmentation.mask_names import CONVENTIONS
 from pipeline.segmentation.model import LEVELS
 from pipeline.strength import check_profiles
+from pipeline.strength.reference import ReferenceCohort, read_reference_cohort, reference_name
 from reports.coverage import KnowledgeError, LineOfBusiness, PlanDocument, load_plan
 from reports.language import load_language
 
 SEGMENTERS = ("own", "totalsegmentator")
+SPINE_LOADS = ("lifting",)
+# Beyond these nobody has measured a hip or a spine, and a slip of the keyboard is likelier.
+_HEIGHTS_CM, _WEIGHTS_KG = (120.0, 230.0), (25.0, 300.0)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Settings:
     series_uid: str | None = None
     profile: str | None = None
     strength: bool = True
+    spine_load: str | None = None
+    height_cm: float | None = None
+    weight_kg: float | None = None
+    reference_cohort: str | None = None
     payer: str = "cigna"
     plan: str | None = None
     date_of_service: str | None = None
@@ -69,6 +77,7 @@ class Settings:
             read_calibration(Path(self.calibration))
         if self.profile is not None:
             check_profiles(self.profile)
+        self._check_context()
         if self.line_of_business is not None and self.line_of_business not in list(LineOfBusiness):
             known = ", ".join(LineOfBusiness)
             subject = f"--line-of-business {self.line_of_business}"
@@ -78,6 +87,33 @@ class Settings:
         except ValueError as error:
             raise InputRefused("unknown_language", f"{error}.", subject="--language") from error
         self.plan_document()
+
+    def _check_context(self) -> None:
+        """What strengths are held against: loads, the size of the body, a reference cohort."""
+        if self.spine_load is not None and self.spine_load not in SPINE_LOADS:
+            known = ", ".join(SPINE_LOADS)
+            raise InputRefused(
+                "unknown_load", f"is not known; known are {known}.", subject=f"--spine-load {self.spine_load}"
+            )
+        for option, value, unit, (least, greatest) in (
+            ("--height-cm", self.height_cm, "cm", _HEIGHTS_CM),
+            ("--weight-kg", self.weight_kg, "kg", _WEIGHTS_KG),
+        ):
+            if value is not None and not least <= value <= greatest:
+                text = f"is not between {least:g} and {greatest:g} {unit}."
+                raise InputRefused("bad_body_size", text, subject=f"{option} {value:g}")
+        if self.reference_cohort is not None:
+            read_reference_cohort(Path(self.reference_cohort))
+
+    def reference(self) -> ReferenceCohort | None:
+        """The reference cohort that strengths are to be placed in, read.
+
+        Raises
+        ------
+        InputRefused
+            If the table cannot be used.
+        """
+        return read_reference_cohort(Path(self.reference_cohort)) if self.reference_cohort is not None else None
 
     def plan_document(self) -> PlanDocument | None:
         """The user's plan document, read.
@@ -105,6 +141,8 @@ class Settings:
             path = content[key]
             if path is not None and Path(path).exists():
                 content[key] = f"sha256:{_fingerprint(Path(path))}"
+        if self.reference_cohort is not None:
+            content["reference_cohort"] = reference_name(Path(self.reference_cohort))
         return {key: value for key, value in content.items() if value not in (None, ())}
 
 

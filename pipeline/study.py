@@ -29,6 +29,7 @@ from pipeline.segmentation.masks import read_masks
 from pipeline.segmentation.model import Segmentation
 from pipeline.segmentation.segmenter import total_segmentator
 from pipeline.settings import Settings
+from pipeline.strength.reference import with_percentiles
 from pipeline.volume import Acquisition, Volume
 from reports import record
 from reports.coverage import LineOfBusiness, load_knowledge
@@ -127,6 +128,8 @@ def analyse_study(
                     refusals.append(_finding(refusal))
         watch.begin("record")
         made = _record(study, selection, works, refusals, settings)
+        if (reference := settings.reference()) is not None:
+            made = with_percentiles(made, reference)
         watch.begin("pictures")
         made = with_pictures(made, _joined([w.evidence for w in works]), folder, language=settings.language)
         watch.begin("documents")
@@ -174,7 +177,7 @@ def _analyse_stack(
     index: int,
 ) -> _Work:
     watch.begin("reading")
-    volume = load_volume(stack)
+    volume = _with_body_size(load_volume(stack), settings)
     watch.begin("segmentation")
     segmentation = _segmented(volume, regions, settings)
     measured = measure(
@@ -183,6 +186,7 @@ def _analyse_stack(
         calibration_choice=settings.calibration,
         strength=settings.strength,
         profile=settings.profile,
+        spine_load=settings.spine_load,
         threads=settings.threads,
         on_stage=watch.begin,
     )
@@ -195,6 +199,17 @@ def _analyse_stack(
         write_label_map(arches, volume, folder, name=f"arches{ending}")
     headers = read_source_headers(volume.source) if volume.source.kind == "dicom" else []
     return _Work(regions, _used(volume, regions, reason), segmentation, measured, evidence, headers)
+
+
+def _with_body_size(volume: Volume, settings: Settings) -> Volume:
+    """The volume with the height and weight that the user gave in the place of those in the header."""
+    return replace(volume, acquisition=_sized(volume.acquisition, settings))
+
+
+def _sized(facts: Acquisition, settings: Settings) -> Acquisition:
+    height_m = settings.height_cm / 100 if settings.height_cm is not None else facts.patient_height_m
+    weight_kg = settings.weight_kg if settings.weight_kg is not None else facts.patient_weight_kg
+    return replace(facts, patient_height_m=height_m, patient_weight_kg=weight_kg)
 
 
 def _segmented(volume: Volume, regions: tuple[Region, ...], settings: Settings) -> Segmentation:
@@ -248,7 +263,7 @@ def _record(
 ) -> record.StudyRecord:
     vertebrae = tuple(v for w in works for v in w.measured.vertebrae)
     femora = _with_absent_sides(tuple(f for w in works for f in w.measured.femora), works)
-    facts = study.stacks[0].acquisition if not works else _facts(study, works)
+    facts = _sized(study.stacks[0].acquisition if not works else _facts(study, works), settings)
     about = record.Study.model_validate(
         {
             "key": study_key(study),
@@ -291,6 +306,9 @@ def _record(
     if day is None:
         text = "No date of service was given: coverage is evaluated for the date of this report."
         findings.append(Finding("date_of_service_assumed", Severity.INFO, text))
+    if settings.height_cm is not None or settings.weight_kg is not None:
+        text = "Height or weight of the patient were given for this analysis and take the place of those in the images."
+        findings.append(Finding("body_size_given", Severity.INFO, text))
     return record.StudyRecord(
         software=software.model_copy(update={"tables": {"coverage": knowledge.version} | table_versions()}),
         study=about,

@@ -15,7 +15,7 @@ from pipeline.study import Settings, analyse_study
 from reports.comparison import TOLERANCE_SD, Comparison, compare_records
 from reports.record import StudyRecord
 
-FILE_SETTINGS = ("masks", "calibration", "profile", "plan")
+FILE_SETTINGS = ("masks", "calibration", "profile", "plan", "reference_cohort")
 """Settings that may name a file; the record holds the hash of its content, so the file must be given again."""
 _HASHED = "sha256:"
 _RENDERING = ("language", "dicom_extras")
@@ -84,9 +84,11 @@ def settings_of(record: StudyRecord, files: Mapping[str, Path]) -> Settings:
     hashed = {key: value for key, value in recorded.items() if str(value).startswith(_HASHED)}
     for key in FILE_SETTINGS:
         if key in hashed and key not in files:
-            raise InputRefused("file_needed", f"was made with a file for --{key}; give it again.", subject="the record")
+            raise InputRefused(
+                "file_needed", f"was made with a file for {_option(key)}; give it again.", subject="the record"
+            )
         if key in files and key not in hashed:
-            raise InputRefused("file_not_used", f"was made without a file for --{key}.", subject="the record")
+            raise InputRefused("file_not_used", f"was made without a file for {_option(key)}.", subject="the record")
     given: dict[str, Any] = {key: _frozen(value) for key, value in recorded.items() if key not in hashed}
     given |= {key: str(path) for key, path in files.items()}
     given.setdefault("date_of_service", record.study.report_date)
@@ -96,9 +98,15 @@ def settings_of(record: StudyRecord, files: Mapping[str, Path]) -> Settings:
     for key, value in hashed.items():
         if now.get(key) != value:
             raise InputRefused(
-                "file_changed", "is not the one that the record was made with: its content differs.", subject=f"--{key}"
+                "file_changed",
+                "is not the one that the record was made with: its content differs.",
+                subject=_option(key),
             )
     return settings
+
+
+def _option(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
 
 
 def _frozen(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Many studies as one table: a row per study, a long table of all measurements, a data dictionary and an overview page.
+"""Many studies as one table: a row per study, a long table of measurements, a data dictionary, agreement, an overview page.
 
 Numbers are written unrounded, each with its standard uncertainty; an empty cell is a missing value, and the ``*_status`` column
 beside it says why. No names, no birth dates.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from reports.cohort_columns import DONE, CohortColumn, Kind, Value, cohort_colum
 from reports.html import environment
 from reports.impression import level_name
 from reports.language import Language, load_language
-from reports.quantity import Quantity
+from reports.quantity import MINUS, Quantity, format_number
 from reports.record import SCHEMA_VERSION, Structure, StudyRecord, Vertebra, write_atomically
 
 _ARROW_TYPES: dict[Kind, pa.DataType] = {
@@ -69,6 +71,40 @@ class NotDone:
     text: str = ""
 
 
+@dataclass(frozen=True)
+class AgreementRow:
+    """How the strengths of two bones of the same people agree over the cohort.
+
+    Attributes
+    ----------
+    first, second : str
+        Names of the bones; differences are second less first.
+    test, profile : str
+    studies : int
+        In which both were tested under this profile.
+    pairs : int
+        Of which the statistics are; 0 where there are too few studies for any, and the other numbers None.
+    bias_percent, spread_percent : float or None
+        Mean and standard deviation of the difference, in percent of the mean of both.
+    limits_percent : (float, float) or None
+        95 % limits of agreement.
+    correlation, concordance : float or None
+        Pearson's r, and Lin's concordance coefficient; None where one of the two does not vary.
+    """
+
+    first: str
+    second: str
+    test: str
+    profile: str
+    studies: int
+    pairs: int = 0
+    bias_percent: float | None = None
+    spread_percent: float | None = None
+    limits_percent: tuple[float, float] | None = None
+    correlation: float | None = None
+    concordance: float | None = None
+
+
 def cohort_row(record: StudyRecord) -> dict[str, Value]:
     """One study as a flat mapping of column name to value; the keys are those of `data_dictionary`, always all of them."""
     return {column.name: column.value(record) for column in _columns()}
@@ -90,7 +126,13 @@ def data_dictionary() -> list[dict[str, str]]:
     ]
 
 
-def write_cohort(records: Sequence[StudyRecord], out_dir: Path, *, not_done: Sequence[NotDone] = ()) -> list[Path]:
+def write_cohort(
+    records: Sequence[StudyRecord],
+    out_dir: Path,
+    *,
+    not_done: Sequence[NotDone] = (),
+    agreement: Sequence[AgreementRow] = (),
+) -> list[Path]:
     """Write the cohort files; each appears whole or not at all.
 
     Parameters
@@ -100,11 +142,14 @@ def write_cohort(records: Sequence[StudyRecord], out_dir: Path, *, not_done: Seq
     out_dir : Path
     not_done : sequence of NotDone
         Studies that were refused or that failed.
+    agreement : sequence of AgreementRow
+        Of levels and sides.
 
     Returns
     -------
     list of Path
-        ``cohort.csv``, ``cohort.parquet``, ``measurements.parquet``, ``cohort_dictionary.csv`` and ``index.html``.
+        ``cohort.csv``, ``cohort.parquet``, ``measurements.parquet``, ``cohort_dictionary.csv``, ``agreement.json`` and
+        ``index.html``.
     """
     rows = [cohort_row(record) for record in records]
     rows += [_row_of_not_done(study) for study in not_done]
@@ -113,7 +158,8 @@ def write_cohort(records: Sequence[StudyRecord], out_dir: Path, *, not_done: Seq
         write_atomically(out_dir / "cohort.parquet", _parquet(_cohort_table(rows))),
         write_atomically(out_dir / "measurements.parquet", _parquet(_measurement_table(records))),
         write_atomically(out_dir / "cohort_dictionary.csv", _csv(list(data_dictionary()[0]), data_dictionary())),
-        write_atomically(out_dir / "index.html", render_overview(records, not_done)),
+        write_atomically(out_dir / "agreement.json", _agreement_json(agreement)),
+        write_atomically(out_dir / "index.html", render_overview(records, not_done, agreement)),
     ]
 
 
@@ -149,6 +195,7 @@ def _numbers(structure: Structure) -> Iterator[tuple[str, Quantity | None]]:
                 if isinstance(part, Quantity) or (part is None and f"{key}.{name}" in structure.not_measured):
                     yield f"{key}.{name}", part
     yield from ((f"further.{name}", number) for name, number in structure.further.items())
+    yield from ((key, None) for key in structure.not_measured if key.startswith("further."))
     for test in structure.other_tests:
         yield f"other_tests.{test.strength_n.test}.strength_n", test.strength_n
         yield f"other_tests.{test.strength_n.test}.stiffness_n_mm", test.stiffness_n_mm
@@ -197,6 +244,15 @@ def _measurement_table(records: Sequence[StudyRecord]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=_MEASUREMENTS.with_metadata(_file_metadata()))
 
 
+def _agreement_json(rows: Sequence[AgreementRow]) -> str:
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "unit": "percent of the mean of both; differences are second less first",
+        "agreement": [asdict(row) for row in rows],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def _file_metadata() -> dict[str, str]:
     return {"openbct_schema_version": SCHEMA_VERSION, "missing": "null; the reason stands in the *_status column"}
 
@@ -219,7 +275,13 @@ class _Cell:
     key: str
 
 
-def render_overview(records: Sequence[StudyRecord], not_done: Sequence[NotDone] = (), *, language: str = "en") -> str:
+def render_overview(
+    records: Sequence[StudyRecord],
+    not_done: Sequence[NotDone] = (),
+    agreement: Sequence[AgreementRow] = (),
+    *,
+    language: str = "en",
+) -> str:
     """One page over all studies: how they ended and why, and a table that can be sorted, with a link to each report."""
     words = load_language(language)
     ended = [(record.study.key, study_end(record)) for record in records]
@@ -240,6 +302,7 @@ def render_overview(records: Sequence[StudyRecord], not_done: Sequence[NotDone] 
         columns=[words(f"overview.column_{name}") for name in columns],
         rows=[(record.study.key, _overview_cells(record, words)) for record in records],
         not_done=not_done,
+        agreement=[_agreement_cells(row, words) for row in agreement],
         tallies=[
             (words("overview.ends"), ends.most_common()),
             (words("overview.classes"), classes.most_common()),
@@ -247,6 +310,41 @@ def render_overview(records: Sequence[StudyRecord], not_done: Sequence[NotDone] 
             (words("overview.codes"), codes.most_common(12)),
         ],
     )  # fmt: skip
+
+
+def _agreement_cells(row: AgreementRow, words: Language) -> list[str]:
+    """One line of the table of agreement: which bones, under which profile, in how many studies, and how well."""
+
+    def number(value: float | None, digits: int = 0, *, signed: bool = False) -> str:
+        if value is None:
+            return words("text.not_measured_mark")
+        text = format_number(
+            abs(value) if signed else value, Decimal(1).scaleb(-digits), decimal_mark=words.decimal_mark
+        )
+        return (
+            text
+            if not signed or not float(text.replace(words.decimal_mark, "."))
+            else f"{'+' if value > 0 else MINUS}{text}"
+        )
+
+    limits = row.limits_percent
+    return [
+        f"{_bone(row.first)}, {_bone(row.second)}",
+        row.profile,
+        str(row.studies),
+        number(row.bias_percent, signed=True),
+        number(row.spread_percent),
+        number(None) if limits is None else words(
+            "overview.limits", low=number(limits[0], signed=True), high=number(limits[1], signed=True)
+        ),
+        number(row.correlation, 2),
+        number(row.concordance, 2),
+    ]  # fmt: skip
+
+
+def _bone(name: str) -> str:
+    """``femur left`` and ``L1``."""
+    return name.removeprefix("vertebra_").replace("_", " ")
 
 
 def _overview_cells(record: StudyRecord, words: Language) -> list[_Cell]:
@@ -285,4 +383,13 @@ def _overview_cells(record: StudyRecord, words: Language) -> list[_Cell]:
     ]
 
 
-__all__ = ["DONE", "NotDone", "cohort_row", "data_dictionary", "measurements", "render_overview", "write_cohort"]
+__all__ = [
+    "DONE",
+    "AgreementRow",
+    "NotDone",
+    "cohort_row",
+    "data_dictionary",
+    "measurements",
+    "render_overview",
+    "write_cohort",
+]

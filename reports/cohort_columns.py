@@ -7,7 +7,7 @@ renamed, and a change of meaning is a new column.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -144,6 +144,11 @@ def _whole(name: str, kind: Kind, meaning: str, value: Callable[[StudyRecord], V
     return CohortColumn(name, kind, unit, meaning, value, allowed, section)
 
 
+def _new(columns: Iterable[CohortColumn], since: str = "1.2") -> Iterator[CohortColumn]:
+    """Columns that came with a later version of the record format."""
+    return (replace(column, since=since) for column in columns)
+
+
 def _study() -> Iterator[CohortColumn]:
     study = _Group(lambda r: r.study, "study")
     yield study.column("study_key", "text", "pseudonymous key of the study and name of its folder", "key")
@@ -158,6 +163,9 @@ def _study() -> Iterator[CohortColumn]:
     yield study.column("patient_sex", "text", "sex as in the header", allowed=("F", "M", "O"))
     yield study.column("patient_height_m", "number", "body height", unit="m")
     yield study.column("patient_weight_kg", "number", "body weight", unit="kg")
+    yield from _new(
+        [study.column("patient_reference", "text", "local identifier of the patient, where the site set one")]
+    )
     yield _whole("software_version", "text", "version of openbct", lambda r: r.software.version, "software")
     yield _whole("schema_version", "text", "version of the record format", lambda r: r.schema_version, "schema_version")
     yield _whole("seconds", "number", "time of the analysis", _seconds, "timings_s", unit="s")
@@ -246,6 +254,8 @@ def _vertebra(level: str) -> Iterator[CohortColumn]:
     yield from body.quantity("stiffness_n_mm", "N/mm", f"stiffness of {level} in compression")
     for key in ("trabecular_hu", "vbmd_mg_cm3", "heights_mm", "fracture", "strength_n", "stiffness_n_mm"):
         yield body.reason(key, f"{key} of {level}")
+    yield from _new([body.column("test", "text", f"leading virtual test of {level}", "strength_n.test")])
+    yield from _new(_strength_in_context(body, f"of {level}", "lifting", "lifting_"))
 
 
 def _femur(side: str) -> Iterator[CohortColumn]:
@@ -266,6 +276,31 @@ def _femur(side: str) -> Iterator[CohortColumn]:
     yield femur.column("test", "text", f"leading virtual test {of}", "strength_n.test")
     for key in ("abmd_g_cm2", "t_score", "z_score", "strength_n", "stiffness_n_mm"):
         yield femur.reason(key, f"{key} {of}")
+    yield from _new(_strength_in_context(femur, of, "a fall to the side"))
+    tissue = "soft tissue between greater trochanter and skin"
+    yield from _new(femur.quantity("trochanteric_soft_tissue_mm", "mm", tissue, "further.trochanteric_soft_tissue"))
+    stance = replace(femur, root=lambda r: _stance(femur.root(r)))
+    yield from _new(stance.quantity("stance_strength_n", "N", f"strength {of} in single-leg stance", "strength_n"))
+    yield from _new([stance.column("stance_profile", "text", "profile of that test", "strength_n.profile")])
+
+
+def _strength_in_context(bone: _Group, of: str, task: str, prefix: str = "") -> Iterator[CohortColumn]:
+    """Under which profile a strength was computed, and what it is held against."""
+    yield bone.column(
+        "strength_profile", "text", f"profile of the strength {of}, with its version", "strength_n.profile"
+    )
+    meaning = "hash of the profile file: strengths are comparable where it is the same"
+    yield bone.column("strength_profile_fingerprint", "text", meaning, "strength_n.model.profile_fingerprint")
+    load, ratio = f"{prefix}load", f"{prefix}load_to_strength"
+    yield from bone.quantity(f"{load}_n", "N", f"load {of} in {task}", f"further.{load}")
+    yield from bone.quantity(ratio, "1", f"that load over the strength {of}", f"further.{ratio}")
+    meaning = f"percentile of the strength {of} among like people of a reference cohort"
+    yield from bone.quantity("strength_percentile", "%", meaning, "further.strength_percentile")
+
+
+def _stance(femur: object) -> object:
+    """The further test of a femur in single-leg stance, if there is one."""
+    return next((t for t in getattr(femur, "other_tests", ()) if t.strength_n.test == "hip-stance"), None)
 
 
 def _status_column(group: _Group, what: str) -> CohortColumn:

@@ -1,6 +1,6 @@
-"""Strengths beside each other: neighbouring levels, left and right hip, and the place of one among many.
+"""Strengths of the same person beside each other: neighbouring levels, and left and right hip, over a cohort.
 
-Everything here works on the study records of a cohort; nothing is compared across profiles.
+Everything here works on study records; nothing is compared across profiles.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy import stats
 
 from reports.record import Strength, StudyRecord
 
-_LEAST_PAIRS = 5
-_LEAST_REFERENCE = 20
+LEAST_PAIRS = 5
+"""With fewer studies nothing is said about agreement."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def agreement(first: Sequence[float], second: Sequence[float]) -> Agreement | No
     a, b = np.asarray(first, float), np.asarray(second, float)
     if a.shape != b.shape:
         raise ValueError(f"{len(a)} first and {len(b)} second measurements")
-    if len(a) < _LEAST_PAIRS:
+    if len(a) < LEAST_PAIRS:
         return None
     difference = 200.0 * (b - a) / (a + b)
     bias, spread = float(difference.mean()), float(difference.std(ddof=1))
@@ -63,103 +62,72 @@ def agreement(first: Sequence[float], second: Sequence[float]) -> Agreement | No
     )
 
 
-def agreement_in_cohort(records: Iterable[StudyRecord]) -> dict[str, Agreement]:
-    """Agreement of left and right hip and of neighbouring levels over many studies, by name of the pair.
+@dataclass(frozen=True)
+class PairAgreement:
+    """Agreement of two bones of the same people over a cohort.
 
-    Pairs count only within one study and under one profile; a pair with fewer than five studies is left out. Between levels of
-    different size the bias is anatomy, and the spread is what there is to see.
+    Attributes
+    ----------
+    first, second : str
+        ``femur_left`` and ``femur_right``, or two vertebrae whose levels touch, the upper one first.
+    test, profile : str
+        The virtual test, and the name and version of its profile.
+    studies : int
+        In which both bones were tested so.
+    agreement : Agreement or None
+        None below `LEAST_PAIRS` studies.
     """
-    pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+
+    first: str
+    second: str
+    test: str
+    profile: str
+    studies: int
+    agreement: Agreement | None
+
+
+def agreement_in_cohort(records: Iterable[StudyRecord]) -> tuple[PairAgreement, ...]:
+    """Agreement of left and right hip and of neighbouring levels over many studies.
+
+    Pairs count only within one study, and under one test and profile file. Between levels of different size the bias is
+    anatomy, and the spread is what there is to see.
+    """
+    pairs: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
     for record in records:
-        found = dict(_strengths(record))
+        found = dict(strengths_of(record))
         for upper, lower in _neighbours(found):
             first, second = found[upper], found[lower]
-            if (first.profile, first.test) == (second.profile, second.test):
-                pairs[f"{upper} and {lower} ({first.profile})"].append((first.value, second.value))
-    results = {name: agreement(*zip(*values, strict=True)) for name, values in sorted(pairs.items())}
-    return {name: result for name, result in results.items() if result is not None}
+            if law_of(first) == law_of(second):
+                pairs[upper, lower, *law_of(first)].append((first.value, second.value))
+    return tuple(
+        PairAgreement(upper, lower, test, profile, len(values), agreement(*zip(*values, strict=True)))
+        for (upper, lower, test, profile, _), values in sorted(pairs.items(), key=_in_order)
+    )
 
 
-def _strengths(record: StudyRecord) -> list[tuple[str, Strength]]:
+def law_of(strength: Strength) -> tuple[str, str, str]:
+    """What two strengths must share to be compared: test, profile, and fingerprint of the profile file."""
+    return strength.test, strength.profile, str(strength.model.get("profile_fingerprint", ""))
+
+
+def strengths_of(record: StudyRecord) -> list[tuple[str, Strength]]:
     """Leading strengths of a record by the name of the bone."""
     bodies = [(v.name, v.strength_n) for v in record.vertebrae]
     hips = [(f.name, f.strength_n) for f in record.femora]
     return [(name, strength) for name, strength in (*bodies, *hips) if strength is not None]
 
 
+_LEVELS = [f"vertebra_T{n}" for n in range(1, 13)] + [f"vertebra_L{n}" for n in range(1, 6)]
+_PAIRS = [("femur_left", "femur_right"), *pairwise(_LEVELS)]
+
+
 def _neighbours(names: Iterable[str]) -> list[tuple[str, str]]:
     """Left and right femur, and vertebrae whose named levels touch."""
     present = set(names)
-    order = [f"vertebra_T{n}" for n in range(1, 13)] + [f"vertebra_L{n}" for n in range(1, 6)]
-    chain = list(pairwise(order))
-    return [pair for pair in [("femur_left", "femur_right"), *chain] if set(pair) <= present]
+    return [pair for pair in _PAIRS if set(pair) <= present]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where one strength stands among a reference.
-
-    Attributes
-    ----------
-    percentile : float
-        Part of the reference below it, ties half.
-    interval : (float, float)
-        95 % interval of that percentile for a reference of this size (Clopper and Pearson).
-    people : int
-    reference : str
-        Which people.
-    """
-
-    percentile: float
-    interval: tuple[float, float]
-    people: int
-    reference: str
-
-
-def place_among(
-    strength: Strength,
-    name: str,
-    records: Iterable[StudyRecord],
-    *,
-    sex: str | None = None,
-    age_years: tuple[float, float] | None = None,
-) -> Place | None:
-    """Percentile of a strength among the same bone of a cohort, under the same profile; None below twenty people.
-
-    Parameters
-    ----------
-    strength : Strength
-    name : str
-        ``vertebra_L1``, ``femur_left``; hips are compared with both sides, one value (the lower) for each person.
-    records : iterable of StudyRecord
-    sex : {"F", "M"}, optional
-    age_years : (float, float), optional
-        From, up to but not including.
-    """
-    values = []
-    for record in records:
-        patient = record.study
-        if sex is not None and patient.patient_sex != sex:
-            continue
-        age = patient.patient_age_years
-        if age_years is not None and (age is None or not age_years[0] <= age < age_years[1]):
-            continue
-        own = [
-            other.value
-            for bone, other in _strengths(record)
-            if (bone == name or (name.startswith("femur_") and bone.startswith("femur_")))
-            and (other.profile, other.test) == (strength.profile, strength.test)
-        ]
-        if own:
-            values.append(min(own))
-    count = len(values)
-    if count < _LEAST_REFERENCE:
-        return None
-    reference = np.asarray(values)
-    below = float((reference < strength.value).sum() + 0.5 * (reference == strength.value).sum())
-    low = float(stats.beta.ppf(0.025, below, count - below + 1)) if below > 0 else 0.0
-    high = float(stats.beta.ppf(0.975, below + 1, count - below)) if below < count else 1.0
-    who = {"F": "women", "M": "men"}.get(sex or "", "people")
-    ages = f" of {age_years[0]:g} to {age_years[1]:g} years" if age_years is not None else ""
-    text = f"{count} {who}{ages} of this cohort, {strength.profile}"
-    return Place(100 * below / count, (100 * low, 100 * high), count, text)
+def _in_order(item: tuple[tuple[str, ...], object]) -> tuple[int, tuple[str, ...]]:
+    """Hips first, then from cranial to caudal."""
+    key = item[0]
+    return _PAIRS.index((key[0], key[1])), key[2:]

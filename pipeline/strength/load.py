@@ -175,37 +175,48 @@ class Load:
     force_n, ratio : Quantity
     findings : tuple of Finding
     soft_tissue_mm : Quantity or None
+    task : str
+        Before the names in the record; empty for a fall.
     """
 
     force_n: Quantity
     ratio: Quantity
     findings: tuple[Finding, ...]
     soft_tissue_mm: Quantity | None = None
+    task: str = ""
 
     @property
     def quantities(self) -> dict[str, Quantity]:
         """As they stand in the record, by name."""
-        named = {"load": self.force_n, "load_to_strength": self.ratio}
+        prefix = f"{self.task}_" if self.task else ""
+        named = {f"{prefix}load": self.force_n, f"{prefix}load_to_strength": self.ratio}
         return named | ({"trochanteric_soft_tissue": self.soft_tissue_mm} if self.soft_tissue_mm is not None else {})
 
 
-def load_of_a_fall(volume: Volume, strength: Strength | None, subject: str) -> Load | None:
+def load_of_a_fall(volume: Volume, strength: Strength, subject: str) -> Load:
     """The load of a fall on a hip, with soft tissue and body size as far as this volume tells them.
 
-    None where there is no failure load in a fall to compare with.
+    Parameters
+    ----------
+    volume : Volume
+    strength : Strength
+        Of a sideways fall.
+    subject : str
+
+    Raises
+    ------
+    NotMeasurable
+        ``no_fall_model``, or ``no_failure_load`` if the profile's criterion is none.
     """
-    if strength is None or strength.test != VirtualTest.HIP_SIDEWAYS_FALL or strength.solved is None:
-        return None
+    if strength.test != VirtualTest.HIP_SIDEWAYS_FALL or strength.solved is None:
+        raise NotMeasurable("no_fall_model", "the load of a fall needs a solved fall to the side.", subject=subject)
     facts = volume.acquisition
     size = body_size(facts.patient_height_m, facts.patient_weight_kg, facts.patient_sex)
     try:
         tissue = soft_tissue_over_trochanter(volume, strength, subject)
     except NotMeasurable:
-        tissue = None
-    try:
-        return fall_on_hip(strength, size, tissue)
-    except NotMeasurable:
-        return None
+        tissue = None  # said in a finding of the load
+    return fall_on_hip(strength, size, tissue)
 
 
 def fall_on_hip(strength: Strength, size: BodySize, soft_tissue_mm: Quantity | None) -> Load:
@@ -247,9 +258,7 @@ def fall_on_hip(strength: Strength, size: BodySize, soft_tissue_mm: Quantity | N
     else:
         text = "The skin beside the hip is not in view: the force of the fall is that on a hip without soft tissue."
         findings.append(Finding("soft_tissue_unknown", Severity.INFO, text))
-    if size.estimated:
-        text = "Height or mass are not recorded with the study; those of a typical adult were taken."
-        findings.append(Finding("body_size_typical", Severity.INFO, text))
+    findings += _of_size(size)
     load = Quantity(
         value=float(force),
         unit="N",
@@ -261,6 +270,13 @@ def fall_on_hip(strength: Strength, size: BodySize, soft_tissue_mm: Quantity | N
         components=parts,
     )
     return Load(load, _ratio(load, failure), tuple(findings), soft_tissue_mm)
+
+
+def _of_size(size: BodySize) -> list[Finding]:
+    if not size.estimated:
+        return []
+    text = "Height or mass are not recorded with the study; those of a typical adult were taken."
+    return [Finding("body_size_typical", Severity.INFO, text)]
 
 
 def lifting(strength: Strength, size: BodySize, *, object_kg: float = 10.0, bent_deg: float = 30.0) -> Load:
@@ -307,7 +323,8 @@ def lifting(strength: Strength, size: BodySize, *, object_kg: float = 10.0, bent
         components=parts,
     )
     text = "The load on the spine is that of a simple static model, which is not validated; do not use the ratio for decisions."
-    return Load(load, _ratio(load, failure), (Finding("spine_load_unvalidated", Severity.WARNING, text),))
+    findings = (Finding("spine_load_unvalidated", Severity.WARNING, text), *_of_size(size))
+    return Load(load, _ratio(load, failure), findings, task="lifting")
 
 
 def _failure_load(strength: Strength) -> Quantity:

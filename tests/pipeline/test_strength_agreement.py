@@ -1,12 +1,12 @@
-"""Agreement statistics against their definitions, and percentiles within a cohort of records."""
+"""Agreement statistics against their definitions, and over the records of a cohort."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from pipeline.strength.agreement import agreement, agreement_in_cohort, place_among
-from reports.record import Strength, StudyRecord
+from pipeline.strength.agreement import agreement, agreement_in_cohort
+from reports.record import StudyRecord
 from tests.reports.example_records import example_record
 
 
@@ -54,40 +54,13 @@ def cohort(number: int) -> list[StudyRecord]:
 
 
 def test_neighbouring_levels_of_a_cohort() -> None:
-    found = agreement_in_cohort(cohort(6))
-    assert set(found) == {
-        f"vertebra_{a} and vertebra_{b} (kopperdahl-2002)" for a, b in (("L2", "L3"), ("L3", "L4"), ("L4", "L5"))
-    }
-    pair = found["vertebra_L2 and vertebra_L3 (kopperdahl-2002)"]
-    assert pair.pairs == 6 and pair.bias_percent == pytest.approx(200 * (4080 - 4230) / (4080 + 4230))
+    found = {(pair.first, pair.second): pair for pair in agreement_in_cohort(cohort(6))}
+    assert list(found) == [(f"vertebra_{a}", f"vertebra_{b}") for a, b in (("L2", "L3"), ("L3", "L4"), ("L4", "L5"))]
+    pair = found["vertebra_L2", "vertebra_L3"]
+    assert pair.profile == "kopperdahl-2002" and pair.test == "spine-compression" and pair.agreement is not None
+    assert pair.studies == pair.agreement.pairs == 6
+    assert pair.agreement.bias_percent == pytest.approx(200 * (4080 - 4230) / (4080 + 4230))
 
 
-def strength(value: float, profile: str = "kopperdahl-2002") -> Strength:
-    return Strength(
-        value=value, unit="N", uncertainty=1.0, method="test", test="spine-compression", profile=profile
-    )  # fmt: skip
-
-
-def test_percentile_within_a_cohort() -> None:
-    records = cohort(40)  # L3 from 4080 N to just below twice that
-    middle = place_among(strength(1.5 * 4080), "vertebra_L3", records)
-    assert middle is not None and middle.people == 40
-    assert middle.percentile == pytest.approx(50, abs=1.3)
-    assert middle.interval[0] == pytest.approx(34, abs=2.5) and middle.interval[1] == pytest.approx(
-        66, abs=2.5
-    )  # binomial
-    lowest = place_among(strength(100.0), "vertebra_L3", records, sex="F", age_years=(70, 80))
-    assert (
-        lowest is not None
-        and lowest.percentile == 0
-        and lowest.interval[0] == 0
-        and "women of 70 to 80" in lowest.reference
-    )
-
-
-def test_no_percentile_among_few_or_other_people_or_under_another_profile() -> None:
-    records = cohort(40)
-    assert place_among(strength(5000.0), "vertebra_L3", records[:10]) is None
-    assert place_among(strength(5000.0), "vertebra_L3", records, sex="M") is None
-    assert place_among(strength(5000.0), "vertebra_L3", records, age_years=(20, 30)) is None
-    assert place_among(strength(5000.0, "another v1"), "vertebra_L3", records) is None
+def test_a_pair_in_few_studies_is_counted_and_not_judged() -> None:
+    assert {(pair.studies, pair.agreement) for pair in agreement_in_cohort(cohort(4))} == {(4, None)}

@@ -19,9 +19,10 @@ from pipeline.strength.load import (
     soft_tissue_over_trochanter,
 )
 from pipeline.volume import Acquisition, Volume
+from reports import record
 from reports.quantity import Quantity
-from tests.fea.bone.bones import coordinates, synthetic_femur
-from tests.pipeline.test_strength import calibration, with_femur
+from tests.fea.bone.bones import coordinates, oval_body, synthetic_femur
+from tests.pipeline.test_strength import calibration, with_femur, with_vertebra
 
 
 def strength_of(newton: float, uncertainty: float | None = 300.0, test: str = "hip-sideways-fall") -> Strength:
@@ -130,14 +131,18 @@ def test_skin_outside_the_field_of_view_is_no_thickness() -> None:
 def test_what_is_no_failure_load_gets_no_ratio() -> None:
     volume, segmentation, femur = with_femur(synthetic_femur())
     linear = femur_strength(volume, segmentation, femur, calibration(), profile="ogo-femur", voxel_mm=2.0)
-    assert load_of_a_fall(volume, linear, "femur_left") is None
+    with pytest.raises(NotMeasurable) as caught:
+        load_of_a_fall(volume, linear, "femur_left")
+    assert caught.value.reason == "no_failure_load"
     with pytest.raises(NotMeasurable) as caught:
         fall_on_hip(linear, body_size(1.6, 60.0, "F"), None)
     assert caught.value.reason == "no_failure_load"
     stance = femur_strength(volume, segmentation, femur, calibration(), test="hip-stance", voxel_mm=2.0)
     with pytest.raises(NotMeasurable):
         soft_tissue_over_trochanter(volume, stance, "femur_left")
-    assert load_of_a_fall(volume, stance, "femur_left") is None and load_of_a_fall(volume, None, "femur_left") is None
+    with pytest.raises(NotMeasurable) as caught:
+        load_of_a_fall(volume, stance, "femur_left")
+    assert caught.value.reason == "no_fall_model"
 
 
 def test_the_record_of_a_hip_has_both_load_cases_the_load_and_its_ensemble() -> None:
@@ -154,3 +159,33 @@ def test_the_record_of_a_hip_has_both_load_cases_the_load_and_its_ensemble() -> 
     assert part.other_tests[0].strength_n.model["uncertainty"] == "first order"
     assert part.further["load_to_strength"].value == pytest.approx(part.further["load"].value / part.strength_n.value)
     assert "soft_tissue_unknown" in {finding.code for finding in part.findings}
+
+
+def vertebra_in_the_record(level: str, spine_load: str | None, profile: str | None = None) -> record.Vertebra:
+    volume, segmentation, vertebra = with_vertebra(
+        oval_body(spacing_mm=(2.0, 2.0, 2.0)), level=level, name=f"vertebra_{level}"
+    )
+    volume = replace(volume, acquisition=Acquisition(patient_height_m=1.65, patient_weight_kg=70.0))
+    sheet = _Sheet(volume, segmentation, calibration(), None, True, profile, None, spine_load)
+    sheet.measure_strength(vertebra, None)
+    return sheet.vertebra_part(vertebra, None)
+
+
+def test_the_load_of_lifting_stands_in_the_record_of_lumbar_bodies_if_it_was_asked_for() -> None:
+    asked = vertebra_in_the_record("L2", "lifting")
+    assert asked.strength_n is not None
+    load, ratio = asked.further["lifting_load"], asked.further["lifting_load_to_strength"]
+    assert ratio.value == pytest.approx(load.value / asked.strength_n.value) and 1500 < load.value < 1700
+    assert "spine_load_unvalidated" in {finding.code for finding in asked.findings} and asked.status == "warning"
+    assert not vertebra_in_the_record("T12", "lifting").further
+    unasked = vertebra_in_the_record("L2", None)
+    assert not unasked.further and "spine_load_unvalidated" not in {finding.code for finding in unasked.findings}
+
+
+def test_the_record_says_why_a_strength_has_no_ratio() -> None:
+    volume, segmentation, femur = with_femur(synthetic_femur(spacing_mm=(3.0, 3.0, 3.0)))
+    sheet = _Sheet(volume, segmentation, calibration(), None, True, "ogo-femur", None)
+    sheet.measure_strength(femur, None)
+    part = sheet.femur_part(femur)
+    assert part.strength_n is not None and "load_to_strength" not in part.further
+    assert part.not_measured["further.load_to_strength"].code == "no_failure_load"
