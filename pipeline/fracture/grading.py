@@ -112,8 +112,8 @@ def grade_vertebrae(volume: Volume, segmentation: Segmentation, *, sex: str | No
     Notes
     -----
     Loss is ``1 - ratio / norm``. Anterior / posterior: norm by level and sex (T9 to L5), else the median of the patient's own
-    neighbours. Middle / posterior: the median of the patient's own other levels. Posterior: against the trend of the
-    neighbours.
+    neighbours. Middle / posterior: the concavity (middle over the mean of anterior and posterior) of the patient's own
+    neighbours, on a body wedged as the level is. Posterior: against the trend of the neighbours.
     """
     heights: dict[str, BodyHeights] = {}
     shapes: dict[str, VertebraShape] = {}
@@ -168,9 +168,10 @@ def _losses(
     (anterior, middle, posterior), (sd_a, sd_m, sd_p) = slab.heights_mm, slab.uncertainty_mm
     others = [v for v in measured if v.name != vertebra.name and (intact is None or v.name in intact)]
     near = [v for v in others if abs(order[v.name] - order[vertebra.name]) <= _NEIGHBOURS]
+    wedge = _wedge_norm(vertebra, near, heights, sex)
     losses = {
-        "wedge": _loss(anterior, sd_a, posterior, sd_p, _wedge_norm(vertebra, near, heights, sex)),
-        "biconcave": _loss(middle, sd_m, posterior, sd_p, _middle_norm(vertebra, near, heights)),
+        "wedge": _loss(anterior, sd_a, posterior, sd_p, wedge),
+        "biconcave": _loss(middle, sd_m, posterior, sd_p, _middle_norm(near, heights, vertebra, wedge)),
     }
     expected = _expected_posterior(vertebra, near, heights, order)
     if expected is not None:
@@ -211,10 +212,22 @@ def _wedge_norm(
     return _Expected(fallback.value, 2 * norms.ratio_sd(), "norm of T9, for want of one for this level", False)
 
 
-def _middle_norm(vertebra: Vertebra, near: list[Vertebra], heights: dict[str, BodyHeights]) -> _Expected:
-    own = _own_median(near, heights, 1)
-    if own is not None and 0.85 <= own.value <= 1.1:
-        return own
+def _middle_norm(
+    near: list[Vertebra], heights: dict[str, BodyHeights], vertebra: Vertebra, wedge: _Expected
+) -> _Expected:
+    """Middle over posterior height: the concavity of the patient's own neighbours on a body wedged as this level is.
+
+    Concavity changes little along the spine, wedging much (L5 is a fifth higher in front than behind), so that the
+    neighbours' ratios cannot be taken over as they are.
+    """
+    shares = []
+    for other in near:
+        anterior, middle, posterior = heights[other.name].middle.heights_mm
+        shares.append(float(middle / (0.5 * (anterior + posterior))))
+    concavity = float(np.median(shares)) if len(shares) >= 2 else 0.0
+    if 0.8 <= concavity <= 1.05:
+        text = f"concavity of {len(shares)} neighbouring bodies of the same patient, wedged as this level is"
+        return _Expected(concavity * 0.5 * (1.0 + wedge.value), norms.ratio_sd(), text, wedge.verified)
     table = norms.middle_to_posterior(vertebra.level)
     return _Expected(table.value, table.sd, table.source, table.verified)
 

@@ -15,6 +15,7 @@ POSITIONS = ("anterior", "middle", "posterior")
 _INSIDE_RIM_MM = 2.5
 _SLAB_HALF_MM = 2.5
 _PATCH_HALF_MM = 1.5
+_PATCH_FROM_RIM_MM, _PATCH_TO_RIM_MM = 1.5, 7.0
 _PARASAGITTAL_SHARE = 0.25
 # How well a face is located, as a share of the voxel edge along the body's axis. Fitted surfaces: root mean square error
 # of 0.6 mm of 21 heights of a digital phantom in 2 mm slices. Masks: columns of an upright body share their rounding, so
@@ -85,7 +86,9 @@ def measure_heights(segmentation: Segmentation, vertebra: Vertebra) -> BodyHeigh
         raise NotMeasurable("no_endplates", "no place has both endplates.", subject=vertebra.name)
     columns = surface.left_mm[finite.any(axis=1)]
     midline = float((columns[0] + columns[-1]) / 2)
-    middle = _slab(surface, frame, midline, share * spacing, inside_rim)
+    # In-plane blur rounds the rim over about a pixel.
+    blurred = 0.75 * max(segmentation.grid.spacing_mm[1:])
+    middle = _slab(surface, frame, midline, share * spacing, inside_rim, blurred)
     if middle is None:
         raise NotMeasurable("no_endplates", "the endplates do not reach the midline.", subject=vertebra.name)
     if middle.heights_mm.max() < 4 * spacing:
@@ -103,61 +106,73 @@ def measure_heights(segmentation: Segmentation, vertebra: Vertebra) -> BodyHeigh
     aside = _PARASAGITTAL_SHARE * float(columns[-1] - columns[0])
     return BodyHeights(
         middle,
-        _slab(surface, frame, midline + aside, share * spacing, inside_rim),
-        _slab(surface, frame, midline - aside, share * spacing, inside_rim),
+        _slab(surface, frame, midline + aside, share * spacing, inside_rim, blurred),
+        _slab(surface, frame, midline - aside, share * spacing, inside_rim, blurred),
     )
 
 
 def _slab(
-    surface: BodySurface, frame: BodyFrame, left_mm: float, face_sd_mm: float, inside_rim_mm: float
+    surface: BodySurface, frame: BodyFrame, left_mm: float, face_sd_mm: float, inside_rim_mm: float, blurred_mm: float
 ) -> SlabHeights | None:
     """Heights on the slab around one left-right position, or None if it does not span the body."""
     rows = np.abs(surface.left_mm - left_mm) <= _SLAB_HALF_MM
-    upper, lower = surface.upper_mm[rows], surface.lower_mm[rows]
-    covered = _covered_columns(upper, lower, surface.posterior_mm) if rows.any() else np.zeros(0, int)
-    if covered.size < 4:
+    fields = (surface.upper_mm[rows], surface.lower_mm[rows])
+    if not rows.any():
         return None
     pitch = float(surface.posterior_mm[1] - surface.posterior_mm[0])
-    front = surface.posterior_mm[covered[0]] - pitch / 2 + inside_rim_mm
-    back = surface.posterior_mm[covered[-1]] + pitch / 2 - inside_rim_mm
-    if back - front < 4 * pitch:
-        return None
-    positions = np.array([front, (front + back) / 2, back])
-    faces, spread = np.zeros((2, 3)), np.zeros((2, 3))
-    for i, position in enumerate(positions):
-        near = np.abs(surface.posterior_mm - position) <= max(_PATCH_HALF_MM, 0.51 * pitch, 0.6 * inside_rim_mm)
-        for side, field in enumerate((upper, lower)):
-            faces[side, i], spread[side, i] = _face_at(surface, field[:, near], rows, near, left_mm, position)
+    positions, faces, spread = np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 3))
+    for side, covered in enumerate(_covered_columns(*fields, surface.posterior_mm)):
+        if covered.size < 4:
+            return None
+        front, back = surface.posterior_mm[covered[0]] - pitch / 2, surface.posterior_mm[covered[-1]] + pitch / 2
+        if back - front < 2 * inside_rim_mm + 4 * pitch:
+            return None
+        middle = (front + back) / 2
+        positions[side] = front + inside_rim_mm, middle, back - inside_rim_mm
+        # Next to the rim a face is rounded, by the bone's own edge and by blur: what is looked at begins behind that.
+        near = max(_PATCH_FROM_RIM_MM, blurred_mm)
+        far = max(_PATCH_TO_RIM_MM, near + 2.1 * pitch)
+        half = max(_PATCH_HALF_MM, 0.51 * pitch, 0.6 * inside_rim_mm)
+        patches = ((front + near, front + far), (middle - half, middle + half), (back - far, back - near))
+        for i, (first, last) in enumerate(patches):
+            inside = np.zeros(surface.posterior_mm.shape, bool)
+            inside[covered] = True
+            inside &= (surface.posterior_mm >= first - 1e-6) & (surface.posterior_mm <= last + 1e-6)
+            place = float(positions[side, i])
+            faces[side, i], spread[side, i] = _face_at(surface, fields[side][:, inside], rows, inside, left_mm, place)
     if not np.isfinite(faces).all():
         return None
-    uncertainty = np.sqrt(2 * face_sd_mm**2 + (spread**2).sum(axis=0))
+    # From point to point, so that a frame which leans against the walls of the body makes no difference.
     return SlabHeights(
-        heights_mm=faces[0] - faces[1],
-        uncertainty_mm=uncertainty,
-        upper_lps_mm=frame.to_lps(np.full(3, left_mm), positions, faces[0]),
-        lower_lps_mm=frame.to_lps(np.full(3, left_mm), positions, faces[1]),
-        posterior_mm=positions,
+        heights_mm=np.hypot(faces[0] - faces[1], positions[0] - positions[1]) * np.sign(faces[0] - faces[1]),
+        uncertainty_mm=np.sqrt(2 * face_sd_mm**2 + (spread**2).sum(axis=0)),
+        upper_lps_mm=frame.to_lps(np.full(3, left_mm), positions[0], faces[0]),
+        lower_lps_mm=frame.to_lps(np.full(3, left_mm), positions[1], faces[1]),
+        posterior_mm=positions.mean(axis=0),
     )
 
 
 def _covered_columns(
     upper: NDArray[np.float64], lower: NDArray[np.float64], posterior_mm: NDArray[np.float64]
-) -> NDArray[np.intp]:
-    """Columns of a slab that lie between the endplates, not beside a rounded or ragged rim.
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Columns of a slab in which the upper and the lower face lie, without a rounded or ragged rim.
 
-    A column counts if most of the slab has both faces there and its height is at least 65 % of the height 6 mm further
-    in; even a severe wedge keeps more than that.
+    Each face has its own: where the frame leans against the walls, one face reaches farther to the front and the other to
+    the back. A column counts if most of the slab has the face there and its distance from the other one is at least 65 % of
+    that 6 mm further in; even a severe wedge keeps more than that.
     """
-    both = np.isfinite(upper) & np.isfinite(lower)
-    present = np.flatnonzero(both.mean(axis=0) >= 0.5)
-    if present.size < 4:
-        return present
-    gap = np.where(both, upper - lower, np.nan)
-    height = np.array([np.nanmedian(gap[:, column]) for column in present])
-    place = posterior_mm[present]
-    inward = place + np.where(place < place.mean(), 6.0, -6.0)
-    reference = np.interp(inward, place, height)
-    return np.asarray(present[height >= 0.65 * reference])
+    present = [np.flatnonzero(np.isfinite(field).mean(axis=0) >= 0.5) for field in (upper, lower)]
+    if min(columns.size for columns in present) < 4:
+        return present[0], present[1]
+    # Beyond its own end a face is taken to go on level.
+    level = [
+        np.interp(posterior_mm, posterior_mm[columns], np.nanmedian(field[:, columns], axis=0))
+        for columns, field in zip(present, (upper, lower), strict=True)
+    ]
+    height = level[0] - level[1]
+    inward = posterior_mm + np.where(posterior_mm < posterior_mm[np.concatenate(present)].mean(), 6.0, -6.0)
+    kept = height >= 0.65 * np.interp(inward, posterior_mm, height)
+    return np.asarray(present[0][kept[present[0]]]), np.asarray(present[1][kept[present[1]]])
 
 
 def _face_at(
