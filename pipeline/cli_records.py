@@ -119,6 +119,7 @@ def verify(
         comparison = verify_record(
             recorded,
             inventory,
+            beside=record.parent,
             files={key: path for key, path in given.items() if path is not None},
             tolerance_sd=tolerance,
             threads=threads,
@@ -132,7 +133,14 @@ def verify(
     raise typer.Exit(ALL_DONE if comparison.reproduced else SOME_REFUSED)
 
 
-_COLOURS = {"same": "green", "within_tolerance": "green", "differs": "red", "missing": "red", "new": "red"}
+_COLOURS = {
+    "same": "green",
+    "within_tolerance": "green",
+    "differs": "red",
+    "missing": "red",
+    "new": "red",
+    "not_compared": "yellow",
+}
 
 
 def _comparison_lines(comparison: Comparison) -> list[str]:
@@ -140,15 +148,21 @@ def _comparison_lines(comparison: Comparison) -> list[str]:
     lines = ["[bold]input[/]"]
     lines += [_comparison_line(row) for row in comparison.input]
     verdicts = Counter(str(row.verdict) for row in comparison.results)
-    tally = [f"{verdicts[verdict]} {verdict.replace('_', ' ')}" for verdict in _COLOURS]
+    tally = [f"{verdicts[verdict]} {verdict.replace('_', ' ')}" for verdict in _COLOURS if verdict != "not_compared"]
     lines.append(f"[bold]results[/]  {', '.join(tally)}")
     good = ("same", "within_tolerance")
     lines += [_comparison_line(row) for row in comparison.results if row.verdict not in good]
+    if comparison.files:
+        same = sum(row.verdict in good for row in comparison.files)
+        lines.append(f"[bold]label maps[/]  {same} of {len(comparison.files)} parts the same")
+        lines += [_comparison_line(row) for row in comparison.files if row.verdict not in good]
     changed = [row for row in comparison.versions if row.verdict != "same"]
     lines.append(f"[bold]versions[/]  {'all the same' if not changed else ''}".rstrip())
     lines += [f"  {escaped(row.name)}: {escaped(row.recorded)}, now {escaped(row.recomputed)}" for row in changed]
     if comparison.reproduced:
         lines.append("reproduced: same images, and every result within the tolerance.")
+        if any(row.verdict == "not_compared" for row in comparison.files):
+            lines.append("The label maps do not lie beside the record and were not compared.")
     else:
         lines.append(
             "[bold red]not reproduced[/]" + ("" if comparison.same_input else ": these are not the same images.")
@@ -160,7 +174,9 @@ def _comparison_line(row: Compared) -> str:
     values = _printed(row.recorded)
     if row.verdict != "same":
         values += f" -> {_printed(row.recomputed)}"
-    if row.difference is not None:
+    if row.unit == "voxels" and row.difference is not None:
+        values += f" voxels (Dice {1 + row.difference:.4f}, least {1 - (row.tolerance or 0):.3f})"
+    elif row.difference is not None:
         values += f" {row.unit} (difference {row.difference:+.4g}, tolerated {row.tolerance:.2g})"
     return f"  [{_COLOURS[row.verdict]}]{row.verdict.replace('_', ' ')}[/]  {escaped(row.name)}  {values}"
 

@@ -1,4 +1,7 @@
-"""A record verified: the study is found again in the images, analysed with the recorded settings, and compared."""
+"""A record verified: the study is found again in the images, analysed with the recorded settings, and compared.
+
+Compared are the input, every number and sentence of the record, and the label maps that lie beside it.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
 from pipeline.errors import InputRefused
 from pipeline.ingest import Inventory, Study
 from pipeline.study import Settings, analyse_study
-from reports.comparison import TOLERANCE_SD, Comparison, compare_records
+from reports.comparison import TOLERANCE_SD, Compared, Comparison, Verdict, compare_records
 from reports.record import StudyRecord
 
 FILE_SETTINGS = ("masks", "calibration", "profile", "plan", "reference_cohort")
@@ -20,12 +28,16 @@ FILE_SETTINGS = ("masks", "calibration", "profile", "plan", "reference_cohort")
 _HASHED = "sha256:"
 _RENDERING = ("language", "dicom_extras")
 """Settings that change documents and no result."""
+_LABEL_MAPS = ("segmentation*.nii.gz", "arches*.nii.gz")
+LEAST_DICE = 0.995
+"""Overlap of a structure that still counts as the same outline: a few voxels of its surface, as another processor may round."""
 
 
 def verify_record(
     record: StudyRecord,
     inventory: Inventory,
     *,
+    beside: Path | None = None,
     files: Mapping[str, Path] | None = None,
     tolerance_sd: float = TOLERANCE_SD,
     threads: int | None = None,
@@ -39,6 +51,8 @@ def verify_record(
     record : StudyRecord
     inventory : Inventory
         From `pipeline.ingest.find_studies`; must hold the study of the record.
+    beside : Path, optional
+        Folder of the record; its label maps are compared with those computed again.
     files : mapping of str to Path, optional
         Files of the settings in `FILE_SETTINGS` that the record was made with.
     tolerance_sd : float
@@ -58,7 +72,77 @@ def verify_record(
     study = _study_of(record, inventory)
     with tempfile.TemporaryDirectory(prefix="openbct-verify-") if keep is None else nullcontext(keep) as folder:
         again = analyse_study(study, Path(folder), settings, on_stage=on_stage)
-    return compare_records(record, again, tolerance_sd=tolerance_sd)
+        maps = () if beside is None else compare_label_maps(beside, Path(folder))
+    return compare_records(record, again, tolerance_sd=tolerance_sd).model_copy(update={"files": maps})
+
+
+def compare_label_maps(recorded: Path, recomputed: Path) -> tuple[Compared, ...]:
+    """The label maps of two folders, structure by structure.
+
+    Parameters
+    ----------
+    recorded, recomputed : Path
+        Folders with ``segmentation*.nii.gz`` and ``arches*.nii.gz``.
+
+    Returns
+    -------
+    tuple of Compared
+        For each map a row on its grid, and one for each structure with the voxels of both and, as `difference`, the Dice
+        overlap minus one. A map that is in one folder only is ``not_compared`` (the record may lie alone), or ``new`` and
+        ``missing`` where the other maps are there.
+    """
+    first, second = (
+        {f.name: f for pattern in _LABEL_MAPS for f in sorted(p.glob(pattern))} for p in (recorded, recomputed)
+    )
+    rows: list[Compared] = []
+    for name in dict.fromkeys((*second, *first)):
+        if name in first and name in second:
+            rows += _compared_maps(name, first[name], second[name])
+        elif not first:
+            text = "is not beside the record"
+            rows.append(Compared(name=name, verdict=Verdict.NOT_COMPARED, recorded=None, recomputed=text))
+        else:
+            verdict = Verdict.MISSING if name in first else Verdict.NEW
+            rows.append(Compared(name=name, verdict=verdict, recorded=name in first, recomputed=name in second))
+    return tuple(rows)
+
+
+def _compared_maps(name: str, first: Path, second: Path) -> list[Compared]:
+    try:
+        (old, old_affine), (new, new_affine) = _label_map(first), _label_map(second)
+    except (ImageFileError, OSError, EOFError, ValueError):
+        return [Compared(name=name, verdict=Verdict.DIFFERS, recorded="cannot be read", recomputed="label map")]
+    if old.shape != new.shape or not np.allclose(old_affine, new_affine, atol=1e-4):
+        return [
+            Compared(name=f"{name}.grid", verdict=Verdict.DIFFERS, recorded=str(old.shape), recomputed=str(new.shape))
+        ]
+    rows = [Compared(name=f"{name}.grid", verdict=Verdict.SAME, recorded=str(old.shape), recomputed=str(new.shape))]
+    counts = (np.bincount(old.ravel()), np.bincount(new.ravel()))
+    both = np.bincount(old[old == new].ravel())
+    for number in sorted({int(n) for count in counts for n in np.flatnonzero(count)} - {0}):
+        here, there, shared = (int(c[number]) if number < len(c) else 0 for c in (*counts, both))
+        dice = 2 * shared / (here + there)
+        good = Verdict.WITHIN_TOLERANCE if dice >= LEAST_DICE else Verdict.DIFFERS
+        rows.append(
+            Compared(
+                name=f"{name}.label_{number}",
+                verdict=Verdict.SAME if shared == here == there else good,
+                recorded=here,
+                recomputed=there,
+                unit="voxels",
+                difference=dice - 1,
+                tolerance=1 - LEAST_DICE,
+            )
+        )
+    return rows
+
+
+def _label_map(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    image = nibabel.load(path)
+    labels = np.asarray(image.dataobj)  # type: ignore[attr-defined]
+    if labels.min(initial=0) < 0:
+        raise ValueError("labels are not negative")
+    return labels.astype(np.int64), np.asarray(image.affine, float)  # type: ignore[attr-defined]
 
 
 def settings_of(record: StudyRecord, files: Mapping[str, Path]) -> Settings:
