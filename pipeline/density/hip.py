@@ -11,7 +11,7 @@ from scipy.stats import norm
 from pipeline.density import tables
 from pipeline.density.body import mask_window
 from pipeline.density.calibration import Calibration
-from pipeline.density.hip_regions import REGION_LABEL, Regions, place_regions
+from pipeline.density.hip_regions import REGION_LABEL, Regions, place_regions, with_tails
 from pipeline.density.projection import PIXEL_MM, BonePaths, Projection, bone_paths, pose_of, project
 from pipeline.errors import Finding, NotMeasurable, Severity, Status, status_of
 from pipeline.segmentation.model import Femur, Segmentation
@@ -235,10 +235,12 @@ def _picked(labels: NDArray[np.uint8], region: str) -> NDArray[np.bool_]:
 def _region_values(areal: NDArray[np.float64], regions: Regions) -> dict[str, tuple[float, float]]:
     """Mean areal density in g/cm2 and area in cm2 of each region that is there."""
     values = {}
+    tails = with_tails(regions.labels)
     for region in HIP_REGIONS:
         picked = _picked(regions.labels, region)
         if region not in regions.missing and picked.any():
-            values[region] = (float(areal[picked].mean()), float(picked.sum()) * PIXEL_MM**2 / 100.0)
+            mass = float(areal[_picked(tails, region)].sum())
+            values[region] = (mass / float(picked.sum()), float(picked.sum()) * PIXEL_MM**2 / 100.0)
     return values
 
 
@@ -272,15 +274,18 @@ def _components(
     fit = float(gradient @ calibration.covariance @ gradient)
     random = calibration.random_mg_cm3 * thickness_mm
     scale = np.sqrt(max(fit, 0.0) + random**2) * 1e-4
-    # Where the mask ends half a voxel off on both faces, soft tissue is counted as bone or not.
+    # Where the mask ends half a voxel off on both faces, soft tissue is counted as marrow with bone in it, or not.
     half_voxel = 0.5 * float(np.cbrt(np.prod(volume.spacing_mm)))
-    background = abs(float(calibration.density_mg_cm3(paths.background_hu)))
+    marrow = tables.number("hip.marrow_mg_cm3")
+    mistaken = abs(float(calibration.density_mg_cm3(paths.background_hu)) - marrow)
+    without_bone = max(0.0, 1.0 - density / (tables.number("hip.bone_tissue_mg_cm3") * thickness_mm * 1e-4))
     volume_mm3 = float(projection.thickness_mm[picked].sum()) * PIXEL_MM**2
     independent = max(1.0, volume_mm3 / max(_INDEPENDENT_MM3, volume.grid.voxel_volume_mm3))
     parts = {
         "calibration": float(np.hypot(scale, calibration.systematic_relative * density)),
-        "boundary": 2 * half_voxel * background * 1e-4,
-        "marrow": tables.number("hip.marrow_sd_mg_cm3") * thickness_mm * 1e-4,
+        # Half a voxel is the most, anything less is as likely: hence the root of three.
+        "boundary": 2 * half_voxel * mistaken * 1e-4 / float(np.sqrt(3.0)),
+        "marrow": tables.number("hip.marrow_sd_mg_cm3") * thickness_mm * without_bone * 1e-4,
         "noise": calibration.slope_mg_cm3_per_hu * paths.noise_hu * thickness_mm / float(np.sqrt(independent)) * 1e-4,
     }
     if calibration.contrast_enhanced:

@@ -86,12 +86,21 @@ class Projection:
     def areal_g_cm2(self, calibration: Calibration, *, marrow_mg_cm3: float | None = None) -> NDArray[np.float64]:
         """Areal mineral density of each pixel: mg/cm3 times mm is 1e-4 g/cm2.
 
-        The soft tissue inside bone is marrow; `marrow_mg_cm3` is what bone without mineral reads on the scale of the
-        calibration, by default the zero of the ash density regression of Keyak et al. (1994). 0 leaves it out.
+        Bone is a mixture of bone tissue and marrow: where a share b of the volume is bone tissue, it reads
+        ``b tissue + (1 - b) marrow`` on the scale of the calibration, and counts ``b tissue``. The denser the bone, the less
+        marrow there is to be taken off.
+
+        Parameters
+        ----------
+        calibration : Calibration
+        marrow_mg_cm3 : float, optional
+            What marrow reads, by default the published value for the proximal femur. 0 leaves it out.
         """
         marrow = tables.number("hip.marrow_mg_cm3") if marrow_mg_cm3 is None else marrow_mg_cm3
+        tissue = tables.number("hip.bone_tissue_mg_cm3")
         offset = calibration.intercept_mg_cm3 - marrow
-        return np.asarray(1e-4 * (calibration.slope_mg_cm3_per_hu * self.excess_hu_mm + offset * self.thickness_mm))
+        above_marrow = calibration.slope_mg_cm3_per_hu * self.excess_hu_mm + offset * self.thickness_mm
+        return np.asarray(1e-4 * tissue / (tissue - marrow) * above_marrow)
 
 
 def bone_paths(volume: Volume, segmentation: Segmentation, femur: Femur, calibration: Calibration) -> BonePaths:

@@ -14,8 +14,9 @@ from pipeline.segmentation.model import Segmentation
 from tests.pipeline.analytic_bones import exact_calibration, femur
 
 SLOPE = 0.75
-# What is projected is the density above that of bone without mineral, which reads -36.7 mg/cm3 (Keyak 1994).
-TRUE_G_CM3 = (400.0 * SLOPE + 36.7) / 1000.0
+# A mixture of bone tissue, which reads 1158 mg/cm3, and of marrow, which reads -45 and counts nothing.
+MARROW, TISSUE = -45.0, 1158.0
+TRUE_G_CM3 = (400.0 * SLOPE - MARROW) * TISSUE / (TISSUE - MARROW) / 1000.0
 
 
 def measured(**options):
@@ -92,10 +93,9 @@ def test_slice_thickness_changes_little(upright, slice_mm):
 
 
 def test_the_marrow_term_can_be_taken_out_again(upright):
-    # The shaft is 28 mm thick at most; everywhere the term is 36.7 mg/cm3 times the thickness.
     for region, quantity in upright.abmd_g_cm2.items():
         share = upright.abmd_without_marrow_g_cm2[region] / quantity.value
-        assert share == pytest.approx(300.0 / 336.7, abs=0.005)
+        assert share == pytest.approx(0.3 / TRUE_G_CM3, abs=0.005)
 
 
 def test_uncertainty_is_the_quadrature_of_its_components(upright):
@@ -113,7 +113,7 @@ def test_plain_fat_counts_like_bone_without_mineral():
     inner &= segmentation.labels > 0
     hollow[inner] = -90.0
     dry = hollow.copy()
-    dry[inner] = -36.7 / SLOPE
+    dry[inner] = MARROW / SLOPE
     bone = segmentation.femora[0]
     results = [
         measure_hip(replace(volume, hu=hu), segmentation, bone, exact_calibration(SLOPE)).bmc_g["total_hip"].value
