@@ -6,8 +6,11 @@ import json
 from dataclasses import dataclass
 from uuid import UUID, uuid5
 
+from pydicom import config
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
+from pydicom.valuerep import validate_value
 
 MANUFACTURER = "openbct"
 SERIES_NUMBERS = {"SEG": 9001, "SR": 9002, "DOC": 9003, "SC": 9004, "PM": 9005}
@@ -21,6 +24,10 @@ _COPIED = (
     "ReferringPhysicianName", "StudyDescription", "SpecificCharacterSet", "TimezoneOffsetFromUTC",
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
 )  # fmt: skip
+
+
+# Without these an object could not be filed with its study: copied as they are, whatever they hold.
+_IDENTITY = ("PatientName", "PatientID", "StudyInstanceUID")
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,9 @@ class Provenance:
 
 
 def copy_patient_and_study(source: Dataset, target: Dataset) -> None:
-    """Copy the patient and study attributes; type 2 attributes that the source lacks are written empty."""
+    """Copy the patient and study attributes that are valid; type 2 attributes that the source lacks are written empty."""
     for keyword in _COPIED:
-        if keyword in source:
+        if keyword in source and (keyword in _IDENTITY or is_valid(source[keyword])):
             target[keyword] = source[keyword]
     for keyword in (
         "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
@@ -52,10 +59,22 @@ def copy_patient_and_study(source: Dataset, target: Dataset) -> None:
             setattr(target, keyword, "")
 
 
-def completed_headers(headers: list[Dataset]) -> list[Dataset]:
-    """Source headers with the type 2 attributes that highdicom reads from them; absent ones are added empty.
+def is_valid(element: DataElement) -> bool:
+    """Whether the values of an element obey their value representation; real exports hold some that are too long."""
+    values = element.value if element.VM > 1 else [element.value]
+    try:
+        for value in values:
+            validate_value(element.VR, value, config.RAISE)
+    except (ValueError, TypeError):
+        return False
+    return True
 
-    The input is not changed. Real exports, de-identified ones above all, often lack them.
+
+def completed_headers(headers: list[Dataset]) -> list[Dataset]:
+    """Source headers with the type 2 attributes that highdicom reads from them; absent and invalid ones are empty.
+
+    The input is not changed. Real exports, de-identified ones above all, often lack them, or hold values that are longer than
+    DICOM allows; an object that copied these would itself be invalid.
     """
     completed = []
     for header in headers:
@@ -66,7 +85,8 @@ def completed_headers(headers: list[Dataset]) -> list[Dataset]:
             "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
             "ReferringPhysicianName", "StudyID", "PositionReferenceIndicator",
         ):  # fmt: skip
-            if keyword not in copy:
+            if keyword not in copy or (keyword not in _IDENTITY and not is_valid(copy[keyword])):
+                copy.pop(keyword, None)  # the element itself belongs to the input
                 setattr(copy, keyword, "")
         completed.append(copy)
     return completed

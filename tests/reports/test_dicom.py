@@ -36,6 +36,7 @@ from reports.record import (
     StudyRecord,
     Vertebra,
 )
+from tests.reports.example_records import example_record as whole_study
 
 COVERAGE_TEXT = "0691T: not covered."
 PROVENANCE = Provenance(version="0.1.0", digest="abc")
@@ -279,11 +280,34 @@ def test_nothing_to_segment_gives_no_object() -> None:
     assert structured_report(empty, headers, PROVENANCE, None) is None
 
 
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_values_that_dicom_does_not_allow_are_not_handed_on() -> None:
+    """Real exports hold a StudyID of 17 characters; identity is kept whatever it holds."""
+    headers = ct_headers(*ORIENTATIONS["head first supine"])
+    for header in headers:
+        with pydicom.config.disable_value_validation():
+            header.StudyID, header.AccessionNumber = "EXPORTED_CT_00044", "A1"
+            header.PatientID = "P" * 70
+    labels = random_labels((6, 10, 12), 1)
+    segmentation = segmentation_object(labels, grid_of(headers), NAMES, headers, PROVENANCE)
+    document = encapsulated_pdf(b"%PDF-1.7\n", headers, PROVENANCE, created=dt.datetime(2026, 11, 21))
+    report = structured_report(example_record(), headers, PROVENANCE, segmentation)
+    for made in (segmentation, document, report):
+        assert made is not None
+        assert made.StudyID == "" and made.AccessionNumber == "A1" and made.PatientID == "P" * 70
+    assert headers[0].StudyID == "EXPORTED_CT_00044"  # the source is left alone
+
+
 @pytest.mark.peer
-def test_dciodvfy_finds_no_error(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:The value length")
+@pytest.mark.parametrize("orientation", sorted(ORIENTATIONS))
+def test_dciodvfy_finds_no_error(orientation: str, tmp_path: Path) -> None:
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy (dicom3tools) is not installed")
-    headers = ct_headers(*ORIENTATIONS["oblique"])
+    headers = ct_headers(*ORIENTATIONS[orientation])
+    for header in headers:
+        with pydicom.config.disable_value_validation():
+            header.StudyID = "EXPORTED_CT_00044"
     labels, matrix = random_labels((6, 10, 12), 1), grid_of(headers)
     arches = random_arches(labels, 2)
     segmentation = segmentation_object(labels, matrix, NAMES, headers, PROVENANCE, arches=arches, arch_names=ARCHES)
@@ -291,6 +315,7 @@ def test_dciodvfy_finds_no_error(tmp_path: Path) -> None:
     objects = {
         "seg": segmentation,
         "sr": structured_report(example_record(), headers, PROVENANCE, segmentation),
+        "sr of a whole study": structured_report(whole_study(), headers, PROVENANCE, segmentation),
         "pdf": encapsulated_pdf(b"%PDF-1.7\n", headers, PROVENANCE, created=dt.datetime(2026, 11, 21)),
     }
     for name, dataset in objects.items():
