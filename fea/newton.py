@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from fea import eight_points
 from fea.damage import NEVER
 from fea.grid import zeros_field
 from fea.kernels import scratch_size
@@ -43,16 +44,24 @@ class State:
 
 
 class Body:
-    """A solver with the plastic state of its voxels, and the nodal forces at load factor 1 (None: no forces)."""
+    """A solver with the plastic state of its voxels, and the nodal forces at load factor 1 (None: no forces).
 
-    def __init__(self, solver: Solver, material: YieldMaterial, load: np.ndarray | None = None) -> None:
-        self.solver, self.load = solver, load
+    `points` is how many points of stress a voxel has, 1 or 8.
+    """
+
+    def __init__(
+        self, solver: Solver, material: YieldMaterial, load: np.ndarray | None = None, *, points: int = 1
+    ) -> None:
+        self.solver, self.load, self.points = solver, load, points
         self.layout, self.level = solver.rows()
         level, layout = self.level, self.layout
         nz, rows, stride = level.first.shape
         # per voxel: state, tangent and yield stress; per node: four displacement fields in float64, four in float32
         softens = material.softening is not None
-        require_memory(nz * rows * stride * (8 * STATE_ROWS + 4 * (LAW_ROWS + 1 + softens) + 3 * 4 * (8 + 4)))
+        state_rows, law_rows = STATE_ROWS, LAW_ROWS
+        if points == eight_points.POINTS:
+            state_rows, law_rows = points * eight_points.STATE_ROWS, points * eight_points.POINT_LAW_ROWS
+        require_memory(nz * rows * stride * (8 * state_rows + 4 * (law_rows + 1 + softens) + 3 * 4 * (8 + 4)))
         strength = material.stress_for(solver.model.solid)
         _, ny, nx = layout.internal_shape
         self.strength = zeros_field((nz, rows, stride), np.float32)
@@ -64,9 +73,10 @@ class Body:
             self.rate, residual = zeros_field((nz, rows, stride), np.float32), float(material.softening.residual_ratio)
             self.rate[:, :ny, :nx] = layout.voxels_in(rate)
         self.softens = softens
-        self.state = zeros_field((nz, rows, STATE_ROWS, stride), np.float64)
-        self.state[:, :, KEPT_RATIO] = 1.0
-        self.law = zeros_field((nz, rows, LAW_ROWS, stride), np.float32)
+        self.state = zeros_field((nz, rows, state_rows, stride), np.float64)
+        if points == 1:
+            self.state[:, :, KEPT_RATIO] = 1.0
+        self.law = zeros_field((nz, rows, law_rows, stride), np.float32)
         b, c = material.cone()
         volume = float(np.prod(level.spacing_mm))
         self.numbers = (*map(float, level.factors), volume, b, c, float(material.hardening_ratio), residual)
@@ -81,15 +91,18 @@ class Body:
         step starts from and gives nothing else.
         """
         level, workers = self.level, self.solver.workers
+        slab, extra_rows = stress_slab, EXTRA_ROWS
+        if self.points == eight_points.POINTS:
+            slab, extra_rows = eight_points.stress_slab, EXTRA_ROWS + eight_points.SCRATCH_ROWS
         self.energies[:] = 0
         workers.slabs(
             level.field_shape[0],
             level.nodes,
             partial(
-                stress_slab, u, level.first, level.second, self.strength, self.rate, self.state, self.law, self.numbers,
+                slab, u, level.first, level.second, self.strength, self.rate, self.state, self.law, self.numbers,
                 float(follow), commit, level.ranges, level.numbers, level.inverse, force, self.energies, self.sums,
             ),
-            scratch=(np.float64, scratch_size(level.field_shape, EXTRA_ROWS)),
+            scratch=(np.float64, scratch_size(level.field_shape, extra_rows)),
         )  # fmt: skip
         total: np.ndarray = self.energies.sum(axis=0)
         return total
@@ -107,20 +120,25 @@ class Body:
 
     def yielded_fraction(self) -> float:
         """Part of the solid volume with plastic strain."""
-        return float((self.state[:, :, KEPT_ALPHA] > 0).sum() / (self.level.second > 0).sum())
+        return float((self.kept(KEPT_ALPHA) > 0).sum() / (self.level.second > 0).sum() / self.points)
+
+    def kept(self, of_state: int) -> np.ndarray:
+        """One number of the state at each point of every voxel: (nz, ny+1, points, stride)."""
+        nz, rows, count, stride = self.state.shape
+        return self.state.reshape(nz, rows, self.points, count // self.points, stride)[:, :, :, of_state]
 
     def tangent(self, p: np.ndarray, product: np.ndarray) -> float:
         """product = K_t p on the free components; returns p . K_t p."""
-        level = self.level
+        level, slab, extra_rows = self.level, tangent_slab, 0
+        laws: tuple[np.ndarray, ...] = (level.first, level.second, self.law)
+        if self.points == eight_points.POINTS:
+            slab, laws, extra_rows = eight_points.tangent_slab, (self.law,), eight_points.SCRATCH_ROWS
         self.solver.workers.slabs(
             level.field_shape[0],
             level.nodes,
-            partial(
-                tangent_slab, p, level.first, level.second, self.law, level.ranges, level.numbers32, level.inverse, product,
-                self.sums,
-            ),
-            scratch=(np.float32, scratch_size(level.field_shape)),
-        )  # fmt: skip
+            partial(slab, p, *laws, level.ranges, level.numbers32, level.inverse, product, self.sums),
+            scratch=(np.float32, scratch_size(level.field_shape, extra_rows)),
+        )
         return float(self.sums.sum())
 
     def correction(self, residual: np.ndarray, norm: float, tolerance: float) -> int:

@@ -30,6 +30,9 @@ _STORED, _LOST, _PRESSURE, _SHEAR, _ALONG, _ACROSS, _NORMAL = 34, 35, 36, 37, 38
 # ... and what softening wants to know: growth of alpha, von Mises and mean stress, moduli.
 _GROWTH, _MISES, _MEAN, _BULK, _MU, _YOUNG = 46, 47, 48, 49, 50, 51
 EXTRA_ROWS = 52
+# what `fea.eight_points` wants of them
+FIRST_STRESS_ROW, FIRST_STATE_ROW, FIRST_LAW_ROW = _STRESS, _STATE, _PRESSURE
+STORED_ROW, LOST_ROW, GROWTH_ROW, MU_ROW = _STORED, _LOST, _GROWTH, _MU
 
 _ROOT_6 = 6.0**0.5
 _LEAST_HOURGLASS = 0.02
@@ -92,12 +95,14 @@ def _measure(
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _return(material: Yielding, a: int, n: int, stride: int, at: int, extra: np.ndarray) -> None:
-    """The return map on one row of voxels: effective stress, state, energies and tangent, all into `extra`."""
+def return_rows(material: Yielding, a: int, n: int, stride: int, at: int, old: int, extra: np.ndarray) -> None:
+    """The return map on one row of voxels: effective stress, state, energies and tangent, all into `extra`.
+
+    Strains are read from the first rows of `extra`, the state before from `old` on in `material.state`.
+    """
     m = row(extra, a, EXTRA_ROWS * SCRATCH)
     lams, mus = row(material.first, at + a, n), row(material.second, at + a, n)
     strengths = row(material.strength, at + a, n)
-    old = STATE_ROWS * at + a
     p0, p1 = row(material.state, old, n), row(material.state, old + stride, n)
     p2, p3 = row(material.state, old + 2 * stride, n), row(material.state, old + 3 * stride, n)
     p4, p5 = row(material.state, old + 4 * stride, n), row(material.state, old + 5 * stride, n)
@@ -177,7 +182,7 @@ def _return(material: Yielding, a: int, n: int, stride: int, at: int, extra: np.
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def _soften(material: Yielding, a: int, n: int, stride: int, at: int, extra: np.ndarray) -> None:
+def soften_rows(material: Yielding, a: int, n: int, stride: int, at: int, old: int, extra: np.ndarray) -> None:
     """Turn the effective stresses, energies and tangent of one row into nominal ones.
 
     The derivative of the damage goes into the tangent symmetrised (`follow` = 1), or not at all (0), which leaves a positive
@@ -185,7 +190,7 @@ def _soften(material: Yielding, a: int, n: int, stride: int, at: int, extra: np.
     """
     m = row(extra, a, EXTRA_ROWS * SCRATCH)
     rates, strengths = row(material.rate, at + a, n), row(material.strength, at + a, n)
-    before = row(material.state, STATE_ROWS * at + KEPT_DAMAGE * stride + a, n)
+    before = row(material.state, old + KEPT_DAMAGE * stride, n)
     follow = material.follow * material.volume / 16.0
     for i in range(n):
         rate, alpha = float(rates[i]), m[_ALPHA * SCRATCH + i]
@@ -312,9 +317,10 @@ def yielding_rows(
 ) -> None:
     """One row of elements; parameters as in `elastic.isotropic_rows`."""
     _measure(u, lower, upper, stride, a, n, q, f, extra)
-    _return(material, a, n, stride, at, extra)
+    old = STATE_ROWS * at + a
+    return_rows(material, a, n, stride, at, old, extra)
     if material.residual >= 0:
-        _soften(material, a, n, stride, at, extra)
+        soften_rows(material, a, n, stride, at, old, extra)
     stored, lost = _forces(material, a, n, stride, at, q, extra, h, g)
     if not own:
         return

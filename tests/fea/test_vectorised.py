@@ -13,7 +13,7 @@ import re
 import pytest
 from numba import njit, types
 
-from fea import elastic, kernels, mesh_kernels, tangent, transfer, vectors, yielding
+from fea import eight_points, elastic, kernels, mesh_kernels, tangent, transfer, vectors, yielding
 
 pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="looks for x86 instructions"
@@ -61,12 +61,19 @@ HOT = [
     (transfer.restrict, (*SLAB, V32, THREE, V32, RANGES, V32), 2),
     (transfer.prolong, (*SLAB, V32, THREE, V32, RANGES, V32), 4),
     (yielding._measure, (R64, N, N, N, N, N, R64, R64, R64), 40),
-    (yielding._return, (YIELDING, N, N, N, N, R64), 60),
+    (yielding.return_rows, (YIELDING, N, N, N, N, N, R64), 60),
     (yielding._forces, (YIELDING, N, N, N, N, R64, R64, R64, R64), 100),
     (mesh_kernels._strain, (R32, R32, R32, R32, N, N, R32), 100),
     (mesh_kernels._strain, (R64, R64, R32, R32, N, N, R64), 100),
     (elastic.orthotropic_rows, (ORTHOTROPIC, R32, R32, *[N] * 7, FLAG, *[R32] * 4), 100),
     (tangent.tangent_rows, (TANGENT, R32, R32, *[N] * 7, FLAG, *[R32] * 4), 100),
+    (eight_points.measure, (R64, N, N, N, N, N, F64, F64, F64, R64, R64), 40),
+    (eight_points.measure, (R32, N, N, N, N, N, F32, F32, F32, R32, R32), 40),
+    (eight_points.strain_point, (R64, N, N, *[F64] * 6, R64), 20),
+    (eight_points.collect_point, (R64, N, N, *[F64] * 6, R64), 25),
+    (eight_points.tangent_point, (R32, *[N] * 4, *[F32] * 6, R32), 100),
+    (eight_points.share_rows, (R64, N, N, *[F64] * 4, R64, R64), 60),
+    (eight_points.share_rows, (R32, N, N, *[F32] * 4, R32, R32), 60),
 ]
 
 
