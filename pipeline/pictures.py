@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,17 @@ from pipeline.measure import Measured
 from pipeline.segmentation.model import Segmentation, Vertebra
 from pipeline.segmentation.sampling import sample_lps
 from pipeline.volume import Volume
-from reports.evidence import Evidence, FieldCut, HipView, Outline, SliceView, VertebraCrop, femur_view, spine_views
+from reports.evidence import (
+    Evidence,
+    FieldCut,
+    HipView,
+    Label,
+    Outline,
+    SliceView,
+    VertebraCrop,
+    femur_view,
+    spine_views,
+)
 
 _CROP_PIXEL_MM = 0.5
 _CROP_ABOVE_MM = 24.0
@@ -19,6 +31,7 @@ _CROP_FRONT_MM = 30.0
 _CROP_BACK_MM = 26.0
 _OUTSIDE_HU = -1000.0
 _REGION_NAMES = {1: "femoral_neck", 2: "trochanter", 3: "intertrochanter"}
+_SHORT_NAMES = {"femoral_neck": "neck", "trochanter": "troch.", "intertrochanter": "intertroch."}
 _SHOWN = (Status.OK, Status.WARNING)
 
 
@@ -101,12 +114,21 @@ def _hips(volume: Volume, segmentation: Segmentation, measured: Measured) -> tup
                 outlines=tuple(
                     Outline(name, mask=regions == number, dashed=True) for number, name in _REGION_NAMES.items()
                 ),
+                labels=tuple(_region_labels(regions)),
                 window=_window(image),
                 sides=("lateral", "medial", "H", "F") if right else ("medial", "lateral", "H", "F"),
             )
         coronal = femur_view(volume.hu, mask, volume.spacing_mm, name=femur.name)
         views.append(HipView(femur.side, projection, coronal))
     return tuple(views)
+
+
+def _region_labels(regions: NDArray) -> Iterator[Label]:
+    """The name of each region in its middle."""
+    for number, name in _REGION_NAMES.items():
+        if (inside := np.argwhere(regions == number)).size:
+            row, column = inside.mean(axis=0)
+            yield Label(_SHORT_NAMES[name], float(row), float(column))
 
 
 def _window(image: NDArray) -> tuple[float, float]:
@@ -117,9 +139,9 @@ def _window(image: NDArray) -> tuple[float, float]:
 
 
 def _fields(measured: Measured) -> tuple[FieldCut, ...]:
-    """Strain energy of the first vertebra and of each femur that were tested: enough to see where load runs."""
+    """All fields of the weakest vertebra and of each femur that was tested: the strengths that lead the report."""
+    tested = {name: result.strength.value for name, result in measured.strengths.items() if result.strength is not None}
+    bodies = [name for name in tested if name.startswith("vertebra")]
+    weakest = min(bodies, key=lambda name: tested[name], default=None)
     names = [name for name in measured.strengths if name.startswith("femur")]
-    leading: tuple[str, ...] = ("vertebra_L1", "vertebra_L2", "vertebra_T12", "vertebra_L3")
-    tested = [name for name in leading if name in measured.strengths]
-    tested += [name for name in measured.strengths if name.startswith("vertebra") and name not in tested]
-    return tuple(cut for name in (*tested[:1], *names) for cut in measured.strengths[name].cuts[:1])
+    return tuple(cut for name in ([weakest] if weakest else []) + names for cut in measured.strengths[name].cuts)

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from reports.citations import Citations
 from reports.compose_annex import methods_section, provenance_section, services_section
-from reports.compose_sites import hip_section, levels_section, spine_section
+from reports.compose_levels import further_section, levels_section
+from reports.compose_sites import hip_section, spine_section
 from reports.document import Bullets, Column, Document, DocumentPicture, Paragraph, Pictures, Row, Section, Table
 from reports.impression import impression
 from reports.language import Language, load_language
 from reports.language.phrases import spoken
 from reports.record import Severity, StudyRecord
+from reports.typesetting import typeset_all
 
 TEXT_WIDTH_MM = 178.0
+_WHOLE_STUDY = ("study", "series", "calibration")
+_SAID_WITH_SERVICES = frozenset({"date_of_service_assumed"})
+"""Findings about coverage, which say nothing on the images."""
+_AS_WRITTEN = frozenset({"id", "file", "kind", "block", "align", "unit"})
+"""Fields of a document that are no running text; units are set as units."""
 
 
 def compose(record: StudyRecord, *, language: str = "en") -> Document:
@@ -46,10 +53,12 @@ def compose(record: StudyRecord, *, language: str = "en") -> Document:
         hip_section(record, words, citations),
         _assessment(record, words, citations),
         _pictures(record, words),
+        further_section(record, words),
         services_section(record, words),
         methods_section(record, words, citations),
-        provenance_section(record, words),
     )
+    identity = (provenance_section(record, words),)
+    sections = (*typeset_all(sections, but=_AS_WRITTEN), *identity)
     return Document(
         language=words.code,
         title=words("mark.title"),
@@ -89,31 +98,16 @@ def _facts(record: StudyRecord, words: Language) -> tuple[tuple[str, str], ...]:
     return tuple(facts)
 
 
-def subject_name(subject: str, words: Language) -> str:
-    """``L1`` for ``vertebra_L1``, ``Left femur`` for ``femur_left``; other subjects need no name."""
-    if subject.startswith("vertebra_"):
-        return subject.removeprefix("vertebra_")
-    return words(f"side.{subject.removeprefix('femur_').capitalize()}") if subject.startswith("femur_") else ""
-
-
 def _quality(record: StudyRecord, words: Language) -> Section:
-    """Findings, the gravest first; notes are left to the record unless they concern the whole study."""
-    subjects: dict[tuple[Severity, str], list[str]] = {}
+    """What limits the study as a whole, the gravest first; what concerns one bone stands with its numbers."""
+    said: dict[tuple[Severity, str], None] = {}
     for subject, finding in record.all_findings():
-        if finding.severity is Severity.INFO and subject not in ("study", "series", "calibration"):
-            continue
-        text = finding.text.removeprefix(f"{subject}: ")
-        names = subjects.setdefault((finding.severity, text), [])
-        name = subject_name(subject, words)
-        if name and name not in names and not text.startswith(name):
-            names.append(name)
-    items = [
-        (", ".join([words(f"severity.{severity.value}"), *names]) + ":", text)
-        for (severity, text), names in subjects.items()
-    ]
+        if subject in _WHOLE_STUDY and finding.code not in _SAID_WITH_SERVICES:
+            said[finding.severity, finding.text] = None
+    items = tuple((words(f"severity.{severity.value}") + ":", text) for severity, text in said)
     if not items:
         return Section("quality", words("section.quality"), (Paragraph(words("text.no_finding")),))
-    return Section("quality", words("section.quality"), (Bullets(tuple(items)),))
+    return Section("quality", words("section.quality"), (Bullets(items),))
 
 
 def _assessment(record: StudyRecord, words: Language, citations: Citations) -> Section:

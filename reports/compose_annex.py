@@ -23,7 +23,8 @@ def services_section(record: StudyRecord, words: Language) -> Section:
     boxes: list[Block] = [_service_box(service, words) for service in record.services]
     covered = [service.coverage for service in record.services if service.coverage is not None]
     if covered:
-        boxes.append(Terms(words("service.common"), tuple(_common_items(covered, words)), boxed=True))
+        assumed = any(finding.code == "date_of_service_assumed" for finding in record.quality.findings)
+        boxes.append(Terms(words("service.common"), tuple(_common_items(covered, assumed, words)), boxed=True))
     if record.other_services:
         boxes.append(Paragraph(_other_services_text(record, words), "note"))
     boxes.append(Paragraph(words("service.notice"), "note"))
@@ -59,10 +60,12 @@ def _service_box(service: Service, words: Language) -> Terms:
     return Terms(words("service.title", cpt=service.cpt, paraphrase=paraphrase), tuple(items), boxed=True)
 
 
-def _common_items(covered: list[Coverage], words: Language) -> list[tuple[str, str]]:
+def _common_items(covered: list[Coverage], assumed: bool, words: Language) -> list[tuple[str, str]]:
     """What the statuses rest on, who disagrees, what is still to be done: each sentence once for all services."""
     payers = ", ".join(dict.fromkeys(part for c in covered for part in (c.payer, c.policy) if part))
     dates = ", ".join(dict.fromkeys(words.date(c.date_of_service) for c in covered))
+    if assumed:
+        dates += words("service.date_assumed")
     items = [(words("service.payer"), payers or words("fact.not_stated")), (words("service.date"), dates)]
     items += [(words("service.basis"), text) for text in _sources_text(covered, words)]
     items += [(words("service.conflict"), _said(conflict)) for c in covered for conflict in c.conflicts]

@@ -239,7 +239,10 @@ def spine_views(
 def femur_view(
     hu: NDArray, mask: NDArray[np.bool_], spacing_mm: Sequence[float], *, name: str, margin_mm: float = 15.0
 ) -> SliceView:
-    """The coronal CT cut through the middle of a femur with its outline.
+    """A CT cut from side to side that follows a femur from its shaft into neck and head, with its outline.
+
+    A flat coronal cut through a femur misses the shaft or the head, because the neck points forwards and the shaft is bowed.
+    This one lies at the mean front-back position of the bone, a smooth surface over the coronal plane.
 
     Parameters
     ----------
@@ -249,6 +252,8 @@ def femur_view(
     spacing_mm : (z, y, x)
     name : str
         ``femur_left`` or ``femur_right``.
+    margin_mm : float
+        What is shown around the bone.
 
     Raises
     ------
@@ -261,13 +266,32 @@ def femur_view(
     pad = np.ceil(margin_mm / np.asarray(spacing_mm)).astype(int)
     low = np.maximum([s.start for s in box[0]] - pad, 0)
     high = np.minimum([s.stop for s in box[0]] + pad, hu.shape)
-    j = int(mask.sum(axis=(0, 2)).argmax())
-    part = (slice(low[0], high[0]), j, slice(low[2], high[2]))
-    outline = Outline(name, mask=mask[part][::-1])
-    title = "CT, coronal"
-    return SliceView(
-        hu[part][::-1].astype(float), (spacing_mm[0], spacing_mm[2]), title, (outline,), sides=("R", "L", "H", "F")
-    )
+    k, i = np.arange(low[0], high[0])[::-1, None], np.arange(low[2], high[2])[None, :]
+    j = np.clip(_mean_surface(mask, k, i), box[0][1].start, box[0][1].stop - 1)
+    at = np.stack(np.broadcast_arrays(k, j, i))
+    image = ndimage.map_coordinates(hu.astype(np.float32), at, order=1, mode="nearest")
+    inside = ndimage.map_coordinates(mask.astype(np.float32), at, order=1, mode="nearest") > 0.5
+    pixel_mm = (float(spacing_mm[0]), float(spacing_mm[2]))
+    outline = Outline(name, mask=inside)
+    return SliceView(image, pixel_mm, "CT along the bone", (outline,), sides=("R", "L", "H", "F"))
+
+
+_MOST_FITTED = 20_000
+
+
+def _mean_surface(mask: NDArray[np.bool_], k: NDArray, i: NDArray) -> NDArray[np.float64]:
+    """Front-back index of the middle of a mask as a smooth function of height `k` and side `i`, by least squares."""
+    inside = np.argwhere(mask)
+    inside = inside[:: max(1, len(inside) // _MOST_FITTED)].astype(float)
+    middle, scale = inside.mean(axis=0), np.maximum(inside.std(axis=0), 1.0)
+
+    def terms(height: NDArray, side: NDArray) -> NDArray[np.float64]:
+        u, v = (height - middle[0]) / scale[0], (side - middle[2]) / scale[2]
+        u, v = np.broadcast_arrays(u, v)
+        return np.stack([np.ones_like(u), u, v, u * v, u**2], axis=-1)
+
+    fitted, *_ = np.linalg.lstsq(terms(inside[:, 0], inside[:, 2]), inside[:, 1], rcond=None)
+    return np.asarray(terms(k.astype(float), i.astype(float)) @ fitted)
 
 
 def _centroid(labels: NDArray, box: tuple[slice, ...], number: int) -> NDArray[np.float64]:

@@ -12,13 +12,17 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from reports.figures import BLUE, INK, ORANGE, PURPLE, SKY, VERMILION, new_figure
-from reports.figures_output import Picture, Said, as_picture
+from reports.figures_output import Picture, Said, as_picture, lay_out
+from reports.names import level_name
 from reports.quantity import format_number, format_quantity, printed_unit, resolution
 from reports.record import Calibration, Strength, StudyRecord, Vertebra
 
 CHART_WIDTH_MM = 58.0
 _CHART_HEIGHT_MM = 48.0
-_TEXT_PT = 6.8
+_WIDEST_CHART_MM = 88.0
+_MM_PER_LEVEL = 4.3
+_MANY_CURVES = 12
+_TEXT_PT, _SMALL_PT = 6.8, 6.0
 _HALF_95 = 1.96
 _SHOWN_BEYOND = 1.25
 """A curve is shown to this multiple of the displacement at its strength; a linear test is computed far beyond."""
@@ -30,33 +34,35 @@ _BAND_SHADES = ("#c6d3e0", "#e1e9f0", "#f7f9fb")
 
 def draw_density_profile(vertebrae: Sequence[Vertebra], *, said: Said | None = None) -> Picture | None:
     """Trabecular density by level with 95 % intervals over the class bands; None without any density."""
-    named = [v for v in vertebrae if v.level is not None]
-    measured = [(i, v.vbmd_mg_cm3) for i, v in enumerate(named) if v.vbmd_mg_cm3 is not None]
+    measured = [(i, v.vbmd_mg_cm3) for i, v in enumerate(vertebrae) if v.vbmd_mg_cm3 is not None]
     if not measured:
         return None
-    figure, axis = _chart()
+    names = [level_name(v) for v in vertebrae]
+    figure, axis = _chart(min(max(CHART_WIDTH_MM, 28.0 + _MM_PER_LEVEL * len(names)), _WIDEST_CHART_MM))
     tops = [q.value + _HALF_95 * (q.uncertainty or 0.0) for _, q in measured]
     bottoms = [q.value - _HALF_95 * (q.uncertainty or 0.0) for _, q in measured]
     low, high = min(0.0, *bottoms), max(180.0, max(tops) * 1.08)
-    right = len(named) - 0.5 + max(1.6, 0.34 * len(named))
+    right = len(names) - 0.5 + max(1.6, 0.34 * len(names))
     edge = low
     for (word, upper), shade in zip(VBMD_BANDS, _BAND_SHADES, strict=True):
         axis.axhspan(edge, min(upper, high), color=shade, linewidth=0, zorder=0)
         middle = (edge + min(upper, high)) / 2
-        axis.text(right - 0.05, middle, word, fontsize=5.6, color=INK, va="center", ha="right", style="italic")
+        axis.text(right - 0.05, middle, word, fontsize=_SMALL_PT, color=INK, va="center", ha="right", style="italic")
         edge = upper
     for i, quantity in measured:
         error = _HALF_95 * quantity.uncertainty if quantity.uncertainty is not None else None
         axis.errorbar(i, quantity.value, yerr=error, fmt="o", color=BLUE, markersize=3.5, linewidth=0.9, capsize=2)
-    for i, vertebra in enumerate(named):
+    for i, vertebra in enumerate(vertebrae):
         if vertebra.vbmd_mg_cm3 is None:
-            axis.text(i, low + 0.03 * (high - low), "not measured", rotation=90, fontsize=5.5, ha="center", color=INK)
-    axis.set_xticks(range(len(named)), [v.level or "" for v in named], fontsize=6.0 if len(named) <= 7 else 4.6)
+            axis.text(
+                i, low + 0.03 * (high - low), "not measured", rotation=90, fontsize=_SMALL_PT, ha="center", color=INK
+            )
+    axis.set_xticks(range(len(names)), names, fontsize=_SMALL_PT)
     axis.set_xlim(-0.6, right)
     axis.set_ylim(low, high)
     unit = printed_unit(measured[0][1].unit)
     axis.set_ylabel(f"vBMD ({unit})", fontsize=_TEXT_PT, color=INK)
-    listed = "; ".join(f"{named[i].level} {format_quantity(q)}" for i, q in measured)
+    listed = "; ".join(f"{names[i]} {format_quantity(q)}" for i, q in measured)
     _fit(figure, axis)
     return as_picture(
         figure,
@@ -80,6 +86,9 @@ def draw_calibration(calibration: Calibration, *, said: Said | None = None) -> P
         spread = _HALF_95 * np.sqrt(np.maximum(ss * hu**2 + 2 * si * hu + ii, 0.0))
         axis.fill_between(hu, density - spread, density + spread, color=SKY, alpha=0.35, linewidth=0)
     axis.plot(hu, density, color=BLUE, linewidth=1.1)
+    for other in calibration.other_series:
+        line = other.slope_mg_cm3_per_hu * hu + other.intercept_mg_cm3
+        axis.plot(hu, line, color=VERMILION, linewidth=0.9, linestyle="--")
     low, high = float(density.min()), float(density.max())
     middle = (hu[0] + hu[-1]) / 2
     # A label stands on the side of its point towards the middle, where there is room: below the line on the left half,
@@ -95,7 +104,7 @@ def draw_calibration(calibration: Calibration, *, said: Said | None = None) -> P
             )  # fmt: skip
             x, y = sample.hu - side * 0.05 * float(hu[-1] - hu[0]), side * offset + side * 0.03 * (high - low)
             words, align = sample.name.replace("_", " "), "right" if side > 0 else "left"
-            axis.text(x, y, words, fontsize=5.8, ha=align, va="center", color=INK)
+            axis.text(x, y, words, fontsize=_SMALL_PT, ha=align, va="center", color=INK)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.set_xlabel("CT number (HU)", fontsize=_TEXT_PT, color=INK)
     axis.set_ylabel(f"density (mg/cm³ {printed_unit(calibration.mineral)})", fontsize=_TEXT_PT, color=INK)
@@ -137,8 +146,9 @@ def draw_force_displacement(strengths: Sequence[tuple[str, Strength]], *, said: 
         shown = np.vstack([shown, _point_at(curve, _SHOWN_BEYOND * reached[-1])])
         axis.plot(shown[:, 0], shown[:, 1], color=colour, linestyle=line, linewidth=1.1, label=words)
         axis.plot(reached[-1], strength.value, "o", color=colour, markersize=3.2)
+    letters_pt = _SMALL_PT if len(curves) <= _MANY_CURVES else 5.4
     legend = axis.legend(
-        loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=5.4, frameon=False, handlelength=2.2, handletextpad=0.5,
+        loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=letters_pt, frameon=False, handlelength=2.2, handletextpad=0.5,
         labelspacing=0.25, borderaxespad=0.4, borderpad=0.0, labelcolor=INK,
     )  # fmt: skip
     axis.set_xlabel("displacement (mm)", fontsize=_TEXT_PT, color=INK)
@@ -187,7 +197,7 @@ def draw_reference_population(record: StudyRecord, *, said: Said | None = None) 
             age + aside, number.value, yerr=error, fmt=marker, color=colour, markersize=3.5, linewidth=0.9, capsize=2,
             label=side,
         )  # fmt: skip
-    axis.legend(fontsize=5.6, frameon=False, loc="upper right", labelcolor=INK, handletextpad=0.3)
+    axis.legend(fontsize=_SMALL_PT, frameon=False, loc="upper right", labelcolor=INK, handletextpad=0.3)
     axis.set_xlim(min(age - 3, population.groups[0].from_age_years), max(age + 3, population.groups[-1].to_age_years))
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.set_xlabel("age (years)", fontsize=_TEXT_PT, color=INK)
@@ -233,8 +243,8 @@ def _spread(heights: Sequence[float], columns: Sequence[float], gap: float, near
     return places
 
 
-def _chart() -> tuple[Figure, Axes]:
-    figure = new_figure(CHART_WIDTH_MM, _CHART_HEIGHT_MM)
+def _chart(width_mm: float = CHART_WIDTH_MM) -> tuple[Figure, Axes]:
+    figure = new_figure(width_mm, _CHART_HEIGHT_MM)
     axis = figure.add_axes((0.2, 0.18, 0.765, 0.79))
     axis.tick_params(labelsize=_TEXT_PT - 0.8, length=2.5, width=0.6, color=INK, labelcolor=INK)
     for side in ("top", "right"):
@@ -247,7 +257,7 @@ def _chart() -> tuple[Figure, Axes]:
 
 def _make_room(figure: Figure, axis: Axes, legend: Legend) -> None:
     """Narrow the axes so that a legend beside them stays inside the figure: over the curves it would hide some of them."""
-    figure.draw_without_rendering()
+    lay_out(figure)
     place = axis.get_position()
     beside = legend.get_window_extent().x1 / figure.bbox.width
     axis.set_position((place.x0, place.y0, place.width - max(0.0, beside - 0.995), place.height))
@@ -255,7 +265,7 @@ def _make_room(figure: Figure, axis: Axes, legend: Legend) -> None:
 
 def _fit(figure: Figure, axis: Axes) -> None:
     """Move the left edge of the axes so that tick labels of any length and the axis label stay inside."""
-    figure.draw_without_rendering()
+    lay_out(figure)
     box = axis.get_tightbbox(bbox_extra_artists=[])
     if box is not None:
         place = axis.get_position()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from reports.classes import FRACTURE_GRADE, grade_needs_reader
 from reports.language import Language
-from reports.reasons import why_missing, why_no_spine_density
+from reports.names import level_name as level_name
+from reports.names import level_range as level_range
+from reports.reasons import why_missing_where, why_no_spine_density
 from reports.record import Fracture, StudyRecord, Vertebra
 
 
@@ -31,21 +33,12 @@ def impression_text(record: StudyRecord, words: Language) -> str:
     return " ".join(part for pair in impression(record, words) for part in pair if part)
 
 
-def level_name(vertebra: Vertebra) -> str:
-    """``L1``, or ``u1`` for a body whose level is not certain."""
-    return vertebra.level or vertebra.name.removeprefix("vertebra_")
-
-
-def level_range(names: list[str]) -> str:
-    """``T12 to L5`` for a list from cranial to caudal, or the one name."""
-    return names[0] if len(names) == 1 else f"{names[0]} – {names[-1]}"
-
-
 def _fractures(record: StudyRecord, words: Language) -> list[str]:
     graded = [(v, v.fracture) for v in record.vertebrae if v.fracture is not None]
     if not graded:
         no_vertebra = words("impression.no_vertebra")
-        return [words("impression.fracture_unknown", reason=why_missing(record.vertebrae, "fracture", no_vertebra))]
+        why = why_missing_where(record.vertebrae, "fracture", no_vertebra, words)
+        return [words("impression.fracture_unknown", reason=why)]
     sentences = []
     deformed = [pair for pair in graded if pair[1].genant_grade > 0]
     unsure = [vertebra for vertebra, _ in deformed if grade_needs_reader(vertebra)]
@@ -94,9 +87,8 @@ def _spine(record: StudyRecord, words: Language) -> str:
 def _hip(record: StudyRecord, words: Language) -> str:
     scored = [(femur, femur.t_score) for femur in record.femora if femur.t_score is not None]
     if not scored:
-        return words(
-            "impression.hip_density_unknown", reason=why_missing(record.femora, "t_score", words("impression.no_femur"))
-        )
+        why = why_missing_where(record.femora, "t_score", words("impression.no_femur"), words)
+        return words("impression.hip_density_unknown", reason=why)
     femur, score = min(scored, key=lambda pair: pair[1].value)
     return words(
         "impression.hip_density",
@@ -121,6 +113,7 @@ def _strength(record: StudyRecord, words: Language) -> str:
             name = words("impression.femur_of", side=words(f"side.{femur.side}"), test=test)
             parts.append(words("impression.strength_part", name=name, value=words.quantity(femur.strength_n)))
     if not parts:
-        why = why_missing((*record.vertebrae, *record.femora), "strength_n", words("impression.no_vertebra"))
+        nothing = words("impression.no_bone")
+        why = why_missing_where((*record.vertebrae, *record.femora), "strength_n", nothing, words)
         return words("impression.strength_unknown", reason=why)
     return words("impression.strength", parts="; ".join(parts))

@@ -13,12 +13,16 @@ from reports.figures_charts import (
     draw_reference_population,
 )
 from reports.figures_output import Picture
-from reports.impression import level_name
 from reports.language import load_language
 from reports.language.phrases import phrases_of
+from reports.names import level_name
+from reports.panels import PAGE_WIDTH_MM
 from reports.record import Figure, StudyRecord, write_atomically
 
 FOLDER = "figures"
+_GAP_MM = 2.0
+_HIGHER, _CHART_MM = 1.2, 50.0
+"""So much higher than the first of its row may a picture be, and at least as high as a chart."""
 
 
 def draw_pictures(record: StudyRecord, evidence: Evidence, *, language: str = "en") -> tuple[Picture, ...]:
@@ -40,14 +44,38 @@ def draw_pictures(record: StudyRecord, evidence: Evidence, *, language: str = "e
     if evidence.fields:
         pictures.append(draw_fields(evidence.fields, said=said))
     pictures.append(draw_reference_population(record, said=said))
-    if record.calibration is not None:
+    if record.calibration is not None and _rests_on(record):
         pictures.append(draw_calibration(record.calibration, said=said))
     strengths = [(level_name(v), v.strength_n) for v in record.vertebrae if v.strength_n is not None]
     strengths += [
         (words(f"side.{f.side.capitalize()}"), f.strength_n) for f in record.femora if f.strength_n is not None
     ]
     pictures.append(draw_force_displacement(strengths, said=said))
-    return tuple(picture for picture in pictures if picture is not None)
+    return _packed([picture for picture in pictures if picture is not None])
+
+
+def _rests_on(record: StudyRecord) -> bool:
+    """Whether a number of the record comes from its calibration: else the line is not worth a picture."""
+    bodies = any(v.vbmd_mg_cm3 is not None or v.strength_n is not None for v in record.vertebrae)
+    return bodies or any(f.abmd_g_cm2 is not None or f.strength_n is not None for f in record.femora)
+
+
+def _packed(pictures: list[Picture]) -> tuple[Picture, ...]:
+    """In order, but that a picture with room beside it is followed by the next one that fits there and is not much higher.
+
+    The layouts put as many pictures side by side as the page is wide.
+    """
+    left, packed = list(pictures), []
+    while left:
+        row = [left.pop(0)]
+        for picture in list(left):
+            used_mm = sum(other.width_mm + _GAP_MM for other in row)
+            highest_mm = max(_HIGHER * row[0].height_mm, _CHART_MM)
+            if used_mm + picture.width_mm <= PAGE_WIDTH_MM and picture.height_mm <= highest_mm:
+                row.append(picture)
+                left.remove(picture)
+        packed += row
+    return tuple(packed)
 
 
 def save_pictures(pictures: tuple[Picture, ...], folder: Path) -> tuple[Figure, ...]:

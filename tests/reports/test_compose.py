@@ -7,11 +7,13 @@ import pytest
 from pipeline.assessment import assess
 from reports.citations import Citations
 from reports.compose import compose
-from reports.document import Bullets, Column, Document, Paragraph, Row, Table
+from reports.document import Column, Document, Paragraph, Row, Table
 from reports.impression import impression_text
 from reports.language import load_language
+from reports.names import listed
 from reports.reasons import shared_reasons, why_missing
-from reports.record import Quality, StudyRecord, Vertebra
+from reports.record import Femur, Quality, StudyRecord, Vertebra
+from reports.typesetting import typeset
 from tests.reports.example_records import VBMD_UNIT, example_record, finding, quantity
 
 NO_STRENGTH = finding("strength_not_asked", "info", "Strength was not asked for.")
@@ -119,21 +121,92 @@ def test_spine_density_is_not_blamed_on_bodies_that_have_one() -> None:
     assert section_text(record, "impression").count("Spine density") == 1
 
 
-def test_the_same_finding_of_many_structures_is_one_line() -> None:
-    warning = finding("level_unknown", "warning", "The level is not named.")
+def test_a_caution_of_many_bodies_is_one_line_and_that_of_one_body_stands_below_it() -> None:
+    shared = finding("level_unknown", "warning", "The level is not named.")
+    own = finding("odd", "warning", "vertebra_u2: The outline is odd.")
     bodies = tuple(
-        body(f"vertebra_u{i}", None).model_copy(update={"findings": (warning,)}) for i in (1, 2)
+        body(f"vertebra_u{i}", None).model_copy(update={"findings": (shared, own) if i == 2 else (shared,)})
+        for i in (1, 2, 3)
+    )
+    record = example_record(vertebrae=bodies, femora=(), quality=Quality())
+    rows = [row.cells for row in table_of(compose(record), "levels").rows if "Caution" in row.cells[-1]]
+    assert rows == [("", "Caution: The outline is odd."), ("All", "Caution: The level is not named.")]
+    assert "named" not in section_text(record, "quality")
+
+
+def test_names_in_a_row_become_a_range() -> None:
+    order = [f"u{i}" for i in range(1, 10)]
+    assert listed(["u9", "u2", "u1", "u3"], order) == "u1 – u3, u9"
+    assert listed(["u4", "u5"], order) == "u4, u5"
+
+
+def test_impression_names_the_bones_a_reason_holds_for() -> None:
+    bodies = tuple(body(f"vertebra_u{i}", None, fracture=THIN if i < 4 else NO_STRENGTH) for i in range(1, 6))
+    cut = finding("cut", "failure", "The neck is not in view.")
+    hips = (
+        Femur(name="femur_left", side="left", status="failed", findings=(cut,)),
+        Femur(name="femur_right", side="right", status="absent", findings=(finding("x", "info", "None on this side."),)),
     )  # fmt: skip
-    quality = compose(example_record(vertebrae=bodies, femora=(), quality=Quality())).sections[1]
-    bullets = next(block for block in quality.blocks if isinstance(block, Bullets))
-    assert bullets.items == (("Caution, u1, u2:", "The level is not named."),)
+    text = impression_text(example_record(vertebrae=bodies, femora=hips), load_language("en"))
+    assert f"not assessed: u1 – u3: {THIN.text} u4, u5: {NO_STRENGTH.text}" in text
+    assert "Hip density was not measured: Left femur: The neck is not in view." in text
+    gone = example_record(femora=hips[1:])
+    assert "not measured: no femur was found in the images." in impression_text(gone, load_language("en"))
 
 
-def test_hips_without_any_number_need_no_table() -> None:
+def test_hips_without_any_number_stand_in_a_table_with_every_reason() -> None:
     left_only = tuple(f for f in example_record().femora if f.side == "left")
-    section = next(s for s in compose(example_record(femora=left_only)).sections if s.id == "hip")
-    assert not any(isinstance(block, Table) for block in section.blocks)
-    assert "metal" in repr(section.blocks)
+    second = finding("odd", "warning", "femur_left: The outline is odd.")
+    femora = (left_only[0].model_copy(update={"findings": (*left_only[0].findings, second)}),)
+    rows = table_of(compose(example_record(femora=femora)), "hip").rows
+    assert [row.cells[0] for row in rows] == ["Left femur", "Caution"]
+    assert "metal" in rows[0].cells[1]
+    assert rows[1].cells[1] == "The outline is odd."
+
+
+def test_whatever_else_was_measured_is_printed_with_its_unit_or_its_reason() -> None:
+    record = example_record()
+    angle = quantity(4.2, 1.1, "deg", "angle between the endplates")
+    why = finding("too_few", "info", "Only 7 like people.")
+    l2 = next(v for v in record.vertebrae if v.level == "L2")
+    assert l2.strength_n is not None
+    parts = {"fails_first_in": "neck", "fails_first_in.upper third, front": 0.7, "fails_first_in.other": 0.3}
+    strength = l2.strength_n.model_copy(update={"model": {"cortical_load_share": 0.41, **parts}})
+    bodies = tuple(
+        v.model_copy(update={"further": {"wedge_angle": angle, "made_up": angle}, "strength_n": strength,
+                             "not_measured": {**v.not_measured, "further.unheard_of": why}})
+        if v.level == "L2" else v for v in record.vertebrae
+    )  # fmt: skip
+    hips = tuple(
+        f.model_copy(update={"further": {"load_to_strength": quantity(0.7, 0.4, "1", "load over strength")}})
+        if f.side == "right" else f for f in record.femora
+    )  # fmt: skip
+    document = compose(example_record(vertebrae=bodies, femora=hips))
+    table = table_of(document, "further")
+    assert [(c.title, c.unit) for c in table.columns] == [
+        ("Level", ""), ("Wedge angle", "°"), ("Made up", "°"), ("Load carried by the cortex", "%"), ("Fails first in", ""),
+    ]  # fmt: skip
+    assert table.rows[0].cells == (
+        "L2", "4.2\u00a0±\u00a01.1", "4.2\u00a0±\u00a01.1", "41", "upper third, front 70\u00a0%; other 30\u00a0%",
+    )  # fmt: skip
+    assert table.rows[1].cells == ("L2", "Unheard of not measured: Only 7 like people.")
+    ratio = next(row for row in table_of(document, "hip").rows if row.cells[0].startswith("Load over strength"))
+    assert ratio.cells[1:5] == ("0.70\u00a0±\u00a00.40", "−0.08 to 1.48", "", "no validated class")
+
+
+@pytest.mark.parametrize(
+    ("plain", "printed"),
+    [
+        ("at or below 80 mg/cm3 K2HPO4", "at or below 80~mg/cm³~K₂HPO₄"),
+        ("T -2.5 (-3.0 to -1.9), 54 % or 14%", "T −2.5 (−3.0 to −1.9), 54~% or 14~%"),
+        ("NHANES 2005-2008, L1-L2, 15:1025-1048, a-1", "NHANES 2005-2008, L1-L2, 15:1025-1048, a-1"),
+        ("0.0068 x height of 12 mm", "0.0068~×~height of 12~mm"),
+        ("0.734 ± 0.044 g/cm2 in 12 mm3 at 3 N/mm", "0.734~±~0.044~g/cm² in 12 mm³ at 3~N/mm"),
+    ],
+)
+def test_plain_text_is_set_for_print(plain: str, printed: str) -> None:
+    assert typeset(plain) == printed.replace("~", "\u00a0")
+    assert typeset(typeset(plain)) == typeset(plain)
 
 
 @pytest.mark.parametrize("classed", [True, False])
@@ -166,7 +239,7 @@ def test_methods_that_differ_in_a_number_only_are_one_row() -> None:
         if v.trabecular_hu is not None
     )
     rows = [row.cells for row in table_of(compose(example_record(vertebrae=bodies)), "methods").rows]
-    assert [row[1] for row in rows if row[0] == "Trabecular CT number"] == ["mean of 301–306 voxels, 5 mm deep"]
+    assert [row[1] for row in rows if row[0] == "Trabecular CT number"] == ["mean of 301–306 voxels, 5\u00a0mm deep"]
 
 
 def test_settings_that_were_not_given_are_not_printed() -> None:
