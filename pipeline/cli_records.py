@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -143,6 +144,10 @@ _COLOURS = {
 }
 
 
+_MOST_LINES = 40
+_DETAIL = re.compile(r"\.(uncertainty|components|model|method|reference|findings)\b")
+
+
 def _comparison_lines(comparison: Comparison) -> list[str]:
     """What differs in full, what is the same in numbers, versions only where they changed."""
     lines = ["[bold]input[/]"]
@@ -151,7 +156,11 @@ def _comparison_lines(comparison: Comparison) -> list[str]:
     tally = [f"{verdicts[verdict]} {verdict.replace('_', ' ')}" for verdict in _COLOURS if verdict != "not_compared"]
     lines.append(f"[bold]results[/]  {', '.join(tally)}")
     good = ("same", "within_tolerance")
-    lines += [_comparison_line(row) for row in comparison.results if row.verdict not in good]
+    bad = [row for row in comparison.results if row.verdict not in good]
+    bad.sort(key=lambda row: _DETAIL.search(row.name) is not None)  # a value before how it was obtained
+    lines += [_comparison_line(row) for row in bad[:_MOST_LINES]]
+    if len(bad) > _MOST_LINES:
+        lines.append(f"  and {len(bad) - _MOST_LINES} more; --json lists all")
     if comparison.files:
         same = sum(row.verdict in good for row in comparison.files)
         lines.append(f"[bold]label maps[/]  {same} of {len(comparison.files)} parts the same")
@@ -164,9 +173,12 @@ def _comparison_lines(comparison: Comparison) -> list[str]:
         if any(row.verdict == "not_compared" for row in comparison.files):
             lines.append("The label maps do not lie beside the record and were not compared.")
     else:
-        lines.append(
-            "[bold red]not reproduced[/]" + ("" if comparison.same_input else ": these are not the same images.")
-        )
+        why = ""
+        if not comparison.same_input:
+            why = ": these are not the same images."
+        elif comparison.other_program:
+            why = ": the images are the same, but another program computed the record (versions above)."
+        lines.append(f"[bold red]not reproduced[/]{why}")
     return lines
 
 
@@ -177,7 +189,8 @@ def _comparison_line(row: Compared) -> str:
     if row.unit == "voxels" and row.difference is not None:
         values += f" voxels (Dice {1 + row.difference:.4f}, least {1 - (row.tolerance or 0):.3f})"
     elif row.difference is not None:
-        values += f" {row.unit} (difference {row.difference:+.4g}, tolerated {row.tolerance:.2g})"
+        unit = "" if row.unit == "1" else f" {escaped(row.unit)}"
+        values += f"{unit} (difference {row.difference:+.4g}, tolerated {row.tolerance:.2g})"
     return f"  [{_COLOURS[row.verdict]}]{row.verdict.replace('_', ' ')}[/]  {escaped(row.name)}  {values}"
 
 

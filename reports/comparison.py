@@ -33,7 +33,7 @@ _SAME_RELATIVE = 1e-9
 _SHARE = "1"
 _ABOUT_THE_CALL = frozenset({"date_of_service_assumed"})
 """Findings that come from how the program was called, not from the images."""
-_OF_THE_MACHINE = frozenset({"iterations", "residual", "seconds"})
+_OF_THE_MACHINE = re.compile(r"(^|_)(iterations|residual|seconds)$")
 """Facts of a solution that differ from one processor or number of threads to another."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -82,6 +82,11 @@ class Comparison(BaseModel):
     def same_input(self) -> bool:
         """Whether both were computed from the same images."""
         return all(row.verdict is Verdict.SAME for row in self.input)
+
+    @property
+    def other_program(self) -> bool:
+        """Whether another version, program, table or package computed the record: it explains a difference."""
+        return any(row.verdict is not Verdict.SAME for row in self.versions)
 
     @property
     def reproduced(self) -> bool:
@@ -351,7 +356,7 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, Leaf]]:
                 yield from _leaves(getattr(value, key), f"{place}.{key}")
     elif isinstance(value, Mapping):
         for key, part in value.items():
-            if key not in _OF_THE_MACHINE:
+            if not _OF_THE_MACHINE.search(str(key)):
                 yield from _leaves(part, f"{place}.{key}")
     elif isinstance(value, tuple | list):
         for index, part in enumerate(value):

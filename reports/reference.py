@@ -43,7 +43,12 @@ Per study, in `OUT/<study>/`:
 | `report.pdf` | the same report, tagged (PDF/UA-1), with bookmarks and embedded fonts |
 | `figures/*.png` | the pictures of the report |
 | `segmentation.nii.gz`, `segmentation.json` | label map on the grid of the CT; label number to structure name |
-| `dicom/`, `fhir.json` | the same results as DICOM objects and as a FHIR bundle |
+| `arches.nii.gz`, `arches.json` | the same for the arches of the vertebrae, where they were found: `vertebra_L1_arch` |
+| `dicom/` | the same results as DICOM objects; not written for NIfTI input, which has no DICOM study to add to |
+| `fhir.json` | the same results as a FHIR R4B bundle |
+
+Where spine and hips were measured on two series, the maps of the second are `segmentation_hips.nii.gz` and so on, and its DICOM
+objects lie in `series2/dicom/`.
 
 In `OUT/`:
 
@@ -68,12 +73,14 @@ In reports every number is rounded in one place: to the coarser of what is custo
 1 mg/cm3, areal density 0.001 g/cm2, T-score 0.1, HU 1, heights 0.1 mm) and two significant digits of its uncertainty. JSON, CSV
 and Parquet hold it unrounded.
 
-In `dicom/`: `segmentation.dcm` (binary, one coded segment per structure), `measurements.dcm` (Comprehensive 3D SR,
+In `dicom/`: `segmentation.dcm` (binary, one coded segment per structure: bodies and femora first, then the arches, typed
+"Arch of vertebra" with their vertebra as anatomic region), `measurements.dcm` (Comprehensive 3D SR,
 TID 1500), `report.dcm` (Encapsulated PDF). With `--dicom-extras` also `picture-<name>.dcm` (secondary capture) and
 `map-<structure>-<field>.dcm` (parametric map on the grid of the finite-element model: strain energy density in kPa,
 energy-equivalent strain, stress over yield stress). All share patient and study of the source and have UIDs of their
-own that repeat with the same result. Checked with `dciodvfy` (`pytest -m peer tests/reports`) and by storing them in
-Orthanc and reading them back (`pytest -m pacs tests/reports`).
+own that repeat with the same result. Values of the source that DICOM does not allow (a study ID of 17 characters) are left
+empty; name, patient ID and UIDs are copied as they are. Checked with `dciodvfy` (`pytest -m peer tests/reports`) and by
+storing them in Orthanc and reading them back (`pytest -m pacs tests/reports`).
 
 ## Languages
 
@@ -87,20 +94,28 @@ whole of it, else it stays as recorded. Payer statements are printed in the lang
 
     openbct verify OUT/<study>/record.json INPUT...
 
-finds the study again in the input, analyses it with the recorded settings, and compares. The input is compared by the hash of
-its voxels, its SOP instances and its grid; every result by its place in the record; versions are shown where they changed.
+finds the study again in the input, analyses it with the recorded settings, and compares:
+
+* the input: hash of the voxels, SOP instances, grid, what the headers say of scanner and patient;
+* the results: every number with its uncertainty and the makeup of that, every class, every sentence (by its words, and by its
+  numbers as far as they are printed), force-displacement curves along their whole length. Left out are timings, the solver's
+  iterations and residual, and what coverage says beyond its status, payer, policy and date;
+* the label maps beside the record, structure by structure (Dice overlap);
+* versions, shown where they changed: they explain a difference and are none.
+
 Files that the record was made with (`--masks`, `--calibration`, `--profile`, `--plan`) must be given again, and their content
 must be the same: the record holds its hash.
 
-Verdicts: `same`; `within_tolerance` (numbers: up to 0.02 standard uncertainties, set by
-`--tolerance`; 0.1 % where no uncertainty is known; 0.005 for probabilities and scores); `differs`; `missing`; `new`. `--json`
-prints one object. Exit status 0: reproduced; 1: other images, or a result differs, is missing or is new; 2: no comparison
-could be made.
+Verdicts: `same`; `within_tolerance` (numbers: up to 0.02 standard uncertainties, set by `--tolerance`; 0.1 % where no
+uncertainty is known, and of the peak for a curve; 0.005 for probabilities and scores; 2 % or one step of the last digit in a
+sentence; a Dice overlap of 0.995); `differs`; `missing`; `new`; `not_compared` for label maps that do not lie beside the
+record. `--json` prints one object. Exit status 0: reproduced; 1: other images, or a result or label map differs, is missing or
+is new; 2: no comparison could be made.
 
-On one machine the same program gave the same record again: on a phantom of the lumbar spine without strength
-(`pytest -m slow tests/reports/test_verify.py`), and on a real lumbar CT of 3 mm with strength, computed with two threads and
-verified with one (`openbct run` and `openbct verify --threads 1`; 141 of 141 results the same). `software.code_sha256` tells
-apart programs of the same version.
+A test changes each number of a whole record in turn and expects it to be found (`pytest tests/reports/test_comparison.py`); a
+changed voxel of one slice, a changed number and a changed label map are found from end to end on a phantom
+(`pytest -m slow tests/reports/test_verify.py`). A setting that was changed in the record shows in the results that it
+changes. `software.code_sha256` tells apart programs of the same version.
 
 ## Record keys
 """

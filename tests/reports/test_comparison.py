@@ -138,7 +138,20 @@ def test_another_version_explains_a_difference_but_is_none() -> None:
     comparison = compare_records(RECORD, other)
     assert row(comparison, "openbct").verdict is Verdict.DIFFERS
     assert row(comparison, "numpy").recomputed == "99.0"
-    assert comparison.reproduced
+    assert comparison.reproduced and comparison.other_program
+    assert not compare_records(RECORD, RECORD).other_program
+
+
+@pytest.mark.parametrize("key", ["iterations", "residual", "ensemble_seconds"])
+def test_what_differs_from_machine_to_machine_is_left_out(key: str) -> None:
+    assert FEMUR.strength_n is not None
+
+    def solved(value: float) -> StudyRecord:
+        strength = FEMUR.strength_n.model_copy(update={"model": {key: value, "dof": 100}})  # type: ignore[union-attr]
+        changed_femur = FEMUR.model_copy(update={"strength_n": strength})
+        return changed(femora=tuple(changed_femur if f is FEMUR else f for f in RECORD.femora))
+
+    assert compare_records(solved(1.0), solved(7.0)).reproduced
 
 
 def test_the_comparison_speaks_json() -> None:
