@@ -49,16 +49,25 @@ def k2hpo4_hu_per_mg_cm3(energy_kev: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(ratio - tables.number("k2hpo4_displacement"))
 
 
-def effective_energy_kev(kvp: float) -> float:
-    """Effective energy inside a body at a tube voltage: the centre of a prior, known to about 5 keV."""
+def effective_energy_kev(kvp: float, water_mm: float | None = None) -> float:
+    """Effective energy for bone mineral in the middle of a body, between 80 and 140 kVp.
+
+    The energy at which K2HPO4 in water has the CT number that the spectrum of a tube gives it behind so much water
+    (`water_mm`, the water-equivalent diameter of the body; that of an average adult trunk by default).
+    """
+    diameter = tables.number("water_equivalent_diameter_mm") if water_mm is None else water_mm
     known = (80.0, 100.0, 120.0, 140.0)
-    return float(np.interp(kvp, known, [tables.number(f"effective_energy_kev.{k:.0f}") for k in known]))
+    behind = tables.series("effective_energy_water_mm")
+    energies = [float(np.interp(diameter, behind, tables.series(f"effective_energy_kev.{k:.0f}"))) for k in known]
+    return float(np.interp(kvp, known, energies))
 
 
 def plausible_gain(kvp: float | None) -> tuple[float, float]:
-    """Lowest and highest HU per mg/cm3 of mineral that a diagnostic beam can give: 12 keV around the expected energy.
+    """Lowest and highest HU per mg/cm3 of mineral that a diagnostic beam can give, at the rim of a thin body or in a wide one.
 
-    Without a tube voltage: for 80 to 140 kVp.
+    5 keV beyond the energies behind 160 and 400 mm of water. Without a tube voltage: for 80 to 140 kVp.
     """
-    low, high = (effective_energy_kev(kvp if kvp is not None else limit) for limit in (80.0, 140.0))
-    return float(k2hpo4_hu_per_mg_cm3(high + 12.0)), float(k2hpo4_hu_per_mg_cm3(low - 12.0))
+    lowest, highest = (kvp, kvp) if kvp is not None else (80.0, 140.0)
+    energies = effective_energy_kev(lowest, 160.0) - 5.0, effective_energy_kev(highest, 400.0) + 5.0
+    high, low = (float(k2hpo4_hu_per_mg_cm3(energy)) for energy in energies)
+    return low, high

@@ -69,6 +69,8 @@ class Calibration:
         The other methods that were possible on this scan.
     contrast_enhanced : bool
         Whether contrast agent was seen or recorded; measurements widen their uncertainty by it.
+    budget : tuple of (str, float)
+        Parts of the standard uncertainty at 100 mg/cm3 by name, in mg/cm3; all of them but what `kernel_share` adds.
     """
 
     slope_mg_cm3_per_hu: float
@@ -85,6 +87,7 @@ class Calibration:
     samples: tuple[TissueSample, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     contrast_enhanced: bool = False
+    budget: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         covariance = np.array(self.covariance, dtype=float)
@@ -274,6 +277,16 @@ def from_plate(plate: Plate, kvp: float | None) -> Calibration:
         As `rods.line_from_plate`.
     """
     line = line_from_plate(plate, kvp=kvp)
+    hardening = tables.number("uncertainty.phantom.hardening")
+    certificate = tables.number("uncertainty.phantom.certificate")
+    field = tables.number("uncertainty.phantom.field_mg_cm3")
+    gradient = np.array([(100.0 - line.intercept_mg_cm3) / line.slope_mg_cm3_per_hu, 1.0])
+    budget = (
+        ("rods", float(np.sqrt(gradient @ line.covariance @ gradient))),
+        ("certificate", 100.0 * certificate),
+        ("hardening between plate and bone", 100.0 * hardening),
+        ("evenness of the field", field),
+    )
     findings = list(plate.findings)
     if plate.definition is not None and not plate.definition.certified:
         findings.append(
@@ -290,12 +303,16 @@ def from_plate(plate: Plate, kvp: float | None) -> Calibration:
         intercept_mg_cm3=line.intercept_mg_cm3,
         mineral=line.mineral,
         covariance=line.covariance,
-        systematic_relative=tables.number("uncertainty.phantom.systematic"),
-        random_mg_cm3=tables.number("uncertainty.phantom.random_mg_cm3"),
+        systematic_relative=float(np.hypot(certificate, hardening)),
+        random_mg_cm3=field,
         method=f"phantom_{plate.name}",
-        reference=tables.constant("k2hpo4_displacement").source
-        if line.mineral == "K2HPO4"
-        else "least squares of rod HU on certified rod density",
+        reference=(
+            tables.constant("k2hpo4_displacement").source
+            if line.mineral == "K2HPO4"
+            else "least squares of rod HU on certified rod density"
+        )
+        + f"; {_spelt(budget)}",
+        budget=budget,
         kvp=kvp,
         reason=f"the {plate.name} phantom lies in the scan ({len(plate.rods)} rods)",
         findings=tuple(findings),
@@ -305,29 +322,35 @@ def from_plate(plate: Plate, kvp: float | None) -> Calibration:
 
 def _from_tissues(volume: Volume, survey: TissueSurvey, contrast: bool) -> Calibration:
     line, findings = tissue_constrained_line(survey, volume.acquisition.kvp, contrast_enhanced=contrast)
-    # The published error of internal calibration contains what the fit itself admits; only the rest is added to the fit.
-    published = tables.number("uncertainty.internal.systematic")
-    fitted = float(np.sqrt(line.covariance[0, 0])) / line.slope_mg_cm3_per_hu
-    systematic = float(np.sqrt(max(published**2 - fitted**2, tables.number("uncertainty.phantom.systematic") ** 2)))
-    gradient = np.array([(100.0 - line.intercept_mg_cm3) / line.slope_mg_cm3_per_hu, 1.0])
-    known = float(gradient @ line.covariance @ gradient) + (systematic * 100.0) ** 2
-    total = tables.number("uncertainty.internal.unvalidated_total_mg_cm3")
     names = ", ".join(line.used)
+    fitted = float(np.sqrt(sum(part**2 for _, part in line.budget)))
+    # What was published of patients holds what the fit admits, too; only the rest is added, in equal parts to slope and zero.
+    published = tables.number("uncertainty.internal.routine_patients_mg_cm3")
+    least = tables.number("uncertainty.internal.same_scanner_mg_cm3")
+    rest = float(np.sqrt(max(published**2 - fitted**2, least**2)))
+    budget = (*line.budget, ("what patients showed beyond that", rest))
+    source = tables.constant("uncertainty.internal.routine_patients_mg_cm3").source
     return Calibration(
         slope_mg_cm3_per_hu=line.slope_mg_cm3_per_hu,
         intercept_mg_cm3=line.intercept_mg_cm3,
         mineral="K2HPO4",
         covariance=line.covariance,
-        systematic_relative=systematic,
-        random_mg_cm3=float(np.sqrt(max(total**2 - known, 0.0))),
+        systematic_relative=rest / np.sqrt(2.0) / 100.0,
+        random_mg_cm3=rest / float(np.sqrt(2.0)),
         method="internal_tissues",
-        reference="fit of effective energy, gain and offset to reference tissues (docs/methods.md); error from "
-        + tables.constant("uncertainty.internal.unvalidated_total_mg_cm3").source,
+        reference="fit of effective energy, gain and offset to reference tissues (docs/methods.md); "
+        f"{_spelt(budget)}, from {source}",
         kvp=volume.acquisition.kvp,
         reason=f"no phantom in the scan; reference tissues found: {names}",
         findings=findings,
         samples=tuple(survey.samples.values()),
+        budget=budget,
     )
+
+
+def _spelt(budget: tuple[tuple[str, float], ...]) -> str:
+    """The parts of a standard uncertainty in words."""
+    return "standard uncertainty at 100 mg/cm3: " + ", ".join(f"{name} {part:.1f}" for name, part in budget)
 
 
 def _from_kvp(kvp: float | None) -> Calibration:

@@ -22,6 +22,7 @@ from pipeline.errors import Finding, NotMeasurable, Severity
 _TISSUES = ("air", "adipose", "muscle", "blood")
 _REFUSE_AT_SD = 4.0
 _WARN_AT_SD = 2.5
+_TABULATED_KVP = (78.0, 142.0)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Line:
     """A fitted line with what it was fitted to.
 
     `used` names the references; `note` says what a reader should know; `comparable` is False when its density scale is
-    not the water and K2HPO4 scale.
+    not the water and K2HPO4 scale. `budget` holds the parts of its standard uncertainty at 100 mg/cm3 by name.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Line:
     note: str
     comparable: bool = True
     mineral: str = "K2HPO4"
+    budget: tuple[tuple[str, float], ...] = ()
 
 
 def tissue_constrained_line(
@@ -78,7 +80,7 @@ def tissue_constrained_line(
             subject="internal calibration",
             remedy="Give a calibration file, or a series with a larger field of view.",
         )
-    energy, energy_sd, energy_findings = _energy_prior(kvp)
+    energy, energy_sd, energy_findings = _energy_prior(survey, kvp)
     findings += energy_findings
     hu = np.array([survey.samples[t].hu for t in used])
     sd = np.array([np.hypot(expected_sd[t], survey.samples[t].standard_error_hu) for t in used])
@@ -107,8 +109,14 @@ def tissue_constrained_line(
         raise NotMeasurable("reference_tissue_implausible", text, subject="internal calibration")
     if abs(misfit[worst]) > _WARN_AT_SD:
         findings.append(Finding("reference_tissue_unusual", Severity.WARNING, text))
-    covariance = np.linalg.inv(fit.jac.T @ fit.jac)
-    energy, gain, offset = fit.x
+    return _line_of_fit(fit.x, fit.jac, tuple(used)), tuple(findings)
+
+
+def _line_of_fit(parameters: NDArray[np.float64], jacobian: NDArray[np.float64], used: tuple[str, ...]) -> Line:
+    """The line of a fitted energy, gain and offset, with its covariance and where that comes from."""
+    energy, gain, offset = parameters
+    information = jacobian.T @ jacobian
+    covariance = np.linalg.inv(information)
     slope = 1.0 / (gain * float(k2hpo4_hu_per_mg_cm3(energy)))
     step = 0.01
     slope_by_energy = (
@@ -117,30 +125,50 @@ def tissue_constrained_line(
     to_slope = np.array([slope_by_energy, -slope / gain, 0.0])
     to_intercept = np.array([-offset * slope_by_energy, offset * slope / gain, -slope])
     gradient = np.stack([to_slope, to_intercept])
-    line = Line(
+    at_100 = np.array([100.0 / slope + offset, 1.0]) @ gradient
+    total = float(at_100 @ covariance @ at_100)
+    # Were the energy known, this much would be left: gain and offset, as far as the tissues tell them.
+    known = float(at_100[1:] @ np.linalg.inv(information[1:, 1:]) @ at_100[1:])
+    return Line(
         method="internal_tissues",
         slope_mg_cm3_per_hu=slope,
         intercept_mg_cm3=-offset * slope,
         covariance=gradient @ covariance @ gradient.T,
-        used=tuple(used),
+        used=used,
         note=f"effective energy {energy:.1f} keV, gain {gain:.4f}, offset {offset:+.1f} HU",
+        budget=(
+            ("energy of the X-rays in the body", float(np.sqrt(max(total - known, 0.0)))),
+            ("reference tissues, gain and offset of the scanner", float(np.sqrt(known))),
+        ),
     )
-    return line, tuple(findings)
 
 
-def _energy_prior(kvp: float | None) -> tuple[float, float, list[Finding]]:
-    """Mean and standard deviation of the effective energy inside a body in keV."""
-    sd = tables.number("effective_energy_sd_kev")
+def _energy_prior(survey: TissueSurvey, kvp: float | None) -> tuple[float, float, list[Finding]]:
+    """Mean and standard deviation of the effective energy inside the body in keV: tube voltage, size of the body, filter."""
     if kvp is None:
         text = "The tube voltage is not recorded; it was not assumed, the uncertainty covers 80 to 140 kVp."
         wide = tables.number("effective_energy_sd_unknown_kvp_kev")
-        return tables.number("effective_energy_kev.120"), wide, [Finding("kvp_unknown", Severity.WARNING, text)]
+        return effective_energy_kev(120.0), wide, [Finding("kvp_unknown", Severity.WARNING, text)]
+    diameter = survey.water_diameter_mm
+    diameter_sd = tables.number("water_equivalent_diameter_own_sd_mm")
+    if diameter is None:
+        diameter = max(tables.number("water_equivalent_diameter_mm"), survey.least_water_diameter_mm or 0.0)
+        diameter_sd = tables.number("water_equivalent_diameter_sd_mm")
+    step = 25.0
+    by_size = (effective_energy_kev(kvp, diameter + step) - effective_energy_kev(kvp, diameter - step)) / (2 * step)
+    sd = float(
+        np.sqrt(
+            (by_size * diameter_sd) ** 2
+            + tables.number("effective_energy_filter_sd_kev") ** 2
+            + tables.number("effective_energy_model_sd_kev") ** 2
+        )
+    )
     findings = []
-    if not 95.0 <= kvp <= 145.0:
+    if not _TABULATED_KVP[0] <= kvp <= _TABULATED_KVP[1]:
         sd = tables.number("effective_energy_sd_unknown_kvp_kev")
         text = f"The effective energy at {kvp:.0f} kVp is an unverified estimate; its uncertainty was widened."
         findings.append(Finding("kvp_prior_unverified", Severity.WARNING, text))
-    return effective_energy_kev(kvp), sd, findings
+    return effective_energy_kev(kvp, diameter), sd, findings
 
 
 def effective_energy_line(survey: TissueSurvey) -> Line | None:

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipeline.density import tables
 from pipeline.density.attenuation import plausible_gain
 from pipeline.density.internal import Line
+from pipeline.density.rod_search import EDGE_HU, SURE_DISC, Row, find_rows
 from pipeline.density.tissues import TissueSample
 from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Volume
 
-_WINDOW_MM = 40.0
-_CORE_MM = 4.5
-_ROD_RADII_MM = (5.0, 6.5, 8.0, 9.5, 11.0)
-_EDGE_HU = 14.0
-_ACCEPT_DISC = 0.8
-_SURE_DISC = 0.95
 _ROW_CONTRAST_HU = 80.0
 _IDENTIFY_HU = 10.0
 _PLASTIC_HU = 120.0
-_TWO_RODS_ZERO_HU = 25.0
-_SAME_RADIUS_MM = 1.6
+_STRICT_ZERO_HU = 25.0
+_MOST_MISSING = 2
+_INVISIBLE_HU = EDGE_HU + 4.0
+_AS_GOOD_HU = 5.0
+_SAME_DENSITY_MG_CM3 = 4.0
+_SECOND_APART_MG_CM3 = 8.0
+_ANOTHER_PLATE_MM = 12.0
+_LEAN = 0.2
+_COMPARE_AT_HU = 130.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class PhantomDefinition:
         Of the water in each rod, for phantoms whose certificate follows the Mindways equations.
     certified : bool
         Whether the values come from the certificate of the phantom in use, not from a table.
+    only_confusable : bool
+        Its values are not verified: a row that fits it is not measured with, and none that may be it is taken for another.
+    whole_density_mg_cm3 : tuple of float
+        Of all rods, where this is a part of a phantom.
     """
 
     name: str
@@ -52,6 +58,24 @@ class PhantomDefinition:
     density_mg_cm3: tuple[float, ...]
     water_mg_cm3: tuple[float, ...] | None = None
     certified: bool = False
+    only_confusable: bool = False
+    whole_density_mg_cm3: tuple[float, ...] = ()
+
+    def part(self, first: int, last: int) -> PhantomDefinition:
+        """The rods from `first` to before `last`; itself if these are all."""
+        if last - first == len(self.density_mg_cm3):
+            return self
+        water = None if self.water_mg_cm3 is None else self.water_mg_cm3[first:last]
+        density = self.density_mg_cm3[first:last]
+        return replace(self, density_mg_cm3=density, water_mg_cm3=water, whole_density_mg_cm3=self.density_mg_cm3)
+
+    def expected_hu(self, rod: int, gain_hu_per_mg_cm3: float, zero_hu: float) -> float:
+        """What a rod reads on a line."""
+        density = self.density_mg_cm3[rod]
+        if self.water_mg_cm3 is None:
+            return zero_hu + gain_hu_per_mg_cm3 * density
+        slope = gain_hu_per_mg_cm3 + tables.number("k2hpo4_displacement")
+        return zero_hu - tables.number("water_density_mg_cm3") + self.water_mg_cm3[rod] + slope * density
 
 
 def known_phantoms() -> dict[str, PhantomDefinition]:
@@ -62,6 +86,7 @@ def known_phantoms() -> dict[str, PhantomDefinition]:
             str(entry["unit"]),
             tuple(float(v) for v in entry["rho"]),
             tuple(float(v) for v in entry["water"]) if "water" in entry else None,
+            only_confusable=entry["tag"] in ("M", "M?"),
         )
         for name, entry in tables.phantom_definitions().items()
     }
@@ -85,10 +110,11 @@ def find_plate(
 ) -> Plate | None:
     """Look for the rods of a calibration phantom under the patient and tell which phantom it is.
 
-    Rods are discs of 5 to 11 mm radius that stay the same over 40 mm along the table, in a row at equal distances. The
-    phantom is the one whose rod densities, in either direction, lie on a line with the measured HU that physics allows. Two
-    rods always lie on a line: a phantom of two is taken only if both are sharp discs of one size, the line is that of
-    physics to 25 HU at zero density, and there is no longer row; a finding says that nothing checks them.
+    The rows come from `rod_search.find_rows`. The phantom is the one whose rod densities, in either direction, lie on a line
+    with the measured HU that physics allows. A row may lack one or two rods at an end, if these lie outside the field of
+    view or would read like what surrounds them; its line must then be that of physics to 25 HU at zero density. So must
+    that of two rods, which always lie on a line and must be sharp discs; a finding says that nothing checks them. A row that
+    suits two phantoms, or one in two ways that differ, is not used.
 
     Parameters
     ----------
@@ -101,189 +127,164 @@ def find_plate(
     Returns
     -------
     Plate or None
-        None if no row of rods is there; a `Plate` without rods, but with a finding, if there is one that fits no known phantom.
+        None if no row of rods is there; a `Plate` without rods, but with a finding (``phantom_unidentified`` or
+        ``phantom_ambiguous``), if there is one that fits no known phantom or several.
     """
     allowed = tuple(known_phantoms().values() if definitions is None else definitions)
-    best: tuple[PhantomDefinition, tuple[TissueSample, ...], float] | None = None
-    row_seen = 0
-    for low, high in _windows(volume, segmentation):
-        image, spread, origin, pixel = _mean_image(volume, segmentation, low, high)
-        discs = _discs(image, spread, pixel)
-        rows = _rows(discs, pixel)
-        for row in rows or _pairs(discs, pixel):
-            if (
-                len(row) > 2
-                and min(disc.score for disc in row) >= _SURE_DISC
-                and np.ptp([disc.hu for disc in row]) > _ROW_CONTRAST_HU
-            ):
-                row_seen = max(row_seen, len(row))
-            match = _identify([disc.hu for disc in row], volume.acquisition.kvp, allowed)
-            if match is None:
-                continue
-            definition, order, residual = match
-            middle = (low + high - 1) / 2
-            samples = []
-            for i, disc in enumerate(row[::order]):
-                place = np.array([[middle, origin[0] + disc.row, origin[1] + disc.column]])
-                note = f"rod of {definition.name}"
-                samples.append(
-                    TissueSample(f"rod_{i + 1}", disc.hu, disc.sd_hu, disc.n, note, volume.grid.to_lps(place))
-                )
-            if best is None or (len(samples), -residual) > (len(best[1]), -best[2]):
-                best = (definition, tuple(samples), residual)
-    if best is not None:
-        text = (
-            f"The two rods of the {best[0].name} define the line exactly: nothing checks that they are what they seem."
-        )
-        unchecked = (Finding("phantom_two_rods", Severity.WARNING, text),) if len(best[1]) == 2 else ()
-        return Plate(best[0], best[1], unchecked)
-    if row_seen:
-        text = (
-            f"{row_seen} rods in a row lie under the patient but fit no known calibration phantom; "
-            f"they are not used. Give their "
-            "densities in a calibration file."
-        )
-        return Plate(None, (), (Finding("phantom_unidentified", Severity.WARNING, text),))
-    return None
+    plates: list[Plate] = []
+    doubtful: list[Finding] = []
+    for row in find_rows(volume, segmentation):
+        if len(row.hu) == 2 and row.score < SURE_DISC:
+            continue
+        readings = _readings_of(row, volume.acquisition.kvp, allowed)
+        if not readings:
+            if len(row.hu) > 2 and row.score >= SURE_DISC and np.ptp(row.hu) > _ROW_CONTRAST_HU:
+                doubtful.append(_unidentified(len(row.hu)))
+            continue
+        best = readings[0]
+        rivals = [other for other in readings[1:] if best.contradicted_by(other)]
+        if rivals or best.definition.only_confusable:
+            doubtful.append(_ambiguous([best, *rivals]) if rivals else _unidentified(len(row.hu)))
+            continue
+        plates.append(_plate(volume, row, best))
+    if plates:
+        return _with_second(plates)
+    return Plate(None, (), (doubtful[0],)) if doubtful else None
 
 
 @dataclass(frozen=True)
-class _Disc:
-    """A round even spot: its centre and radius in pixels, and what it reads."""
+class _Reading:
+    """One way to read a row: which phantom, in which order, from which rod on; residual in HU, density at 130 HU."""
 
-    row: int
-    column: int
-    score: float
-    radius_mm: float
-    hu: float
-    sd_hu: float
-    n: int
+    definition: PhantomDefinition
+    order: int
+    residual_hu: float
+    at_130_hu: float
 
-
-def _windows(volume: Volume, segmentation: Segmentation) -> list[tuple[int, int]]:
-    """Up to four stretches of 40 mm along the table, around the structures where there are any."""
-    present = np.flatnonzero((segmentation.labels > 0).any(axis=(1, 2)))
-    first, last = (int(present[0]), int(present[-1])) if present.size else (0, volume.shape[0] - 1)
-    length = max(2, round(_WINDOW_MM / volume.spacing_mm[0]))
-    first, last = max(0, min(first, volume.shape[0] - length)), max(last, length - 1)
-    starts = np.unique(np.linspace(first, max(first, last + 1 - length), 4).astype(int))
-    return [(int(s), min(int(s) + length, volume.shape[0])) for s in starts]
+    def contradicted_by(self, other: _Reading) -> bool:
+        """Whether the other reading is nearly as good and would give other densities."""
+        if other.residual_hu > self.residual_hu + _AS_GOOD_HU:
+            return False
+        another_scale = other.definition.mineral != self.definition.mineral
+        return another_scale or abs(other.at_130_hu - self.at_130_hu) > _SAME_DENSITY_MG_CM3
 
 
-def _mean_image(
-    volume: Volume, segmentation: Segmentation, low: int, high: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[int, int], float]:
-    """Mean and spread along the table of what lies behind the spine, with the corner of the cut-out and the pixel size."""
-    rows = np.flatnonzero((segmentation.labels[low:high] > 0).any(axis=(0, 2)))
-    top = int(rows.mean()) + round(30.0 / volume.spacing_mm[1]) if rows.size else 0
-    top = min(top, volume.shape[1] - 8)
-    step = max(1, (high - low) // 16)
-    stack = volume.hu[low:high:step, max(top, 0) :].astype(np.float32)
-    pixel = float(np.mean(volume.spacing_mm[1:]))
-    return stack.mean(axis=0), stack.std(axis=0), (max(top, 0), 0), pixel
-
-
-def _discs(image: NDArray[np.float32], spread: NDArray[np.float32], pixel_mm: float) -> list[_Disc]:
-    """Round even spots with an edge on nearly all sides, best first, none within 12 mm of a better one."""
-    reach = int(np.ceil(_CORE_MM / pixel_mm))
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1] * pixel_mm
-    core = ((y**2 + x**2) <= _CORE_MM**2).astype(np.float32)
-    count = float(core.sum())
-    mean = ndimage.correlate(image, core / count, mode="nearest")
-    inside_sd = np.sqrt(np.maximum(ndimage.correlate(image**2, core / count, mode="nearest") - mean**2, 0))
-    along = ndimage.correlate(spread, core / count, mode="nearest")
-    even = (inside_sd < 12.0) & (along < 60.0) & (mean > -200.0) & (mean < 2000.0)
-    smooth = ndimage.gaussian_filter(image, 0.8 / pixel_mm)
-    best, size = np.zeros(image.shape, np.float32), np.zeros(image.shape, np.float32)
-    angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    for radius in _ROD_RADII_MM:
-        different = np.zeros(image.shape, np.float32)
-        for angle in angles:
-            shift = np.round(np.array([np.sin(angle), np.cos(angle)]) * (radius + 2.5) / pixel_mm).astype(int)
-            around = ndimage.shift(smooth, -shift, order=0, mode="nearest")
-            different += np.abs(around - mean) > _EDGE_HU
-        better = different / len(angles) > best
-        best[better], size[better] = different[better] / len(angles), radius
-    best[~even] = 0.0
-    peaks = (best >= _ACCEPT_DISC) & (best == ndimage.maximum_filter(best, size=2 * round(8.0 / pixel_mm) + 1))
-    found: list[_Disc] = []
-    components, number = ndimage.label(peaks, np.ones((3, 3)))
-    for part in range(1, number + 1):
-        row, column = (round(float(v)) for v in np.argwhere(components == part).mean(axis=0))
-        found.append(
-            _Disc(
-                row,
-                column,
-                float(best[components == part].max()),
-                float(size[row, column]),
-                float(mean[row, column]),
-                float(np.hypot(inside_sd[row, column], 1.0)),
-                max(1, int(count * pixel_mm**2 / 4.0)),
-            )
-        )
-    found.sort(key=lambda disc: -disc.score)
-    return found[:40]
-
-
-def _rows(discs: list[_Disc], pixel_mm: float) -> list[list[_Disc]]:
-    """Rows of three to six discs at equal distances of 18 to 60 mm, nearly level, longest first."""
-    places = np.array([(d.row, d.column) for d in discs], float).reshape(-1, 2) * pixel_mm
-    rows: dict[tuple[int, ...], list[_Disc]] = {}
-    for i in range(len(discs)):
-        for j in range(len(discs)):
-            step = places[j] - places[i]
-            if not 18.0 <= step[1] <= 60.0 or abs(step[0]) > 0.25 * step[1]:
-                continue
-            chain = [i, j]
-            while True:
-                ahead = places[chain[-1]] + (places[chain[-1]] - places[chain[-2]])
-                distance = np.linalg.norm(places - ahead, axis=1)
-                nearest = int(np.argmin(distance))
-                if distance[nearest] > 3.0 or nearest in chain:
-                    break
-                chain.append(nearest)
-            if 3 <= len(chain) <= 6:
-                rows[tuple(chain)] = [discs[k] for k in chain]
-    longest = sorted(rows, key=len, reverse=True)
-    kept = [key for n, key in enumerate(longest) if not any(set(key) < set(other) for other in longest[:n])]
-    return [rows[key] for key in kept]
-
-
-def _pairs(discs: list[_Disc], pixel_mm: float) -> list[list[_Disc]]:
-    """Two sharp discs of one size side by side, 18 to 120 mm apart and level, where there are no others as sharp."""
-    sharp = [disc for disc in discs if disc.score >= _SURE_DISC]
-    if len(sharp) != 2:
-        return []
-    first, second = sorted(sharp, key=lambda disc: disc.column)
-    across, along = (second.column - first.column) * pixel_mm, abs(second.row - first.row) * pixel_mm
-    alike = abs(first.radius_mm - second.radius_mm) <= _SAME_RADIUS_MM
-    return [[first, second]] if alike and 18.0 <= across <= 120.0 and along <= 0.1 * across else []
-
-
-def _identify(
-    hu: list[float], kvp: float | None, definitions: tuple[PhantomDefinition, ...]
-) -> tuple[PhantomDefinition, int, float] | None:
-    """The phantom whose densities fit rods from left to right, the order (1 or -1) and the residual in HU."""
-    best: tuple[PhantomDefinition, int, float] | None = None
-    low, high = plausible_gain(kvp)
-    for definition in definitions:
-        density = np.asarray(definition.density_mg_cm3, float)
-        if len(density) != len(hu):
+def _readings_of(row: Row, kvp: float | None, definitions: tuple[PhantomDefinition, ...]) -> list[_Reading]:
+    """All ways to read a row that physics allows, the best fit first."""
+    found = []
+    seen = len(row.hu)
+    for whole in definitions:
+        missing = len(whole.density_mg_cm3) - seen
+        if missing < 0 or missing > _MOST_MISSING or (missing and seen < 3):
             continue
-        for order in (1, -1):
-            values = np.array(hu[::order])
-            water = None if definition.water_mg_cm3 is None else np.asarray(definition.water_mg_cm3, float)
-            target = values if water is None else values - water
-            gain, offset, _, residual = _weighted_line(density, target, np.ones(len(hu)))
-            if water is not None:
-                gain -= tables.number("k2hpo4_displacement")
-                offset += tables.number("water_density_mg_cm3")
-            fits = residual <= _IDENTIFY_HU and low <= gain <= high
-            plastic_hu = _PLASTIC_HU if len(hu) > 2 else _TWO_RODS_ZERO_HU
-            fits &= abs(offset) <= (tables.number("mindways_intercept_limit_hu") if water is not None else plastic_hu)
-            if fits and (best is None or residual < best[2]):
-                best = (definition, order, residual)
-    return best
+        for order, before in product((1, -1), range(missing + 1)):
+            part = whole.part(before, before + seen)
+            values = row.hu[::order]
+            gain, offset, residual = _fit(part, values)
+            low, high = plausible_gain(kvp)
+            limit = _STRICT_ZERO_HU if missing or seen == 2 else _PLASTIC_HU
+            if whole.water_mg_cm3 is not None:
+                limit = tables.number("mindways_intercept_limit_hu")
+            if residual > _IDENTIFY_HU or not low <= gain <= high or abs(offset) > limit:
+                continue
+            if all(
+                _explained(
+                    row,
+                    whole,
+                    lacking,
+                    order * (lacking - before if lacking < before else lacking - before - seen + 1),
+                    gain,
+                    offset,
+                )
+                for lacking in range(len(whole.density_mg_cm3))
+                if not before <= lacking < before + seen
+            ):
+                found.append(_Reading(part, order, residual, (_COMPARE_AT_HU - offset) / gain))
+    return sorted(found, key=lambda reading: reading.residual_hu)
+
+
+def _explained(row: Row, whole: PhantomDefinition, rod: int, steps: int, gain: float, offset: float) -> bool:
+    """Whether a rod that was not seen lies outside the field of view, or reads like its surroundings."""
+    reading = row.beyond_hu[steps]
+    return reading is None or abs(reading - whole.expected_hu(rod, gain, offset)) <= _INVISIBLE_HU
+
+
+def _fit(definition: PhantomDefinition, hu: NDArray[np.float64]) -> tuple[float, float, float]:
+    """HU per mg/cm3, HU at zero density and residual of rods in the order of a definition."""
+    density = np.asarray(definition.density_mg_cm3, float)
+    water = None if definition.water_mg_cm3 is None else np.asarray(definition.water_mg_cm3, float)
+    gain, offset, _, residual = _weighted_line(density, hu if water is None else hu - water, np.ones(len(hu)))
+    if water is not None:
+        gain -= tables.number("k2hpo4_displacement")
+        offset += tables.number("water_density_mg_cm3")
+    return gain, offset, residual
+
+
+def _plate(volume: Volume, row: Row, reading: _Reading) -> Plate:
+    """The rods of a row in the order of the phantom that they were found to be."""
+    samples = []
+    places = volume.grid.to_lps(row.index)
+    for number, which in enumerate(range(len(row.hu))[:: reading.order]):
+        note = f"rod of {reading.definition.name}, {row.slices} slices"
+        hu, sd = float(row.hu[which]), float(row.sd_hu[which])
+        samples.append(TissueSample(f"rod_{number + 1}", hu, sd, row.slices, note, places[which][None]))
+    findings = []
+    name = reading.definition.name
+    if len(samples) == 2:
+        text = f"The two rods of the {name} define the line exactly: nothing checks that they are what they seem."
+        findings.append(Finding("phantom_two_rods", Severity.WARNING, text))
+    lacking = len(known) - len(samples) if (known := reading.definition.whole_density_mg_cm3) else 0
+    if lacking:
+        text = f"{lacking} of the {len(known)} rods of the {name} are not in view or look like the plate; the others are used."
+        findings.append(Finding("phantom_partly_seen", Severity.INFO, text))
+    return Plate(reading.definition, tuple(samples), tuple(findings))
+
+
+def _with_second(plates: list[Plate]) -> Plate:
+    """The plate with most rods; that there is another one is said, and whether the two agree."""
+    first = plates[0]
+    others = [plate for plate in plates[1:] if _elsewhere(plate, first)]
+    if not others:
+        return first
+    assert first.definition is not None
+    lines = []
+    for plate in (first, others[0]):
+        assert plate.definition is not None
+        gain, offset, _ = _fit(plate.definition, np.array([rod.hu for rod in plate.rods]))
+        lines.append((_COMPARE_AT_HU - offset) / gain)
+    same_scale = others[0].definition is not None and others[0].definition.mineral == first.definition.mineral
+    apart = abs(lines[1] - lines[0])
+    agree = f"they differ by {apart:.0f} mg/cm3 at {_COMPARE_AT_HU:.0f} HU" if same_scale else "their minerals differ"
+    text = f"A second phantom ({others[0].name}) lies in the scan; the {first.name} is used, {agree}."
+    severity = Severity.WARNING if same_scale and apart > _SECOND_APART_MG_CM3 else Severity.INFO
+    return replace(first, findings=(*first.findings, Finding("phantom_second", severity, text)))
+
+
+def _elsewhere(plate: Plate, other: Plate) -> bool:
+    """Whether two plates lie apart; a chain of slabs that broke makes one plate look like two."""
+    mine, theirs = (np.array([rod.points_lps_mm[0] for rod in one.rods]) for one in (plate, other))
+    nearest = np.hypot(*(mine[:, None, :2] - theirs[None, :, :2]).transpose(2, 0, 1)).min()
+    along = abs(float(mine[:, 2].mean() - theirs[:, 2].mean()))
+    return bool(nearest > _ANOTHER_PLATE_MM + _LEAN * along)
+
+
+def _unidentified(count: int) -> Finding:
+    text = (
+        f"{count} rods in a row lie under the patient but fit no known calibration phantom; they are not used. Give their "
+        "densities in a calibration file."
+    )
+    return Finding("phantom_unidentified", Severity.WARNING, text)
+
+
+def _ambiguous(readings: list[_Reading]) -> Finding:
+    names = sorted({reading.definition.name for reading in readings})
+    ways = " or ".join(names) if len(names) > 1 else f"parts of the {names[0]} that differ"
+    values = ", ".join(f"{reading.at_130_hu:.0f}" for reading in readings)
+    text = (
+        f"Rods in a row under the patient may be {ways} ({_COMPARE_AT_HU:.0f} HU would be {values} mg/cm3); they are not used. "
+        "Name the phantom with openbct calibrate."
+    )
+    return Finding("phantom_ambiguous", Severity.WARNING, text)
 
 
 def line_from_plate(plate: Plate, *, kvp: float | None = None) -> Line:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.density.aorta import find_aorta
+from pipeline.density.body_size import water_equivalent_diameter_mm
 from pipeline.errors import Finding, Severity
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Volume
@@ -68,12 +69,18 @@ class TissueSurvey:
         Whether the aorta holds contrast agent; None when no large vessel was found.
     metal : bool
         Whether there is metal in the field.
+    water_diameter_mm : float or None
+        Water-equivalent diameter of the body (`body_size`); None if the field of view cuts its outline.
+    least_water_diameter_mm : float or None
+        The same of the part in view, which is less than the whole.
     """
 
     samples: dict[str, TissueSample]
     findings: tuple[Finding, ...]
     blood_enhanced: bool | None
     metal: bool
+    water_diameter_mm: float | None = None
+    least_water_diameter_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ def survey_tissues(volume: Volume, segmentation: Segmentation) -> TissueSurvey:
     TissueSurvey
     """
     blocks = _block_means(volume)
+    diameter = water_equivalent_diameter_mm(blocks.mean_hu, _block_spacing(blocks))
     findings: list[Finding] = []
     metal = bool(ndimage.binary_opening(blocks.mean_hu > _METAL_HU).any() or (blocks.mean_hu > _METAL_HU).sum() > 8)
     if metal:
@@ -152,7 +160,7 @@ def survey_tissues(volume: Volume, segmentation: Segmentation) -> TissueSurvey:
             "blood", vessel.hu, vessel.sd_hu, vessel.n, f"{vessel.length_mm:.0f} mm of aorta", vessel.points_lps_mm
         )
         enhanced = vessel.enhanced
-    return TissueSurvey(found, tuple(findings), enhanced, metal)
+    return TissueSurvey(found, tuple(findings), enhanced, metal, *diameter)
 
 
 def _densest_bone(volume: Volume, segmentation: Segmentation) -> TissueSample | None:
