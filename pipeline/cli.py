@@ -125,6 +125,10 @@ def run(
             help="Calibration file (JSON), or a method: phantom, internal, kvp. Chosen automatically if absent."
         ),
     ] = None,
+    dxa_scale: Annotated[
+        str | None,
+        typer.Option(help="Give hip areal density also as devices of this maker would read it: hologic or lunar."),
+    ] = None,
     segmenter: Annotated[
         str, typer.Option(help="own (no trained weights) or totalsegmentator (if installed).")
     ] = "own",
@@ -190,6 +194,7 @@ def run(
         masks_convention=masks_convention,
         refine_masks=refine_masks,
         calibration=calibration,
+        dxa_scale=dxa_scale,
         segmenter=segmenter,
         pinned_levels=tuple(_pinned(text) for text in level or ()),
         series_uid=series,

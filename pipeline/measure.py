@@ -68,6 +68,7 @@ def measure(
     segmentation: Segmentation,
     *,
     calibration_choice: str | None = None,
+    dxa_scale: str | None = None,
     strength: bool = True,
     profile: str | None = None,
     spine_load: str | None = None,
@@ -82,6 +83,8 @@ def measure(
     segmentation : Segmentation
     calibration_choice : str, optional
         As in `pipeline.density.calibrate`.
+    dxa_scale : str, optional
+        As in `pipeline.density.hip.measure_hip`.
     strength : bool
         False leaves out the finite-element tests.
     profile : str, optional
@@ -117,7 +120,7 @@ def measure(
     for vertebra in segmentation.vertebrae:
         sheet.measure_density(vertebra, shapes.get(vertebra.name))
     for femur in segmentation.femora:
-        sheet.measure_hip(femur)
+        sheet.measure_hip(femur, dxa_scale)
     on_stage("strength")
     for vertebra in segmentation.vertebrae:
         sheet.measure_strength(vertebra, shapes.get(vertebra.name))
@@ -184,7 +187,7 @@ class _Sheet:
         except NotMeasurable as refusal:
             self.reasons[vertebra.name, "trabecular_hu"] = _as_finding(refusal)
 
-    def measure_hip(self, femur: Femur) -> None:
+    def measure_hip(self, femur: Femur, dxa_scale: str | None) -> None:
         if not self._ready(femur, "abmd_g_cm2"):
             return
         assert self.calibration is not None
@@ -197,6 +200,7 @@ class _Sheet:
                 self.calibration,
                 sex=facts.patient_sex,
                 age_years=facts.patient_age_years,
+                dxa_scale=dxa_scale,
             )
         except NotMeasurable as refusal:
             self.reasons[femur.name, "abmd_g_cm2"] = _as_finding(refusal)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.density import CHOICES
 from pipeline.density.calibration_file import read as read_calibration
+from pipeline.density.dxa_scale import SCALES
 from pipeline.errors import InputRefused
 from pipeline.segmentation.mask_names import CONVENTIONS
 from pipeline.segmentation.model import LEVELS
@@ -31,6 +32,7 @@ class Settings:
     masks_convention: str | None = None
     refine_masks: bool = False
     calibration: str | None = None
+    dxa_scale: str | None = None
     segmenter: str = "own"
     pinned_levels: tuple[tuple[str, float], ...] = ()
     series_uid: str | None = None
@@ -75,6 +77,11 @@ class Settings:
                 raise InputRefused("no_such_input", "does not exist.", subject=f"{option} '{Path(path).name}'")
         if self.calibration is not None and self.calibration not in CHOICES:
             read_calibration(Path(self.calibration))
+        if self.dxa_scale is not None and self.dxa_scale not in SCALES:
+            known = ", ".join(SCALES)
+            raise InputRefused(
+                "unknown_scale", f"is not known; known are {known}.", subject=f"--dxa-scale {self.dxa_scale}"
+            )
         if self.profile is not None:
             check_profiles(self.profile)
         self._check_context()

@@ -11,7 +11,8 @@ from scipy.stats import norm
 from pipeline.density import tables
 from pipeline.density.body import mask_window
 from pipeline.density.calibration import Calibration
-from pipeline.density.hip_regions import REGION_LABEL, Regions, place_regions, with_tails
+from pipeline.density.dxa_scale import on_scale
+from pipeline.density.hip_regions import REGION_LABEL, Regions, place_regions, silhouette, with_tails
 from pipeline.density.projection import PIXEL_MM, BonePaths, Projection, bone_paths, pose_of, project
 from pipeline.errors import Finding, NotMeasurable, Severity, Status, status_of
 from pipeline.segmentation.model import Femur, Segmentation
@@ -40,6 +41,10 @@ class HipDensity:
         By region (`HIP_REGIONS`); a region that cannot be placed is absent, and `missing` says why.
     abmd_without_marrow_g_cm2 : dict of str to float
         The same without the marrow term: plain K2HPO4 equivalent, for comparison with programs that leave it out.
+    dxa_scale : str or None
+        Maker of DXA devices whose scale was asked for.
+    on_dxa_scale_g_cm2 : dict of str to Quantity
+        Areal density on that scale; total hip and femoral neck. Empty if none was asked for.
     t_scores : dict of str to Quantity
         Against white women of 20 to 29 years (NHANES III), for both sexes; total hip and femoral neck.
     male_reference_t_scores : dict of str to Quantity
@@ -71,6 +76,8 @@ class HipDensity:
     bmc_g: dict[str, Quantity]
     area_cm2: dict[str, Quantity]
     abmd_without_marrow_g_cm2: dict[str, float]
+    dxa_scale: str | None
+    on_dxa_scale_g_cm2: dict[str, Quantity]
     t_scores: dict[str, Quantity]
     male_reference_t_scores: dict[str, Quantity]
     z_scores: dict[str, Quantity]
@@ -99,6 +106,7 @@ def measure_hip(
     *,
     sex: str | None = None,
     age_years: float | None = None,
+    dxa_scale: str | None = None,
 ) -> HipDensity:
     """Areal density by DXA region of one hip, with T-scores.
 
@@ -114,6 +122,9 @@ def measure_hip(
         ``"F"`` or ``"M"``.
     age_years : float, optional
         Below 50 years no class is given.
+    dxa_scale : str, optional
+        One of `dxa_scale.SCALES`: areal density is also given as devices of that maker would read it. T-scores stay, because
+        their reference would be converted alike.
 
     Raises
     ------
@@ -130,7 +141,7 @@ def measure_hip(
     for angles in ((tolerance, 0.0), (-tolerance, 0.0), (0.0, tolerance), (0.0, -tolerance)):
         other, placed = _posed(paths, femur, calibration, *angles)
         turned.append(_region_values(other.areal_g_cm2(calibration), placed))
-    values = _region_values(areal, regions)
+    values, edges = _region_values(areal, regions), _edge_effects(areal, regions)
     plain = _region_values(projection.areal_g_cm2(calibration, marrow_mg_cm3=0.0), regions)
     abmd: dict[str, Quantity] = {}
     bmc: dict[str, Quantity] = {}
@@ -149,7 +160,7 @@ def measure_hip(
             )
         picked = _picked(regions.labels, region)
         parts = _components(paths, projection, picked, density, calibration, volume)
-        parts["bone_edge"] = _edge_effect(areal, picked, density)
+        parts["bone_edge"] = abs(edges.get(region, 0.0))
         parts["pose"] = _pose_sd([pose.get(region) for pose in turned], 0, density)
         area_sd = _pose_sd([pose.get(region) for pose in turned], 1, surface_cm2)
         method = "CT projected along the DXA direction, soft tissue and marrow subtracted"
@@ -171,6 +182,10 @@ def measure_hip(
             value=density * surface_cm2, unit="g", uncertainty=bmc_sd, method=method, reference=reference
         )
     findings = _findings(volume, femur, calibration, missing)
+    converted: dict[str, Quantity] = {}
+    if dxa_scale is not None and calibration.mineral == "K2HPO4":
+        converted = {r: on_scale(abmd[r], r, dxa_scale) for r in _CLASSIFIED if r in abmd}
+        findings += _conversion_finding(femur, converted, dxa_scale)
     scores: dict[str, Quantity] = {}
     male: dict[str, Quantity] = {}
     class_: str | None = None
@@ -187,6 +202,8 @@ def measure_hip(
         bmc_g=bmc,
         area_cm2=area,
         abmd_without_marrow_g_cm2={region: plain[region][0] for region in abmd},
+        dxa_scale=dxa_scale,
+        on_dxa_scale_g_cm2=converted,
         t_scores=scores,
         male_reference_t_scores=male,
         z_scores=z_scores,
@@ -253,10 +270,19 @@ def _pose_sd(turned: list[tuple[float, float] | None], index: int, value: float)
     return float(np.linalg.norm(spreads))
 
 
-def _edge_effect(areal: NDArray[np.float64], picked: NDArray[np.bool_], density: float) -> float:
-    """Change of a region's mean when pixels count as bone only from the upper end of the usual range of thresholds."""
-    dense = picked & (areal > tables.number("hip.bone_edge_upper_g_cm2"))
-    return abs(float(areal[dense].mean()) - density) if dense.any() else 0.0
+def _edge_effects(areal: NDArray[np.float64], regions: Regions) -> dict[str, float]:
+    """Standard uncertainty of the mean of each region, because the edge of its shadow may be drawn elsewhere."""
+    tails = with_tails(regions.labels)
+    share, spread = tables.number("hip.bone_edge_share"), tables.number("hip.bone_edge_share_spread")
+    wide, narrow = (silhouette(areal, share=share + sign * spread) for sign in (-1.0, 1.0))
+    effects = {}
+    for region in HIP_REGIONS:
+        mine = _picked(tails, region)
+        areas = [float((mine & bone).sum()) for bone in (wide, narrow)]
+        if min(areas) > 0:
+            # Between the two edges all are as likely: half the range over the root of three.
+            effects[region] = float(areal[mine].sum()) * (1 / areas[1] - 1 / areas[0]) / (2 * float(np.sqrt(3.0)))
+    return effects
 
 
 def _components(
@@ -367,6 +393,21 @@ def _z_scores(
         reference=entry.source,
     )
     return {"total_hip": score}, ""
+
+
+def _conversion_finding(femur: Femur, converted: dict[str, Quantity], scale: str) -> list[Finding]:
+    if not converted:
+        return []
+    values = ", ".join(
+        f"{region.replace('_', ' ')} {q.value:.3f} +- {q.uncertainty or 0.0:.3f} g/cm2"
+        for region, q in converted.items()
+    )
+    text = (
+        f"{femur.name}: on the scale of {scale.capitalize()} devices {values} (standardised BMD, Hui 1997 and Lu 2001). "
+        "This supposes that areal density by CT stands on the scale of the reference (Hologic), which no paired measurement "
+        "has shown. T-scores are the same on either scale."
+    )
+    return [Finding("dxa_scale", Severity.INFO, text)]
 
 
 def _findings(volume: Volume, femur: Femur, calibration: Calibration, missing: dict[str, str]) -> list[Finding]:

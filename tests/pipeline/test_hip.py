@@ -6,11 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from pipeline.density.dxa_scale import on_scale, standardised
 from pipeline.density.hip import HIP_REGIONS, measure_hip
-from pipeline.density.projection import PIXEL_MM, bone_paths, pose_of, project
-from pipeline.errors import Finding, NotMeasurable, Severity
+from pipeline.density.hip_regions import silhouette, with_tails
+from pipeline.density.projection import PIXEL_MM, Projection, bone_paths, pose_of, project
+from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
 from pipeline.segmentation.model import Segmentation
+from pipeline.settings import Settings
+from reports.quantity import Quantity
 from tests.pipeline.analytic_bones import exact_calibration, femur
 
 SLOPE = 0.75
@@ -19,9 +24,12 @@ MARROW, TISSUE = -45.0, 1158.0
 TRUE_G_CM3 = (400.0 * SLOPE - MARROW) * TISSUE / (TISSUE - MARROW) / 1000.0
 
 
+_PERSON = ("sex", "age_years", "dxa_scale")
+
+
 def measured(**options):
-    volume, segmentation, _ = femur(**{k: v for k, v in options.items() if k not in ("sex", "age_years")})
-    person = {k: v for k, v in options.items() if k in ("sex", "age_years")}
+    volume, segmentation, _ = femur(**{k: v for k, v in options.items() if k not in _PERSON})
+    person = {k: v for k, v in options.items() if k in _PERSON}
     return measure_hip(volume, segmentation, segmentation.femora[0], exact_calibration(SLOPE), **person)
 
 
@@ -84,6 +92,58 @@ def test_mirror_image_gives_the_same(upright):
     assert right.image_g_cm2.shape == upright.image_g_cm2.shape
 
 
+@pytest.mark.parametrize("sigma_mm", [0.4, 1.0, 1.8])
+@pytest.mark.parametrize("plateau_g_cm2", [0.35, 1.2])
+def test_blur_moves_neither_the_edge_of_a_shadow_nor_its_mass(sigma_mm, plateau_g_cm2):
+    # A strip 32 mm wide: found as wide within a pixel on each side, and what blur carries outside is still counted.
+    strip = np.zeros((60, 80))
+    strip[:, 20:60] = plateau_g_cm2
+    blurred = ndimage.gaussian_filter(strip, (0.0, sigma_mm / PIXEL_MM))
+    inside = silhouette(blurred)
+    assert inside.sum(axis=1).mean() * PIXEL_MM == pytest.approx(32.0, abs=2.1 * PIXEL_MM)
+    tails = with_tails(inside.astype(np.uint8))
+    assert blurred[tails > 0].sum() == pytest.approx(strip.sum(), rel=0.01)
+
+
+def test_denser_bone_holds_less_marrow():
+    # A voxel of pure bone tissue counts what it reads; one of pure marrow counts nothing; in between by volume.
+    volume, segmentation, _ = femur()
+    paths = bone_paths(volume, segmentation, segmentation.femora[0], exact_calibration(SLOPE))
+    pose = pose_of(segmentation.femora[0], paths)
+    for share in (0.0, 0.25, 1.0):
+        reading = share * TISSUE + (1 - share) * MARROW
+        column = Projection(pose, np.array([[reading / SLOPE * 10.0]]), np.array([[10.0]]))
+        assert column.areal_g_cm2(exact_calibration(SLOPE))[0, 0] == pytest.approx(share * TISSUE * 10.0 * 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("region", "hologic", "lunar"),
+    # By hand from sBMD = 1.008 H + 0.006 = 0.979 L - 0.031 and 1.087 H + 0.019 = 0.939 L - 0.023.
+    [("total_hip", 0.8, 0.86149), ("femoral_neck", 0.7, 0.85506)],
+)
+def test_areal_density_on_the_scale_of_another_maker(region, hologic, lunar):
+    abmd = Quantity(value=hologic, unit="g/cm2", uncertainty=0.03, method="given", components={"calibration": 0.03})
+    there = on_scale(abmd, region, "lunar")
+    assert there.value == pytest.approx(lunar, abs=1e-4)
+    assert standardised(there.value, region, "lunar") == pytest.approx(standardised(hologic, region, "hologic"))
+    assert there.uncertainty > 0.035 * there.value
+    assert on_scale(abmd, region, "hologic") is abmd
+
+
+def test_a_scale_asked_for_is_given_and_leaves_the_t_score(upright):
+    result = measured(dxa_scale="lunar")
+    assert set(result.on_dxa_scale_g_cm2) == {"total_hip", "femoral_neck"}
+    assert "Lunar" in next(f.text for f in result.findings if f.code == "dxa_scale")
+    assert result.t_scores["total_hip"].value == pytest.approx(upright.t_scores["total_hip"].value)
+    assert not upright.on_dxa_scale_g_cm2 and "dxa_scale" not in {f.code for f in upright.findings}
+
+
+def test_an_unknown_scale_is_refused():
+    with pytest.raises(InputRefused) as refusal:
+        Settings(dxa_scale="norland").check()
+    assert refusal.value.reason == "unknown_scale"
+
+
 @pytest.mark.parametrize("slice_mm", [2.5, 3.27])
 def test_slice_thickness_changes_little(upright, slice_mm):
     thick = measured(spacing_mm=(slice_mm, 0.98, 0.98), noise_hu=20.0)
@@ -125,7 +185,6 @@ def test_plain_fat_counts_like_bone_without_mineral():
 @pytest.mark.parametrize(("region", "abmd", "t_score"), [("femoral_neck", 0.558, -2.5), ("total_hip", 0.637, -2.5)])
 def test_t_score_hits_the_published_cut(region, abmd, t_score):
     from pipeline.density.hip import _t_score
-    from reports.quantity import Quantity
 
     quantity = Quantity(value=abmd, unit="g/cm2", uncertainty=0.02, method="given", components={"calibration": 0.02})
     score = _t_score(quantity, region, "women")
