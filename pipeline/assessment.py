@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Literal
 
-from pipeline.density.spine import SpineDensity
+from pipeline.density.spine import SPINE_CLASSES, SpineDensity, limit_within_interval, probability_words
 from reports.classes import grade_needs_reader
 from reports.quantity import Quantity, format_quantity
 from reports.record import Assessment, Femur, Omission, Rule, Vertebra
@@ -24,7 +24,7 @@ _CERTAIN_FRACTURE_GRADE = 2
 _PROBABILITY = re.compile(r"probability of at most [^:]*: (\d+) %")
 _FIRM_PERCENT = 80
 _OSTEOPOROSIS_MG_CM3 = 80.0
-_OSTEOPOROSIS_T = -2.5
+_OSTEOPOROSIS_T, _LOW_T = -2.5, -1.0
 _FIRST_ADULT_YEAR = 18.0
 _T_SCORE_YEARS = 50.0
 
@@ -60,11 +60,14 @@ def assess(
 
     if spine is not None and spine.vbmd_mg_cm3 is not None:
         sure = _probability_at_or_below(spine.vbmd_mg_cm3, _OSTEOPOROSIS_MG_CM3)
+        if spine.class_probabilities and limit_within_interval(spine.vbmd_mg_cm3):
+            sure += f" (classes: {probability_words(spine.class_probabilities)})"
         spine_basis = f"{'-'.join(spine.levels)} {format_quantity(spine.vbmd_mg_cm3)}{sure}"
     else:
         spine_basis = "not measured"
     hip_basis = "; ".join(
         f"{f.side} {s.region.replace('_', ' ')} T {format_quantity(s)}{_probability_at_or_below(s, _OSTEOPOROSIS_T)}"
+        f"{_hip_class_words(s)}"
         for f, s in scores
     )
     hip_basis = hip_basis or "not measured"
@@ -128,14 +131,24 @@ def _probability_at_or_below(quantity: Quantity, limit: float) -> str:
     return f", probability of at most {limit:g}: {100 * probability:.0f} %"
 
 
+def _hip_class_words(score: Quantity) -> str:
+    """The probability of each WHO class where a limit between two lies inside the 95 % interval of a T-score; else nothing."""
+    spread = score.uncertainty or 0.0
+    if not any(abs(score.value - limit) <= 1.96 * spread for limit in (_OSTEOPOROSIS_T, _LOW_T)) or not spread:
+        return ""
+    below = [NormalDist(score.value, spread).cdf(limit) for limit in (_OSTEOPOROSIS_T, _LOW_T)]
+    chances = (below[0], below[1] - below[0], 1.0 - below[1])
+    return f" (classes: {probability_words(dict(zip(SPINE_CLASSES, chances, strict=True)))})"
+
+
 def _hip_class(lowest_t: float | None) -> _Class | None:
     if lowest_t is None:
         return None
     # T-scores are read to one decimal, as the classes were defined.
     rounded = round(lowest_t, 1)
-    if rounded <= -2.5:
+    if rounded <= _OSTEOPOROSIS_T:
         return "osteoporosis_range"
-    return "low" if rounded < -1.0 else "normal"
+    return "low" if rounded < _LOW_T else "normal"
 
 
 def _classification(

@@ -19,6 +19,16 @@ _PREFERRED = ("L1", "L2")
 _SUBSTITUTES = ("L1", "L2", "T12", "L3", "L4", "T11")
 _YOUNGEST_CLASSIFIED_YEARS = 18.0
 _OUTLIER_Z = 3.5
+_INTERVAL = 1.96
+_FIRM = 0.9
+# Why a measured body is not to stand for the spine as long as two others can; in words, by the code of the finding.
+_DOUBTS = {
+    "possible_deformity": "a possible deformity",
+    "uneven_bone": "uneven bone",
+    "many_outliers_excluded": "much sclerosis or many veins",
+}
+_MARROW_MG_CM3 = (4, 25)
+"""What a density that is taken for mineral alone is too low by (docs/accuracy.md: digital patients of 60 to 87 years)."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,9 @@ def summarise_spine(
 ) -> SpineDensity:
     """Mean of L1 and L2, or of stated substitutes, with its ACR / ISCD class.
 
+    Bodies that may be deformed, are uneven, or lie apart from the profile of the other levels are set aside as long as two
+    others can be averaged.
+
     The trabecular thresholds 80 and 120 mg/cm3 hold on the K2HPO4 scale; on the hydroxyapatite scale no class is given.
     A class is given to the mean as measured; its probability says how firmly.
 
@@ -67,17 +80,18 @@ def summarise_spine(
         Below 18 years no class is given; unknown age is stated.
     """
     by_level = {m.level: m for m in measured if m.level is not None and m.status is not Status.FAILED}
-    findings = list(_profile_findings(by_level))
+    outliers = _profile_outliers(by_level)
+    findings = list(outliers.values())
     reference = f"trabecular vBMD: {tables.constant('spine.osteoporosis_le_mg_cm3').source}"
-    chosen = _levels(by_level)
     statements = _l1_statements(by_level, calibration)
+    findings += [Finding("l1_hu_cut_offs", Severity.INFO, text) for text in statements]
+    doubts = {level: doubt for level, body in by_level.items() if (doubt := _doubt(body, level in outliers))}
+    chosen = _levels([level for level in by_level if level not in doubts]) or _levels(list(by_level))
     if not chosen:
         text = "Spine density is not summarised: it needs two measurable bodies of T11 to L4 with certain levels."
         findings.append(Finding("too_few_levels", Severity.WARNING, text))
         return SpineDensity((), None, None, {}, statements, reference, tuple(findings))
-    if set(chosen) != set(_PREFERRED):
-        text = f"The mean is of {' and '.join(chosen)}, because L1 and L2 are not both measurable."
-        findings.append(Finding("substitute_levels", Severity.WARNING, text))
+    findings += _choice_findings(chosen, by_level, doubts)
     mean = _mean([by_level[level] for level in chosen], chosen, calibration)
     probabilities = class_probabilities(mean)
     classification: str | None = None
@@ -91,20 +105,22 @@ def summarise_spine(
         probabilities = {}
     else:
         classification = _class_of(mean.value)
-        likely = max(probabilities.values())
-        if likely < 0.9:
-            text = (
-                "The class of the spine density is uncertain: "
-                + ", ".join(f"{name} {100 * p:.0f} %" for name, p in probabilities.items())
-                + "."
-            )
-            findings.append(Finding("class_uncertain", Severity.WARNING, text))
+        if limit_within_interval(mean):
+            severity = Severity.WARNING if max(probabilities.values()) < _FIRM else Severity.INFO
+            text = f"The class of the spine density is uncertain: {probability_words(probabilities)}."
+            findings.append(Finding("class_uncertain", severity, text))
         if age_years is None:
             text = "The age is not recorded; the class supposes an adult after peak bone mass."
             findings.append(Finding("age_unknown", Severity.INFO, text))
     if calibration.method == "kvp_constant":
         text = "The class rests on constants for the tube voltage, not on a calibration of this scan: triage only."
         findings.append(Finding("class_is_triage", Severity.WARNING, text))
+    low, high = _MARROW_MG_CM3
+    text = (
+        f"Marrow fat is not seen at one tube voltage: the density is what a calibrated scanner reads. Taken for mineral "
+        f"alone it is {low} to {high} mg/cm3 too low, the more the fattier the marrow; the stated interval does not include it."
+    )
+    findings.append(Finding("marrow_fat_unseen", Severity.INFO, text))
     return SpineDensity(chosen, mean, classification, probabilities, statements, reference, tuple(findings))
 
 
@@ -116,21 +132,54 @@ def class_probabilities(vbmd: Quantity) -> dict[str, float]:
     return dict(zip(SPINE_CLASSES, (below_low, below_high - below_low, 1.0 - below_high), strict=True))
 
 
+def limit_within_interval(vbmd: Quantity) -> bool:
+    """Whether a limit between classes lies inside the 95 % interval of a density."""
+    limits = (tables.number("spine.osteoporosis_le_mg_cm3"), tables.number("spine.normal_ge_mg_cm3"))
+    return any(abs(vbmd.value - limit) <= _INTERVAL * (vbmd.uncertainty or 0.0) for limit in limits)
+
+
+def probability_words(probabilities: dict[str, float]) -> str:
+    """``osteoporosis 16 %, low bone mass 73 %, normal 11 %``."""
+    return ", ".join(f"{name} {100 * p:.0f} %" for name, p in probabilities.items())
+
+
 def _class_of(vbmd_mg_cm3: float) -> str:
     if vbmd_mg_cm3 <= tables.number("spine.osteoporosis_le_mg_cm3"):
         return "osteoporosis"
     return "low bone mass" if vbmd_mg_cm3 < tables.number("spine.normal_ge_mg_cm3") else "normal"
 
 
-def _levels(by_level: dict[str, VertebraDensity]) -> tuple[str, ...]:
+def _doubt(body: VertebraDensity, outlier: bool) -> str:
+    """Why a measured body should not stand for the spine; empty if nothing speaks against it."""
+    said = [words for code, words in _DOUBTS.items() if any(f.code == code for f in body.findings)]
+    return ", ".join([*said, "a density apart from that of the other levels"] if outlier else said)
+
+
+def _levels(available: list[str]) -> tuple[str, ...]:
     """L1 and L2, else the two most preferred of T11 to L4 that are there, from cranial to caudal."""
-    available = [level for level in _SUBSTITUTES if level in by_level]
-    chosen = [level for level in _PREFERRED if level in by_level]
-    chosen += [level for level in available if level not in chosen]
+    chosen = [level for level in _SUBSTITUTES if level in available][:2]
     if len(chosen) < 2:
         return ()
     order = {level: i for i, level in enumerate(("T11", "T12", "L1", "L2", "L3", "L4"))}
-    return tuple(sorted(chosen[:2], key=order.__getitem__))
+    return tuple(sorted(chosen, key=order.__getitem__))
+
+
+def _choice_findings(
+    chosen: tuple[str, ...], by_level: dict[str, VertebraDensity], doubts: dict[str, str]
+) -> list[Finding]:
+    """What the reader must know of the levels that the mean is made of."""
+    findings = []
+    if set(chosen) != set(_PREFERRED):
+        absent = [level for level in _PREFERRED if level not in by_level]
+        reasons = [f"{' and '.join(absent)} could not be measured"] if absent else []
+        reasons += [f"{level} shows {doubts[level]}" for level in _PREFERRED if level in doubts and level not in chosen]
+        text = f"The mean is of {' and '.join(chosen)}, because {' and '.join(reasons)}."
+        findings.append(Finding("substitute_levels", Severity.WARNING, text))
+    for level in chosen:
+        if level in doubts:
+            text = f"{level} shows {doubts[level]} and stands in the mean for want of other levels."
+            findings.append(Finding("doubtful_level_in_mean", Severity.WARNING, text))
+    return findings
 
 
 def _mean(bodies: list[VertebraDensity], levels: tuple[str, ...], calibration: Calibration) -> Quantity:
@@ -179,15 +228,15 @@ def _l1_statements(by_level: dict[str, VertebraDensity], calibration: Calibratio
     return (f"{said}: {meaning} [{source}]. Caveats: {'; '.join(caveats)}.",)
 
 
-def _profile_findings(by_level: dict[str, VertebraDensity]) -> list[Finding]:
-    """Levels that stand out from a straight line through the others: a hidden fracture, a lesion or a wrong mask."""
+def _profile_outliers(by_level: dict[str, VertebraDensity]) -> dict[str, Finding]:
+    """By level, those that stand out from a straight line through the others: a hidden fracture, a lesion or a wrong mask."""
     order = [*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6))]
     levels = [level for level in order if level in by_level]
     if len(levels) < 5:
-        return []
+        return {}
     position = np.array([order.index(level) for level in levels], float)
     value = np.array([by_level[level].vbmd_mg_cm3.value for level in levels])
-    findings = []
+    found: dict[str, Finding] = {}
     for i, level in enumerate(levels):
         others = np.arange(len(levels)) != i
         line = np.polyfit(position[others], value[others], 1)
@@ -200,5 +249,5 @@ def _profile_findings(by_level: dict[str, VertebraDensity]) -> list[Finding]:
                 f"{level} is {apart:+.0f} {unit} from the trend of the other levels: look for fracture, "
                 f"sclerosis or a lesion."
             )
-            findings.append(Finding("density_outlier_level", Severity.WARNING, text))
-    return findings
+            found[level] = Finding("density_outlier_level", Severity.WARNING, text)
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.assessment import assess
@@ -74,3 +76,16 @@ def test_strength_enters_no_class_and_children_get_none() -> None:
     answer = assess([body(0)], [hip(-0.5)], spine(150), age_years=70)
     assert any(omitted.part == "strength" for omitted in answer.omitted)
     assert assess([body(2)], [hip(-3.0)], spine(60), age_years=12).classification == "not_determined"
+
+
+def test_the_probability_of_every_class_stands_beside_a_class_that_its_interval_leaves_open() -> None:
+    unsure = replace(
+        spine(100, sd=18), class_probabilities={"osteoporosis": 0.13, "low bone mass": 0.74, "normal": 0.13}
+    )
+    answer = assess([body(0)], [hip(-1.2, sd=0.8)], unsure, age_years=70)
+    assert "(classes: osteoporosis 13 %, low bone mass 74 %, normal 13 %)" in answer.rules[0].basis
+    # Normal distribution about -1.2 with 0.8: -2.5 lies 1.625 and -1.0 lies 0.25 standard deviations away.
+    assert "(classes: osteoporosis 5 %, low bone mass 55 %, normal 40 %)" in answer.rules[1].basis
+    firm = replace(spine(100, sd=4), class_probabilities={"osteoporosis": 0.0, "low bone mass": 1.0, "normal": 0.0})
+    assert "classes" not in assess([body(0)], [hip(-1.6)], firm, age_years=70).rules[0].basis
+    assert "classes" not in assess([body(0)], [hip(-1.6)], firm, age_years=70).rules[1].basis

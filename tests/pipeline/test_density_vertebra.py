@@ -63,12 +63,41 @@ def test_uncertainty_components_add_in_quadrature_and_contrast_widens_it():
     volume, segmentation = spine({"L1": BODY}, noise_hu=20.0)
     plain = measured(volume, segmentation)
     enhanced = measured(volume, segmentation, calibration=replace(exact_calibration(), contrast_enhanced=True))
-    assert {"noise", "boundary", "calibration"} == set(plain.vbmd_mg_cm3.components)
+    assert {"noise", "boundary", "exclusion", "calibration"} == set(plain.vbmd_mg_cm3.components)
     for quantity in (plain.vbmd_mg_cm3, enhanced.vbmd_mg_cm3, enhanced.trabecular_hu):
         assert quantity.uncertainty == pytest.approx(np.linalg.norm(list(quantity.components.values())))
     # Never silently corrected: same value, 19 HU (1 SD) more uncertainty.
     assert enhanced.trabecular_hu.value == plain.trabecular_hu.value
     assert enhanced.trabecular_hu.uncertainty == pytest.approx(np.hypot(plain.trabecular_hu.uncertainty, 19.0))
+
+
+def with_lump(volume, radius_mm, hu, share_of_width=0.25):
+    """The block of `spine({"L1": ...})` with a ball of other bone on its left side, blurred as a scanner would."""
+    z, y, x = np.indices(volume.shape)
+    centre = [(n - 1) / 2 for n in volume.shape]
+    away = np.hypot(np.hypot(z - centre[0], y - centre[1] + 2.0), x - centre[2] - share_of_width * 44.0)
+    lump = ndimage.gaussian_filter((away < radius_mm).astype(np.float32), 0.7)
+    return replace(volume, hu=(volume.hu + hu * lump).astype(np.float32))
+
+
+@pytest.mark.parametrize(("hu", "radius_mm"), [(120.0, 6.5), (300.0, 6.5), (-90.0, 6.5), (500.0, 5.0)])
+def test_a_lump_of_other_bone_is_left_out_place_by_place_and_widens_the_uncertainty(hu, radius_mm):
+    volume, segmentation = spine({"L1": BODY}, trabecular_hu=110.0, noise_hu=25.0)
+    sound, ill = measured(volume, segmentation), measured(with_lump(volume, radius_mm, hu), segmentation)
+    whole = with_lump(volume, radius_mm, hu).hu[tuple(sound.peeled_index.T)].mean()
+    # A voxel of the lump is two to five standard deviations of noise away; together they moved the mean three times as far.
+    assert abs(ill.trabecular_hu.value - 110.0) < 0.35 * abs(whole - 110.0)
+    assert ill.excluded_share > 0.04 > 0.02 > sound.excluded_share
+    assert ill.trabecular_hu.components["exclusion"] > 2.0 > 1.0 > sound.trabecular_hu.components["exclusion"]
+    assert abs(ill.trabecular_hu.value - 110.0) < 2.0 * ill.trabecular_hu.uncertainty
+
+
+def test_bone_that_differs_from_place_to_place_is_said_to_and_even_bone_is_not():
+    volume, segmentation = spine({"L1": BODY}, trabecular_hu=110.0, noise_hu=25.0)
+    assert "uneven_bone" not in {f.code for f in measured(volume, segmentation).findings}
+    half = volume.hu.copy()
+    half[:, :, volume.shape[2] // 2 :] += 90.0
+    assert "uneven_bone" in {f.code for f in measured(replace(volume, hu=half), segmentation).findings}
 
 
 def refused(reason, volume, segmentation, **options):
@@ -179,6 +208,47 @@ def test_a_level_that_stands_out_is_named(template):
         f.text for f in summarise_spine(bodies(template, **profile), WIDE).findings if f.code == "density_outlier_level"
     ]
     assert len(texts) == 1 and texts[0].startswith("L2")
+
+
+def with_finding(body, code):
+    return replace(body, findings=(*body.findings, Finding(code, Severity.WARNING, "Said.")))
+
+
+@pytest.mark.parametrize("code", ["possible_deformity", "uneven_bone", "many_outliers_excluded"])
+def test_a_doubtful_body_is_set_aside_as_long_as_two_others_can_stand_for_the_spine(template, code):
+    sound = bodies(template, L1=90.0, L3=80.0)
+    doubtful = with_finding(bodies(template, L2=140.0)[0], code)
+    summary = summarise_spine([*sound, doubtful], WIDE, age_years=70.0)
+    assert summary.levels == ("L1", "L3") and summary.vbmd_mg_cm3.value == pytest.approx(85.0)
+    assert "L2 shows" in next(f.text for f in summary.findings if f.code == "substitute_levels")
+    scarce = summarise_spine([sound[0], doubtful], WIDE, age_years=70.0)
+    assert scarce.levels == ("L1", "L2")
+    assert "for want of other levels" in next(f.text for f in scarce.findings if f.code == "doubtful_level_in_mean")
+
+
+def test_a_level_apart_from_the_profile_is_not_averaged(template):
+    profile = {"T11": 130.0, "T12": 128.0, "L1": 126.0, "L2": 190.0, "L3": 122.0, "L4": 120.0}
+    assert summarise_spine(bodies(template, **profile), WIDE, age_years=70.0).levels == ("T12", "L1")
+
+
+@pytest.mark.parametrize(
+    ("value", "severity"), [(100.0, None), (99.5, "info"), (115.0, "warning"), (79.0, "warning"), (40.0, None)]
+)
+def test_class_probabilities_are_said_whenever_a_limit_lies_within_the_interval(template, value, severity):
+    firm = replace(exact_calibration(), random_mg_cm3=9.97)
+    summary = summarise_spine(bodies(template, L1=value, L2=value), firm, age_years=70.0)
+    half_width = 1.96 * summary.vbmd_mg_cm3.uncertainty
+    said = [f for f in summary.findings if f.code == "class_uncertain"]
+    assert bool(said) == (min(abs(value - 80.0), abs(value - 120.0)) <= half_width)
+    if severity is not None:
+        assert said and (said[0].severity is Severity.WARNING) == (max(summary.class_probabilities.values()) < 0.9)
+
+
+def test_what_no_interval_states_is_named(template):
+    codes = {f.code: f for f in summarise_spine(bodies(template, L1=90.0, L2=90.0), WIDE, age_years=70.0).findings}
+    assert "4 to 25 mg/cm3 too low" in codes["marrow_fat_unseen"].text
+    assert "does not include it" in codes["marrow_fat_unseen"].text
+    assert "120 kVp without contrast" in codes["l1_hu_cut_offs"].text
 
 
 def test_l1_statement_names_cut_off_and_caveats(template):
