@@ -346,20 +346,30 @@ def phantom(
 
 @app.command()
 def strength(
-    image: Annotated[Path, typer.Argument(help="NIfTI image in HU, or in mg/cm3 with --density.", show_default=False)],
-    mask: Annotated[Path, typer.Option(help="NIfTI mask on the same grid.")],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            help="Image in HU, or in mg/cm3 with --density: NIfTI, MHA, NRRD, ..., or DICOM (folder, zip).",
+            show_default=False,
+        ),
+    ],
+    mask: Annotated[Path, typer.Option(help="Label map on the same grid, or a DICOM segmentation.")],
     test: Annotated[str, typer.Option(help="spine-compression, hip-sideways-fall or hip-stance.")],
     output: Output,
     label: Annotated[
-        int | None, typer.Option(help="Label number in the mask; may be left out if the mask holds only one.")
+        int | None,
+        typer.Option(help="Number of the label or segment in the mask; may be left out if the mask holds only one."),
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Strength profile by name, or a profile file.")] = None,
-    density: Annotated[bool, typer.Option("--density", help="The image is mineral density in mg/cm3 K2HPO4.")] = False,
+    density: Annotated[bool, typer.Option("--density", help="The image is mineral density in mg/cm3.")] = False,
+    mineral: Annotated[
+        str, typer.Option(help="With --density: what the density is equivalent to, K2HPO4 or HA (hydroxyapatite).")
+    ] = "K2HPO4",
     voxel_mm: Annotated[
-        float, typer.Option("--voxel", min=0.3, max=3.0, help="Edge of the model's voxels in mm.")
+        float, typer.Option("--voxel", min=0.5, max=2.0, help="Edge of the model's voxels in mm.")
     ] = 1.0,
     with_yield: Annotated[
-        bool, typer.Option("--yield", help="Also the elastic-plastic curve; takes minutes for a femur.")
+        bool, typer.Option("--yield", help="Also the elastic-plastic curve; seconds for a body, more for a femur.")
     ] = False,
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Uncertainty from 16 varied tests instead of first order.")
@@ -383,6 +393,7 @@ def strength(
         label=label,
         profile=profile,
         is_density=density,
+        mineral=mineral,
         voxel_mm=voxel_mm,
         with_yield=with_yield,
         ensemble=ensemble,

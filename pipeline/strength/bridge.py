@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,18 +186,32 @@ def density_source(calibration: Calibration, profile: BoneProfile) -> DensitySou
         own = [calibration.relative_uncertainty(float(level)) * max(abs(float(level)), 1.0) for level in levels]
         return np.interp(density / factor, levels, own) * factor
 
-    factor, spread = 1.0, 0.0
+    converted = mineral_conversion(calibration.mineral, profile)
+    factor = converted.factor
+    return DensitySource(factor, converted.relative_uncertainty, uncertainty, converted.findings)
+
+
+@dataclass(frozen=True)
+class MineralConversion:
+    """From the mineral basis of densities to that of a profile: factor, its relative uncertainty, and what is said about it."""
+
+    factor: float = 1.0
+    relative_uncertainty: float = 0.0
     findings: tuple[Finding, ...] = ()
-    if calibration.mineral != profile.mineral:
-        ratio, deviation = tables.numbers("k2hpo4_per_ha")
-        factor = ratio if profile.mineral == "K2HPO4" else 1 / ratio
-        spread = deviation / ratio
-        text = (
-            f"Densities on the {calibration.mineral} scale were multiplied by {factor:.2f} (± {100 * spread:.0f} %) for the "
-            f"{profile.mineral} law of {profile.title}; published factors disagree."
-        )
-        findings = (Finding("mineral_basis_converted", Severity.WARNING, text),)
-    return DensitySource(factor, spread, uncertainty, findings)
+
+
+def mineral_conversion(mineral: str, profile: BoneProfile) -> MineralConversion:
+    """How densities of one mineral basis enter a profile that may be of the other."""
+    if mineral == profile.mineral:
+        return MineralConversion()
+    ratio, deviation = tables.numbers("k2hpo4_per_ha")
+    factor = ratio if profile.mineral == "K2HPO4" else 1 / ratio
+    spread = deviation / ratio
+    text = (
+        f"Densities on the {mineral} scale were multiplied by {factor:.2f} (± {100 * spread:.0f} %) for the "
+        f"{profile.mineral} law of {profile.title}; published factors disagree."
+    )
+    return MineralConversion(factor, spread, (Finding("mineral_basis_converted", Severity.WARNING, text),))
 
 
 def _cut_out(
@@ -214,6 +229,7 @@ def _cut_out(
     checks.require_mask(whole, structure.name)
     box = box_around(whole, volume.grid)
     mask = whole[box]
+    checks.require_one_piece(mask, structure.name)
     checks.require_inside(whole, None, structure.name, open_end=open_end)
     if volume.valid is not None:
         closed = np.pad(volume.valid[box], 1, mode="edge")
@@ -256,10 +272,40 @@ def _femur_pose(image: BoneImage, femur: Femur) -> tuple[FemurPose, tuple[Findin
         return pose, ()
     text = "Axes of the femur were taken from its mask, because its landmarks are incomplete."
     try:
-        pose = pose_of_femur(image.mask, image.index_to_lps, side=femur.side)
+        pose = pose_from_mask(image.mask, image.index_to_lps, femur.side)
     except TestRefused as refused:
         raise NotMeasurable(refused.code, refused.detail, subject=femur.name) from refused
     return pose, (Finding("axes_from_mask", Severity.INFO, text),)
+
+
+_MIRROR = np.array([-1.0, 1.0, 1.0])
+
+
+def pose_from_mask(mask: NDArray[np.bool_], index_to_lps: NDArray[np.float64], side: str | None = None) -> FemurPose:
+    """Pose of a femur from its mask, the same for a left one as for its mirror image.
+
+    Left ones are posed as right ones, mirrored: how voxels fall on the working grid turns the axes of a short shaft by a
+    degree, and left and right are to be compared.
+
+    Raises
+    ------
+    TestRefused
+        As `fea.bone.femur_pose.pose_of_femur`.
+    """
+    pose = pose_of_femur(mask, index_to_lps, side=side) if side != "left" else None
+    if pose is not None and pose.side == "right":
+        return pose
+    mirrored = pose_of_femur(mask, np.diag([*_MIRROR, 1.0]) @ index_to_lps, side="right")
+    marks = mirrored.lesser_trochanter_mm
+    return replace(
+        mirrored,
+        head_centre_mm=mirrored.head_centre_mm * _MIRROR,
+        neck_axis=mirrored.neck_axis * _MIRROR,
+        shaft_axis=mirrored.shaft_axis * _MIRROR,
+        shaft_point_mm=mirrored.shaft_point_mm * _MIRROR,
+        side="left",
+        lesser_trochanter_mm=None if marks is None else np.asarray(marks) * _MIRROR,
+    )
 
 
 def compress_body(
@@ -299,7 +345,7 @@ def load_femur(
     """A virtual test of a femur given as an image; without a `pose` it is taken from the mask."""
 
     def build() -> TestModel:
-        frame = pose or pose_of_femur(image.mask, image.index_to_lps)
+        frame = pose or pose_from_mask(image.mask, image.index_to_lps)
         make = build_sideways_fall if test is VirtualTest.HIP_SIDEWAYS_FALL else build_stance
         return make(image.density_mg_cm3, image.mask, image.index_to_lps, frame, profile, voxel_mm=voxel_mm)
 

@@ -14,6 +14,12 @@ THICKEST_SLICE_MM = 3.5
 METAL_HU = 2500.0
 """Above the densest cortex, below the clipping level of 12-bit CT."""
 
+LARGEST_LOOSE_PART = 0.02
+"""Of the volume of a bone; the same bound as for pieces of the model."""
+
+LEAST_DENSITY_MG_CM3 = 20.0
+"""Cortex of the emptiest bone, smeared over thick slices, is several times denser; the densest bone in g/cm3 is below 2."""
+
 _METAL_MM3 = 30.0  # a screw tip; single noisy voxels of a sharp kernel stay below
 _NEAR_MM = 3.0
 
@@ -34,6 +40,41 @@ def require_mask(mask: NDArray[np.bool_], subject: str) -> None:
     """``mask_empty`` if there is nothing to test."""
     if not mask.any():
         raise NotMeasurable("mask_empty", "its mask holds no voxel.", subject=subject)
+
+
+def require_one_piece(mask: NDArray[np.bool_], subject: str) -> None:
+    """``disconnected_pieces`` if more than `LARGEST_LOOSE_PART` of the mask lies apart from its main piece.
+
+    Voxels that touch by a corner count as joined. A gap narrower than a voxel of the model would be bridged by partial bone
+    there, so it is looked for in the mask itself.
+    """
+    pieces, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    if count < 2:
+        return
+    sizes = np.bincount(pieces.ravel())[1:]
+    loose = 1.0 - float(sizes.max()) / float(sizes.sum())
+    if loose > LARGEST_LOOSE_PART:
+        raise NotMeasurable(
+            "disconnected_pieces",
+            f"{100 * loose:.1f} % of the mask lies apart from its main piece ({count} pieces).",
+            subject=subject,
+            remedy="Close the gap, or remove the pieces that are no part of the bone.",
+        )
+
+
+def require_density_scale(density_mg_cm3: NDArray, subject: str) -> None:
+    """``density_unphysical`` if even the densest bone lies below `LEAST_DENSITY_MG_CM3`: another unit, g/cm3 as a rule."""
+    finite = density_mg_cm3[np.isfinite(density_mg_cm3)]
+    if finite.size == 0:
+        return  # said by the model
+    densest = float(np.percentile(finite, 99))
+    if 0 < densest < LEAST_DENSITY_MG_CM3:
+        raise NotMeasurable(
+            "density_unphysical",
+            f"the densest bone has {densest:.3g} mg/cm3, less than any bone: are these g/cm3?",
+            subject=subject,
+            remedy="Give densities in mg/cm3.",
+        )
 
 
 def require_inside(

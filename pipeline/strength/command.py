@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from fea.bone.profiles import BoneProfile, VirtualTest
@@ -24,15 +22,17 @@ from pipeline.strength.bridge import (
     compress_body,
     density_source,
     load_femur,
+    mineral_conversion,
     require_profile,
 )
+from pipeline.strength.images import read_image, read_mask
 from pipeline.strength.output import content_of, content_of_refusal, require_exports, write_outcome
 from pipeline.strength.result import BoneImage, DensitySource, Strength
 from pipeline.strength.uncertainty import with_ensemble
-from pipeline.volume import Grid, Volume, canonical_order
+from pipeline.volume import Acquisition, Grid, Volume
 
-_SAME_PLACE_MM = 0.1
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MINERALS = ("K2HPO4", "HA")
+"""What densities may be equivalent to: dipotassium phosphate, or hydroxyapatite."""
 
 
 def run_strength_command(
@@ -44,6 +44,7 @@ def run_strength_command(
     label: int | None = None,
     profile: str | None = None,
     is_density: bool = False,
+    mineral: str = "K2HPO4",
     voxel_mm: float = 1.0,
     with_yield: bool = False,
     ensemble: bool = False,
@@ -56,16 +57,18 @@ def run_strength_command(
     Parameters
     ----------
     image, mask : Path
-        NIfTI or any format of SimpleITK, on the same grid. The image holds HU, or mineral density (mg/cm3 K2HPO4) with
-        `is_density`.
+        On the same grid: NIfTI or any format of SimpleITK, a folder, zip or file of DICOM (image), a DICOM segmentation (mask).
+        The image holds HU, or mineral density (mg/cm3) with `is_density`.
     output : Path
         Folder, made if absent.
     test : str
         ``spine-compression``, ``hip-sideways-fall`` or ``hip-stance``.
     label : int, optional
-        Number of the bone in the mask; may be absent if the mask holds one structure.
+        Number of the bone in the mask, or of the segment; may be absent if the mask holds one structure.
     profile : str, optional
         Name of a profile or path of a profile file.
+    mineral : str
+        ``K2HPO4`` or ``HA``: what the densities of a density image are equivalent to.
     voxel_mm : float
         Edge of the model's voxels.
     with_yield : bool
@@ -85,41 +88,33 @@ def run_strength_command(
     Raises
     ------
     InputRefused
-        ``image_unreadable``, ``grids_differ``, ``label_absent``, ``label_needed``, ``unknown_test``, ``unknown_export``,
-        ``profile_unusable`` or ``output_not_writable``.
+        ``image_unreadable``, ``not_one_study``, ``not_a_label_map``, ``grids_differ``, ``label_absent``, ``label_needed``,
+        ``not_hounsfield``, ``unknown_mineral``, ``unknown_test``, ``unknown_export``, ``profile_unusable`` or
+        ``output_not_writable``.
     """
     kind, wanted = _known_test(test), require_exports(exports)
     law = require_profile(profile, kind)
-    values, index_to_lps = _read(Path(image))
-    labels, mask_to_lps = _read(Path(mask))
-    if (
-        values.shape != labels.shape
-        or np.abs(_corners(values.shape, index_to_lps - mask_to_lps)).max() > _SAME_PLACE_MM
-    ):
-        raise InputRefused(
-            "grids_differ",
-            f"it is not on the grid of the image ({labels.shape} and {values.shape} voxels along z, y, x, or another place).",
-            subject=Path(mask).name,
-            remedy="Resample the mask to the image.",
-        )
-    values, canonical, _ = canonical_order(values, index_to_lps)
-    labels, _, _ = canonical_order(labels, index_to_lps)
-    chosen = _chosen(labels, label, Path(mask).name)
+    picture = read_image(Path(image), kind)
+    chosen = read_mask(Path(mask), label, picture)
     subject = f"label {label}" if label is not None else "the mask"
     result: Strength | None = None
     try:
+        if picture.valid is not None:
+            checks.require_inside(chosen, picture.valid, subject, open_end=_open_end(kind))
         result = strength_from_image(
-            values,
+            picture.values,
             chosen,
-            canonical,
+            picture.grid.index_to_lps,
             test=kind.value,
             profile=profile,
-            is_density=is_density,
+            mineral=mineral if is_density else None,
+            acquisition=picture.acquisition,
             subject=subject,
             voxel_mm=voxel_mm,
             with_yield=with_yield,
             threads=threads,
         )
+        result = replace(result, findings=(*picture.findings, *result.findings))
         if ensemble:
             result = with_ensemble(result, threads=threads)
         content = content_of(result)
@@ -136,7 +131,8 @@ def strength_from_image(
     *,
     test: str,
     profile: str | None = None,
-    is_density: bool = False,
+    mineral: str | None = None,
+    acquisition: Acquisition | None = None,
     subject: str = "the mask",
     voxel_mm: float = 1.0,
     with_yield: bool = False,
@@ -147,11 +143,15 @@ def strength_from_image(
     Parameters
     ----------
     values : ndarray of shape (Z, Y, X)
-        HU in canonical order (see `Volume`), or mineral density in mg/cm3 K2HPO4 with `is_density`. HU are calibrated from
+        HU in canonical order (see `Volume`), or mineral density in mg/cm3 where `mineral` says of what. HU are calibrated from
         what the image itself shows.
     mask : bool ndarray of shape (Z, Y, X)
         A vertebra, whole (its arch is cut off in front of the canal) or the body alone, or a solid proximal femur.
     index_to_lps : float ndarray of shape (4, 4)
+    mineral : {"K2HPO4", "HA"}, optional
+        None for HU.
+    acquisition : Acquisition, optional
+        What is known of the scan, for the calibration of HU.
 
     Raises
     ------
@@ -164,19 +164,21 @@ def strength_from_image(
     spacing = np.asarray(grid.spacing_mm)
     checks.require_spacing(spacing, subject)
     checks.require_mask(mask, subject)
-    checks.require_inside(mask, None, subject, open_end=None if kind is VirtualTest.SPINE_COMPRESSION else (0, 0))
+    checks.require_inside(mask, None, subject, open_end=_open_end(kind))
     notes: tuple[Finding, ...] = ()
     if kind is VirtualTest.SPINE_COMPRESSION:
         mask, notes = _body_of(mask, grid)
     box = box_around(mask, grid)
+    checks.require_one_piece(mask[box], subject)
     cut, place = values[box], cropped_grid(grid, box).index_to_lps
-    if is_density:
-        source = _plain_density(law)
+    if mineral is not None:
+        source = _plain_density(mineral, law)
         density = np.asarray(cut, np.float32) * np.float32(source.factor)
+        checks.require_density_scale(density[mask[box]], subject)
     else:
         _require_hounsfield(values)
         checks.require_no_metal(cut, mask[box], spacing, subject)
-        volume = Volume(np.ascontiguousarray(values), grid)
+        volume = Volume(np.ascontiguousarray(values), grid, acquisition or Acquisition())
         calibration = calibrate(volume, Segmentation(np.zeros(mask.shape, np.uint8), grid, method="mask from outside"))
         source = density_source(calibration, law)
         text = (
@@ -185,7 +187,7 @@ def strength_from_image(
         )
         notes = (*notes, Finding("calibration_of_image", Severity.WARNING, text), *calibration.findings)
         density = (calibration.density_mg_cm3(cut) * source.factor).astype(np.float32)
-    bone = BoneImage(density, mask[box], place, cut, not is_density)
+    bone = BoneImage(density, mask[box], place, cut, mineral is None)
     if kind is VirtualTest.SPINE_COMPRESSION:
         return compress_body(
             bone, None, law, source, subject, notes, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
@@ -229,11 +231,18 @@ def _body_of(mask: NDArray[np.bool_], grid: Grid) -> tuple[NDArray[np.bool_], tu
     return body, (*findings, Finding("arch_cut_off", Severity.INFO, text))
 
 
-def _plain_density(profile: BoneProfile) -> DensitySource:
-    if profile.mineral == "K2HPO4":
-        return DensitySource(1.0, 0.0, None)
-    text = f"{profile.title} takes HA densities; the image was given as K2HPO4."
-    raise InputRefused("mineral_basis", text, subject="density image", remedy="Use a profile for K2HPO4 densities.")
+def _open_end(kind: VirtualTest) -> tuple[int, int] | None:
+    """The face of the image through which the bone may leave it: the shaft of a femur."""
+    return None if kind is VirtualTest.SPINE_COMPRESSION else (0, 0)
+
+
+def _plain_density(mineral: str, profile: BoneProfile) -> DensitySource:
+    """Densities that somebody else calibrated, of unknown uncertainty, on the mineral basis of the profile."""
+    if mineral not in MINERALS:
+        known = ", ".join(MINERALS)
+        raise InputRefused("unknown_mineral", f"is not known; known are {known}.", subject=f"--mineral {mineral}")
+    converted = mineral_conversion(mineral, profile)
+    return DensitySource(converted.factor, converted.relative_uncertainty, None, converted.findings)
 
 
 def _known_test(test: str) -> VirtualTest:
@@ -244,54 +253,3 @@ def _known_test(test: str) -> VirtualTest:
         raise InputRefused(
             "unknown_test", f"there is no test '{test}'.", subject="--test", remedy=f"Tests: {known}."
         ) from error
-
-
-def _read(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
-    """Array (Z, Y, X) and its index-to-LPS matrix."""
-    name = path.name
-    try:
-        if name.lower().endswith((".nii", ".nii.gz")):
-            image = nibabel.load(path)
-            data = np.asarray(image.dataobj)
-            while data.ndim > 3 and data.shape[-1] == 1:
-                data = data[..., 0]
-            affine = _RAS_TO_LPS @ np.asarray(image.affine, float)
-        else:
-            picture = sitk.ReadImage(str(path))
-            data = sitk.GetArrayFromImage(picture).T
-            affine = np.eye(4)
-            if picture.GetDimension() == 3:
-                affine[:3, :3] = np.array(picture.GetDirection()).reshape(3, 3) * np.array(picture.GetSpacing())
-                affine[:3, 3] = picture.GetOrigin()
-    except Exception as error:  # both libraries raise what they like for a damaged file
-        raise InputRefused("image_unreadable", "it is not a readable image.", subject=name) from error
-    if data.ndim != 3:
-        raise InputRefused("image_unreadable", "it does not hold one 3-D image.", subject=name)
-    matrix = affine.copy()
-    matrix[:3, :3] = affine[:3, :3][:, ::-1]
-    try:
-        Grid((data.shape[2], data.shape[1], data.shape[0]), matrix)
-    except ValueError as error:
-        raise InputRefused("image_unreadable", f"its geometry is unusable: {error}.", subject=name) from error
-    return np.ascontiguousarray(data.transpose(2, 1, 0)), matrix
-
-
-def _corners(shape: tuple[int, ...], matrix: NDArray) -> NDArray[np.float64]:
-    """Where a (difference of) index-to-LPS maps sends the corners of an array."""
-    ends = [(0, n - 1) for n in shape]
-    index = np.array([[k, j, i, 1.0] for k in ends[0] for j in ends[1] for i in ends[2]])
-    return np.asarray(index @ matrix[:3].T)
-
-
-def _chosen(labels: NDArray, label: int | None, name: str) -> NDArray[np.bool_]:
-    present = [int(value) for value in np.unique(labels) if value != 0]
-    listed = ", ".join(map(str, present[:20])) or "none"
-    if label is not None:
-        if label not in present:
-            raise InputRefused("label_absent", f"it has no label {label}; it has: {listed}.", subject=name)
-        return np.asarray(labels == label)
-    if len(present) > 1:
-        raise InputRefused(
-            "label_needed", f"it holds several labels: {listed}.", subject=name, remedy="Choose one by --label."
-        )
-    return np.asarray(labels != 0)

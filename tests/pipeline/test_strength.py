@@ -357,7 +357,7 @@ def whole_vertebra() -> tuple[Bone, Bone]:
 
 def test_the_arch_of_a_whole_vertebra_is_cut_off() -> None:
     body, whole = whole_vertebra()
-    options = {"test": "spine-compression", "is_density": True}
+    options = {"test": "spine-compression", "mineral": "K2HPO4"}
     alone = strength_from_image(body.density, body.mask, body.matrix, **options)
     cut = strength_from_image(whole.density, whole.mask, whole.matrix, **options)
     assert {finding.code for finding in cut.findings} == {"arch_cut_off"}
@@ -368,8 +368,8 @@ def test_the_arch_of_a_whole_vertebra_is_cut_off() -> None:
 def test_a_header_with_front_and_back_exchanged_is_noticed() -> None:
     _, whole = whole_vertebra()
     turned = Bone(whole.density[:, ::-1, ::-1].copy(), whole.mask[:, ::-1, ::-1].copy(), whole.matrix)
-    result = strength_from_image(turned.density, turned.mask, turned.matrix, test="spine-compression", is_density=True)
-    straight = strength_from_image(whole.density, whole.mask, whole.matrix, test="spine-compression", is_density=True)
+    result = strength_from_image(turned.density, turned.mask, turned.matrix, test="spine-compression", mineral="K2HPO4")
+    straight = strength_from_image(whole.density, whole.mask, whole.matrix, test="spine-compression", mineral="K2HPO4")
     assert "orientation_implausible" in {finding.code for finding in result.findings}
     assert result.stiffness is not None and straight.stiffness is not None
     assert result.stiffness.value == pytest.approx(straight.stiffness.value, rel=0.05)
