@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from scipy import ndimage
 
 from reports.dicom.codes import ANATOMICAL_STRUCTURE, ARCH_ENDING, region_code, structure_code
 from reports.dicom.common import MANUFACTURER, SERIES_NUMBERS, Provenance, completed_headers
@@ -42,17 +43,14 @@ def segmentation_object(
     arch_names : dict, optional
         Label number to name (``vertebra_L1_arch``) in that map.
     """
-    present = [number for number in np.unique(labels).tolist() if number in names]
-    if not present:
+    numbered = np.zeros_like(labels)
+    found = _number(numbered, labels, names, first=1)
+    if not found:
         return None
-    sources, planes = completed_headers(headers), source_planes(headers)
-    segments = _renumbered(labels_on_planes(labels, index_to_lps, planes), present, first=1)
-    found = [names[number] for number in present]
     if arches is not None and arch_names:
-        with_arch = [number for number in np.unique(arches).tolist() if number in arch_names]
-        behind = _renumbered(labels_on_planes(arches, index_to_lps, planes), with_arch, first=len(present) + 1)
-        np.copyto(segments, behind, where=segments == 0)
-        found += [arch_names[number] for number in with_arch]
+        found += _number(numbered, arches, arch_names, first=len(found) + 1)
+    sources = completed_headers(headers)
+    segments = labels_on_planes(numbered, index_to_lps, source_planes(headers))
     descriptions = []
     algorithm = hd.AlgorithmIdentificationSequence(
         name="openbct", version=provenance.version, family=codes.cid7162.ArtificialIntelligence
@@ -100,11 +98,20 @@ def segmentation_object(
     )
 
 
-def _renumbered(labels: NDArray[np.uint8], numbers: list[int], *, first: int) -> NDArray[np.uint8]:
-    """`labels` with `numbers` counted up from `first`, as segment numbers must be, and everything else 0."""
-    table = np.zeros(256, np.uint8)
-    table[numbers] = range(first, first + len(numbers))
-    return table[labels]
+def _number(target: NDArray[np.uint8], labels: NDArray[np.uint8], names: dict[int, str], *, first: int) -> list[str]:
+    """Write the structures of `labels` into what is free of `target`, counted up from `first` as segments must be.
+
+    Returns their names in that order.
+    """
+    found: list[str] = []
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None or number not in names:
+            continue
+        free = (labels[box] == number) & (target[box] == 0)
+        if free.any():
+            target[box][free] = first + len(found)
+            found.append(names[number])
+    return found
 
 
 def segment_numbers(segmentation: Dataset) -> dict[str, int]:

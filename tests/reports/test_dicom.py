@@ -119,6 +119,47 @@ def test_labels_come_back_on_the_source_frames_from_any_flipped_grid(
     )
 
 
+@given(
+    permutation=st.permutations([0, 1, 2]), flips=st.tuples(*[st.booleans()] * 3), seed=st.integers(0, 99),
+    shift=st.tuples(*[st.builds(float.__add__, st.sampled_from([-3.0, -1.0, 0.0, 2.0]), st.sampled_from([0.0, 0.1, -0.2, 0.4]))] * 3),
+    margin=st.tuples(*[st.integers(0, 4)] * 3),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_slicing_and_looking_up_each_pixel_give_the_same_planes(
+    permutation: list[int], flips: tuple[bool, bool, bool], seed: int, shift: tuple[float, float, float],
+    margin: tuple[int, int, int],
+) -> None:  # fmt: skip
+    """The quick way through the array against the way that holds for any grid, also where the planes reach beyond it."""
+    headers = ct_headers(*ORIENTATIONS["oblique"])
+    labels = np.ascontiguousarray(
+        random_labels((6 + margin[0], 10 + margin[1], 12 + margin[2]), seed).transpose(permutation)
+    )
+    matrix = grid_of(headers)
+    matrix[:3, 3] += matrix[:3, :3] @ np.array(shift)
+    matrix[:3, :3] = matrix[:3, :3][:, permutation]
+    for axis, flip in enumerate(flips):
+        if flip:
+            matrix[:3, 3] += matrix[:3, axis] * (labels.shape[axis] - 1)
+            matrix[:3, axis] *= -1
+    planes = source_planes(headers)
+    quick = labels_on_planes(labels, matrix, planes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reports.dicom.frames._reordered", lambda *_: None)
+        assert np.array_equal(labels_on_planes(labels, matrix, planes), quick)
+
+
+def test_a_grid_that_coincides_with_the_planes_is_sliced(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = ct_headers(*ORIENTATIONS["oblique"])
+    monkeypatch.setattr(np, "rint", lambda value: round_or_fail(np.asarray(value)))
+    labels = random_labels((6, 10, 12), 1)
+    assert np.array_equal(labels_on_planes(labels, grid_of(headers), source_planes(headers)), labels)
+
+
+def round_or_fail(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    assert value.ndim < 2 or value.shape == (2, 3), "every pixel was looked up by itself"
+    return value.round()
+
+
 @pytest.mark.parametrize("orientation", sorted(ORIENTATIONS))
 def test_a_segmentation_read_back_covers_the_same_points_of_the_patient(orientation: str, tmp_path: Path) -> None:
     headers = ct_headers(*ORIENTATIONS[orientation])
