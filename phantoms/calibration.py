@@ -34,7 +34,7 @@ ROD_PLATES: dict[str, tuple[str, tuple[tuple[float, float], ...]]] = {
 }
 """Mineral, and per rod (from the patient's right to left) its density and that of the water in it, mg/cm3."""
 
-PLATE_THICKNESS_MM = 24.0
+PLATE_THICKNESS_MM, PLATE_HALF_WIDTH_MM = 24.0, 112.0
 _ROD_RADIUS_MM = 8.0
 _ROD_STEP_MM = 38.0
 
@@ -83,7 +83,13 @@ def rod_plate(kind: str, middle_y_mm: float) -> Rods:
     mineral, densities = ROD_PLATES[kind]
     centres = np.array([((n - (len(densities) - 1) / 2) * _ROD_STEP_MM, middle_y_mm) for n in range(len(densities))])
     base = plate(
-        (0.0, middle_y_mm, 0.0), _ALONG_Z, 4000.0, 112.0, thickness_mm=PLATE_THICKNESS_MM, exponent=8.0, rounding_mm=4.0
+        (0.0, middle_y_mm, 0.0),
+        _ALONG_Z,
+        4000.0,
+        PLATE_HALF_WIDTH_MM,
+        thickness_mm=PLATE_THICKNESS_MM,
+        exponent=8.0,
+        rounding_mm=4.0,
     )
     solids = [Solid("rod_plate", (base,), "water_plastic")]
     for (rho, water), (x, y) in zip(densities, centres, strict=True):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from phantoms import calibration
 from phantoms.anatomy_hip import FEMUR_LABELS
+from phantoms.calibration import PLATE_HALF_WIDTH_MM
 from phantoms.materials import Materials
 from phantoms.phantom import Phantom
 from phantoms.specimens import SPECIMEN_LABEL, SPECIMENS, make_specimen
@@ -83,7 +84,7 @@ def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
     built = build_torso(chosen, seed)
     low, high = built.low_mm.copy(), built.high_mm.copy()
     if kind == "spine":
-        reach = 78.0 * chosen.size
+        reach = 78.0 * chosen.size if built.rods is None else PLATE_HALF_WIDTH_MM + 4.0  # all rods, or none is of use
         low, high = (
             np.maximum(low, [-reach, -50.0 * chosen.size, -70.0 * chosen.size]),
             np.minimum(high, [reach, np.inf, np.inf]),

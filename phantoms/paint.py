@@ -106,6 +106,8 @@ def _narrow(
     for n in range(count):
         if rows[candidates[n], OPERATION] == UNION:
             nearest = min(nearest, distances[n])
+    # What lies deepest may have been cut away here: a part matters if it could reach the surface of the whole.
+    nearest = max(nearest, d)
     kept = 0
     for n in range(count):
         m = candidates[n]

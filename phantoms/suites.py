@@ -168,11 +168,16 @@ def cohort_torso(count: int | None = None) -> Iterator[Case]:
 
 
 def scanned(_count: int | None = None) -> Iterator[Case]:
-    """One spine at all tube voltages in a lean and a wide body, small enough for mode ``"projections"``."""
-    for kvp, fat_mm in ((120.0, 20.0), (100.0, 20.0), (120.0, 45.0), (140.0, 20.0), (80.0, 20.0), (100.0, 45.0)):
+    """One spine at all tube voltages in a lean and a wide body, then on a plate; small enough for mode ``"projections"``."""
+    bodies = [(120.0, 20.0), (100.0, 20.0), (120.0, 45.0), (140.0, 20.0), (80.0, 20.0), (100.0, 45.0)]
+    on_rods = [(120.0, 20.0), (120.0, 45.0), (80.0, 20.0)]
+    for number, (kvp, fat_mm) in enumerate(bodies + on_rods):
+        rods = "mindways" if number >= len(bodies) else None
         options = {"top_level": "L1", "bottom_level": "L3", "fat_mm": fat_mm, "marrow_spread": 0.0}
+        options |= {"rods": rods} if rods else {}
         scan = {"kvp": kvp, "slice_mm": 2.1, "pixel_mm": 0.9, "sub_slice_mm": 2.1, "localizer": False}
-        yield Case(f"kvp-{kvp:.0f}-fat-{fat_mm:.0f}", "spine", 31, options, scan, {"kvp": kvp, "fat_mm": fat_mm})
+        name = f"kvp-{kvp:.0f}-fat-{fat_mm:.0f}" + ("-rods" if rods else "")
+        yield Case(name, "spine", 31, options, scan, {"kvp": kvp, "fat_mm": fat_mm, "rods": rods is not None})
 
 
 def hostile(_count: int | None = None) -> Iterator[Case]:

@@ -7,7 +7,16 @@ from typing import Literal
 
 import numpy as np
 
-from phantoms import anatomy_hip, anatomy_sacrum, anatomy_spine, anatomy_trunk, disease
+from phantoms import (
+    anatomy_chest,
+    anatomy_hip,
+    anatomy_muscles,
+    anatomy_organs,
+    anatomy_sacrum,
+    anatomy_spine,
+    anatomy_trunk,
+    disease,
+)
 from phantoms.anatomy_hip import FemurShape
 from phantoms.anatomy_spine import Spine
 from phantoms.calibration import PLATE_THICKNESS_MM, Rods, rod_plate
@@ -226,10 +235,13 @@ def build_torso(options: TorsoOptions, seed: int) -> Torso:
         *anatomy_trunk.table_solids(back),
         *(rods.solids if rods else ()),
         *anatomy_trunk.outer_solids(habitus, femur),
-        *anatomy_trunk.cavity_solids(habitus, spine, rng),
-        *anatomy_trunk.lung_solids(habitus),
-        *anatomy_trunk.muscle_solids(spine, femur, habitus),
-        *anatomy_trunk.vessel_solids(spine, femur, size),
+        *anatomy_muscles.wall_solids(habitus),
+        *anatomy_muscles.hip_solids(femur, habitus),
+        *anatomy_organs.organ_solids(habitus, rng),
+        *anatomy_chest.chest_solids(habitus, rng),
+        *anatomy_muscles.back_solids(spine, femur, habitus),
+        *anatomy_chest.gullet_solids(spine, size),
+        *anatomy_chest.vessel_solids(spine, femur, size),
         *(disease.plaque_solids(spine, size=size, seed=seed) if options.aortic_plaques else ()),
         *anatomy_spine.disc_solids(spine),
         *(disease.disc_gas_solid(spine, level, seed=seed) for level in options.disc_gas if level in levels),

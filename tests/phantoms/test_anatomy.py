@@ -284,3 +284,36 @@ def test_lesions_and_sclerosis_are_in_the_body_and_in_its_truth():
     assert 0.0 < difference["L3"] < 25.0  # the band lies outside the middle half of the height
     with pytest.raises(ValueError, match="T13"):
         make_phantom("torso", lesions={"T13": 100.0})
+
+
+def test_right_and_left_differ_as_in_people():
+    """Liver and vena cava on the right, spleen and aorta on the left (+x): a mirrored image can be told."""
+    phantom = make_phantom("torso", seed=3, contrast="venous", top_level="T11")
+    middle = {}
+    for name in ("liver", "vena_cava", "spleen", "aorta", "stomach"):
+        low, high = (np.array(corner) for corner in next(s for s in phantom.solids if s.name == name).box_mm)
+        middle[name] = float(low[0] + high[0]) / 2
+    assert middle["liver"] < -15 and middle["vena_cava"] < -5
+    assert middle["spleen"] > 60 and middle["aorta"] > 4 and middle["stomach"] > 10
+    z = 215.0
+    slab = Lattice.upright([-160, -110, z - 2], [160, 110, z + 2], (4.0, 2.0, 2.0))
+    hu, _ = render(phantom.solids, slab, phantom.materials(120))
+    at = [slab.to_index(np.array([x, y, z])).round().astype(int) for x, y in ((-70.0, -10.0), (90.0, 26.0))]
+    liver, spleen = (float(np.median(hu[0, j - 4 : j + 5, i - 4 : i + 5])) for _, j, i in at)
+    assert liver == pytest.approx(110, abs=6) and spleen == pytest.approx(125, abs=6), "both enhance, each as it does"
+
+
+def test_gas_in_the_gut_lies_in_front_of_fluid_with_a_level_floor():
+    phantom = make_phantom("torso", seed=3, top_level="T11")
+    gas = [s for s in phantom.solids if s.name.endswith("_gas")]
+    assert len(gas) > 5
+    stomach = next(s for s in gas if s.name == "stomach_gas")
+    low, high = stomach.box_mm
+    lattice = Lattice.upright(low, high, (2.0, 1.0, 1.0))
+    only, _ = render([stomach], lattice, Materials.at(120), background="water")
+    gas_voxels = only < -500.0
+    back = np.where(gas_voxels.any(axis=1), gas_voxels.shape[1] - 1 - gas_voxels[:, ::-1].argmax(axis=1), -1)
+    columns = back[back >= 0]
+    assert (columns == columns.max()).mean() > 0.3, (
+        "a third of the bubble ends at one height; of a ball, next to nothing"
+    )

@@ -131,3 +131,15 @@ def test_a_density_feature_adds_a_gaussian_strand():
     density, _ = render([shape], box, MINERAL, background=None)
     y = np.arange(13.0)
     np.testing.assert_allclose(density[5, :, 0], 50 + np.where(y < 12, 100 * np.exp(-((y / 4) ** 2)), 0), atol=0.5)
+
+
+def test_a_part_is_painted_beside_a_deeper_one_that_is_cut_away_there():
+    """The deepest of the joined parts may be none of the whole: what decides is how deep the whole is."""
+    trunk, leg = ellipsoid((0, 0, 0), (60.0, 60, 90)), ellipsoid((28, 0, -60), (24.0, 30, 40))
+    cut = half_space((0, 0, -30), (0, 0, -1)).intersected()
+    lattice = Lattice.upright([-70, -70, -105], [70, 70, -40], (2.0, 2.0, 2.0))
+    image, _ = render([Solid("body", (trunk, cut, leg), "water")], lattice, Materials.at(120))
+    points = lattice.to_lps(np.moveaxis(np.indices(lattice.shape), 0, -1)) - (28, 0, -60)
+    reach = np.sqrt(((points / (24.0, 30, 40)) ** 2).sum(axis=-1))
+    assert (image[reach < 0.9] == 0.0).all(), "the leg is whole"
+    assert (image[reach > 1.1] == -1000.0).all(), "and nothing else is there"
