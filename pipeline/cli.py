@@ -162,6 +162,12 @@ def run(
     plan: Annotated[
         Path | None, typer.Option(help="Plan document file (TOML); it supersedes the payer's policy.")
     ] = None,
+    knowledge: Annotated[
+        Path | None, typer.Option(help="Folder with further policy editions, claims or service codes (TOML).")
+    ] = None,
+    coding: Annotated[
+        bool, typer.Option("--coding/--no-coding", help="Name service codes and their coverage status in the report.")
+    ] = True,
     date_of_service: Annotated[
         str | None, typer.Option(help="Date of service for the coverage status, YYYY-MM-DD; today if absent.")
     ] = None,
@@ -206,6 +212,8 @@ def run(
         reference_cohort=str(reference_cohort) if reference_cohort is not None else None,
         payer=payer,
         plan=str(plan) if plan is not None else None,
+        knowledge=str(knowledge) if knowledge is not None else None,
+        coding=coding,
         date_of_service=iso_date(date_of_service).isoformat() if date_of_service else None,
         line_of_business=line_of_business,
         language=language,

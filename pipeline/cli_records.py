@@ -85,6 +85,7 @@ def verify(
     calibration: Annotated[Path | None, typer.Option(help="The calibration file that it was made with.")] = None,
     profile: Annotated[Path | None, typer.Option(help="The strength profile file that it was made with.")] = None,
     plan: Annotated[Path | None, typer.Option(help="The plan document that it was made with.")] = None,
+    knowledge: Annotated[Path | None, typer.Option(help="The folder of coverage files that it was made with.")] = None,
     reference_cohort: Annotated[Path | None, typer.Option(help="The reference cohort that it was made with.")] = None,
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Largest difference that counts as reproduced, in standard uncertainties.")
@@ -112,6 +113,7 @@ def verify(
         "calibration": calibration,
         "profile": profile,
         "plan": plan,
+        "knowledge": knowledge,
         "reference_cohort": reference_cohort,
     }
     inventory = index_inputs(inputs, quiet=as_json)

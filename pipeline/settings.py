@@ -15,7 +15,15 @@ from pipeline.segmentation.mask_names import CONVENTIONS
 from pipeline.segmentation.model import LEVELS
 from pipeline.strength import check_profiles
 from pipeline.strength.reference import ReferenceCohort, read_reference_cohort, reference_name
-from reports.coverage import KnowledgeError, LineOfBusiness, PlanDocument, load_plan
+from reports.coverage import (
+    NO_KNOWLEDGE,
+    Knowledge,
+    KnowledgeError,
+    LineOfBusiness,
+    PlanDocument,
+    load_knowledge,
+    load_plan,
+)
 from reports.language import load_language
 
 SEGMENTERS = ("own", "totalsegmentator")
@@ -44,6 +52,8 @@ class Settings:
     reference_cohort: str | None = None
     payer: str = "cigna"
     plan: str | None = None
+    knowledge: str | None = None
+    coding: bool = True
     date_of_service: str | None = None
     line_of_business: str | None = None
     language: str = "en"
@@ -72,7 +82,7 @@ class Settings:
                 raise InputRefused(
                     "unknown_level", f"is not one of {LEVELS[0]} to {LEVELS[-1]}.", subject=f"level '{level}'"
                 )
-        for path, option in ((self.masks, "--masks"), (self.plan, "--plan")):
+        for path, option in ((self.masks, "--masks"), (self.plan, "--plan"), (self.knowledge, "--knowledge")):
             if path is not None and not Path(path).exists():
                 raise InputRefused("no_such_input", "does not exist.", subject=f"{option} '{Path(path).name}'")
         if self.calibration is not None and self.calibration not in CHOICES:
@@ -94,6 +104,7 @@ class Settings:
         except ValueError as error:
             raise InputRefused("unknown_language", f"{error}.", subject="--language") from error
         self.plan_document()
+        self.coverage_knowledge()
 
     def _check_context(self) -> None:
         """What strengths are held against: loads, the size of the body, a reference cohort."""
@@ -137,6 +148,21 @@ class Settings:
         except KnowledgeError as error:
             raise InputRefused("plan_invalid", str(error), subject="--plan") from error
 
+    def coverage_knowledge(self) -> Knowledge:
+        """What is on file on codes and payers, with the user's own files; nothing at all without coding.
+
+        Raises
+        ------
+        InputRefused
+            If a file of the user is not valid.
+        """
+        if not self.coding:
+            return NO_KNOWLEDGE
+        try:
+            return load_knowledge(Path(self.knowledge) if self.knowledge is not None else None)
+        except KnowledgeError as error:
+            raise InputRefused("knowledge_invalid", str(error), subject="--knowledge") from error
+
     def as_json(self) -> dict[str, Any]:
         """The settings that decide a result: all but the number of threads; a file stands as the hash of its content.
 
@@ -144,7 +170,7 @@ class Settings:
         """
         content = asdict(self)
         content.pop("threads")
-        for key in ("masks", "plan", "calibration", "profile", "language"):
+        for key in ("masks", "plan", "knowledge", "calibration", "profile", "language"):
             path = content[key]
             if path is not None and Path(path).exists():
                 content[key] = f"sha256:{_fingerprint(Path(path))}"

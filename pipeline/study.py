@@ -32,7 +32,7 @@ from pipeline.settings import Settings
 from pipeline.strength.reference import with_percentiles
 from pipeline.volume import Acquisition, Volume
 from reports import record
-from reports.coverage import LineOfBusiness, load_knowledge
+from reports.coverage import Knowledge, LineOfBusiness
 from reports.coverage.services import other_services, services_of
 from reports.evidence import Evidence
 from reports.pictures import with_pictures
@@ -285,7 +285,7 @@ def _record(
         population = reference_population(about.patient_sex)
         assessment = assessment.model_copy(update={"reference_population": population})
     day = settings.date_of_service
-    knowledge = load_knowledge()
+    knowledge = settings.coverage_knowledge()
     services = services_of(
         vertebrae,
         femora,
@@ -304,14 +304,17 @@ def _record(
     if works and not vertebrae and all(f.status is record.Status.ABSENT for f in femora):
         text = "Neither a vertebral body nor a proximal femur was found in the images: nothing could be measured."
         findings.insert(0, Finding("no_target_anatomy", Severity.FAILURE, text))
-    if day is None:
+    if works and not any(w.headers for w in works):
+        text = "The images are not DICOM: there is no study to add to, so no results were written as DICOM objects."
+        findings.append(Finding("no_dicom_objects", Severity.INFO, text))
+    if day is None and services:
         text = "No date of service was given: coverage is evaluated for the date of this report."
         findings.append(Finding("date_of_service_assumed", Severity.INFO, text))
     if settings.height_cm is not None or settings.weight_kg is not None:
         text = "Height or weight of the patient were given for this analysis and take the place of those in the images."
         findings.append(Finding("body_size_given", Severity.INFO, text))
     return record.StudyRecord(
-        software=software.model_copy(update={"tables": {"coverage": knowledge.version} | table_versions()}),
+        software=software.model_copy(update={"tables": _tables(knowledge)}),
         study=about,
         series=record.SeriesSection(
             used=tuple(w.series for w in works),
@@ -325,6 +328,10 @@ def _record(
         other_services=other_services(services),
         quality=record.Quality(findings=_findings(findings), limits=LIMITS),
     )
+
+
+def _tables(knowledge: Knowledge) -> dict[str, str]:
+    return ({"coverage": knowledge.version} if knowledge.codes else {}) | table_versions()
 
 
 def _facts(study: Study, works: list[_Work]) -> Acquisition:

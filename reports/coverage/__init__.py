@@ -2,6 +2,7 @@
 
 from reports.coverage.engine import ChecklistItem, Coverage, evaluate
 from reports.coverage.knowledge import (
+    NO_KNOWLEDGE,
     CoverageStatus,
     Knowledge,
     KnowledgeError,
@@ -13,6 +14,7 @@ from reports.coverage.knowledge import (
 )
 
 __all__ = [
+    "NO_KNOWLEDGE",
     "ChecklistItem",
     "Coverage",
     "CoverageStatus",

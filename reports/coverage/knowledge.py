@@ -39,6 +39,7 @@ from reports.coverage.entries import (
 )
 
 __all__ = [
+    "NO_KNOWLEDGE",
     "Assertion",
     "Claim",
     "Code",
@@ -101,6 +102,10 @@ class Knowledge(Entry):
         """Editions of one payer, oldest first; with `line`, those that speak for that line of business."""
         mine = (e for e in self.editions if e.payer == payer and (line is None or line in e.lines_of_business))
         return tuple(sorted(mine, key=lambda e: e.effective))
+
+
+NO_KNOWLEDGE = Knowledge(version="none", as_of=dt.date(1900, 1, 1), codes=(), editions=(), claims=())
+"""Nothing on file: a record made with it names no codes."""
 
 
 def _as_key(name: str) -> str:
@@ -206,7 +211,7 @@ def load_knowledge(extra: Path | None = None) -> Knowledge:
     editions: list[Edition] = []
     claims: list[Claim] = []
     contradictions: tuple[Contradiction, ...] = ()
-    version, as_of = "none", dt.date(1900, 1, 1)
+    version, as_of = NO_KNOWLEDGE.version, NO_KNOWLEDGE.as_of
     if shipped:
         file = read_entry(_CodeFile, data / "codes.toml")
         version, as_of = file.version, file.as_of

@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.errors import InputRefused
+from pipeline.settings import Settings
+from reports.cohort import measurements
 from reports.coverage import (
     Coverage,
     CoverageStatus,
@@ -27,6 +30,10 @@ from reports.coverage import (
     load_plan,
 )
 from reports.coverage.knowledge import Edition
+from reports.coverage.services import other_services, services_of
+from reports.fhir import fhir_text
+from reports.html import render_html
+from tests.reports.example_records import example_record
 
 KNOWLEDGE = load_knowledge()
 TODAY = dt.date(2026, 11, 21)
@@ -332,6 +339,29 @@ def test_descriptors_of_a_licensed_user_are_printed_and_ship_with_nothing(tmp_pa
     assert "Words of my licence (your descriptors.csv)" in call(app, options).stdout
     assert json.loads(call(app, [*options, "--json"]).stdout)["descriptor"] == "Words of my licence"
     assert "descriptor" not in json.loads(call(app, [*options[:4], "--json"]).stdout)
+
+
+def test_without_coding_a_record_names_no_code_and_everything_else_runs() -> None:
+    record = example_record()
+    services = services_of(
+        record.vertebrae, record.femora, record.assessment, record.study, record.software,
+        knowledge=Settings(coding=False).coverage_knowledge(), date_of_service=TODAY,
+    )  # fmt: skip
+    assert services == () == other_services(services)
+    bare = record.model_copy(update={"services": (), "other_services": ()})
+    for text in (render_html(bare, Path("nowhere")), fhir_text(bare)):
+        assert not [code.number for code in KNOWLEDGE.codes if code.number in text]
+    assert {row["quantity"] for row in measurements(bare)} == {row["quantity"] for row in measurements(record)}
+
+
+def test_the_settings_of_a_run_read_the_users_own_files(tmp_path: Path) -> None:
+    (tmp_path / "acme.toml").write_text(EDITION, encoding="utf-8")
+    settings = Settings(knowledge=str(tmp_path), payer="acme")
+    assert settings.coverage_knowledge().editions_of("acme")
+    assert settings.as_json()["knowledge"].startswith("sha256:")
+    (tmp_path / "acme.toml").write_text(EDITION.replace("rank = 1", "rank = 5"), encoding="utf-8")
+    with pytest.raises(InputRefused, match=r"acme\.toml"):
+        settings.check()
 
 
 CONTRACT_KEYS = {
