@@ -22,6 +22,8 @@ from reports.record import Coverage, StudyRecord
 
 _SUBJECT = re.compile(r"^((?:vertebra|femur)_\w+: )(.+)$", re.DOTALL)
 _NUMBER = re.compile(r"^[<±+(-]*[−\d][\d\s±.,()<%/–−-]*$")
+_NEXT_SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z])")
+_NEXT_IN_LIST = re.compile("; ")
 _SPLITS = ("; ", ", ", " and ", " ")
 _MOST_NESTED = 6
 _ONE = r"(?:(?!; ).)+?"
@@ -89,11 +91,15 @@ class Phrases:
         for pattern, other in self._patterns:
             found = pattern.fullmatch(text)
             if found is not None:
-                parts = {name: self._gap(value, depth + 1) for name, value in found.groupdict().items()}
-                made = other.format(**parts)
+                made = other.format(**{name: self._gap(value, depth + 1) for name, value in found.groupdict().items()})
                 return made[:1].upper() + made[1:] if text[:1].isupper() else made
-        listed = [self._said(part, depth + 1) for part in text.split("; ")] if "; " in text else [None]
-        return "; ".join(part for part in listed if part is not None) if None not in listed else None
+        for split, join in ((_NEXT_SENTENCE, " "), (_NEXT_IN_LIST, "; ")):
+            parts = split.split(text)
+            if len(parts) > 1:
+                listed = [self._said(part, depth + 1) for part in parts]
+                if None not in listed:
+                    return join.join(part for part in listed if part is not None)
+        return None
 
     def _gap(self, text: str, depth: int) -> str:
         """What stands in a gap: itself a phrase, a list of phrases, or carried over as it is."""
