@@ -23,11 +23,14 @@ HIP_REGIONS = ("total_hip", "femoral_neck", "trochanter", "intertrochanter")
 HIP_CLASSES = ("osteoporosis", "low bone mass", "normal")
 _CLASSIFIED = ("total_hip", "femoral_neck")
 _METAL_HU = 2000.0
+_BEYOND_BONE_MG_CM3 = 1300.0
 _METAL_MM3 = 100.0
 _INDEPENDENT_MM3 = 8.0
 _THICK_SLICE_MM = 3.5
 _PLAUSIBLE_G_CM2 = (0.2, 2.2)
 _YOUNGEST_CLASSIFIED_YEARS = 50.0
+_FIRM = 0.9
+_INTERVAL = 1.96
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def measure_hip(
         ``not_fit_for_density`` with what segmentation said, ``implant``, ``axes_unknown``, ``notch_not_found``,
         ``no_soft_tissue``, ``implausible_density``.
     """
-    _require_measurable(volume, segmentation, femur)
+    _require_measurable(volume, segmentation, femur, calibration)
     paths = bone_paths(volume, segmentation, femur, calibration)
     projection, regions = _posed(paths, femur, calibration)
     areal = projection.areal_g_cm2(calibration)
@@ -194,6 +197,7 @@ def measure_hip(
         scores = {r: _t_score(abmd[r], r, "women") for r in _CLASSIFIED if r in abmd}
         male = {r: _t_score(abmd[r], r, "men") for r in _CLASSIFIED if r in abmd and sex == "M"}
         class_, probabilities = _classify(scores, age_years, findings)
+    findings += _contents(femur, bmc, area, male)
     z_scores, z_reason = _z_scores(abmd, sex, age_years, calibration)
     return HipDensity(
         name=femur.name,
@@ -221,17 +225,20 @@ def measure_hip(
     )
 
 
-def _require_measurable(volume: Volume, segmentation: Segmentation, femur: Femur) -> None:
+def _require_measurable(volume: Volume, segmentation: Segmentation, femur: Femur, calibration: Calibration) -> None:
     if not femur.fit_for_density or femur.status is Status.FAILED:
         said = (
             "; ".join(f.text for f in femur.findings if f.severity is not Severity.INFO) or "the segmentation says so"
         )
         raise NotMeasurable("not_fit_for_density", said, subject=femur.name)
     window = mask_window(segmentation, femur.label, femur.name)
-    metal = (volume.hu[window] > _METAL_HU) & (segmentation.labels[window] == femur.label)
+    # At 80 kVp compact bone reads 2400 HU: metal is what exceeds both the usual limit and any bone.
+    beyond_bone_hu = (_BEYOND_BONE_MG_CM3 - calibration.intercept_mg_cm3) / calibration.slope_mg_cm3_per_hu
+    limit_hu = max(_METAL_HU, beyond_bone_hu)
+    metal = (volume.hu[window] > limit_hu) & (segmentation.labels[window] == femur.label)
     metal_mm3 = float(metal.sum()) * volume.grid.voxel_volume_mm3
     if metal_mm3 > _METAL_MM3:
-        detail = f"{metal_mm3:.0f} mm3 of the bone are above {_METAL_HU:.0f} HU: an implant."
+        detail = f"{metal_mm3:.0f} mm3 of the bone are above {limit_hu:.0f} HU: an implant."
         raise NotMeasurable("implant", detail, subject=femur.name)
 
 
@@ -325,6 +332,7 @@ def _t_score(abmd: Quantity, region: str, reference: str) -> Quantity:
     mean, sd = tables.numbers(entry.name)
     parts = {name: value / sd for name, value in abmd.components.items()}
     parts["ct_against_dxa"] = tables.number("hip.standard_error_against_dxa_g_cm2") / sd
+    parts["marrow_in_dxa"] = tables.number("hip.marrow_in_dxa_sd_g_cm2") / sd
     parts["mineral_scale"] = tables.number("hip.mineral_scale_sd") * abmd.value / sd
     unverified = "" if entry.verified else ", unverified reference"
     return Quantity(
@@ -355,13 +363,14 @@ def _classify(
     below_low, below_high = (float(norm.cdf((limit - lower.value) / spread)) for limit in (low, high))
     probabilities = dict(zip(HIP_CLASSES, (below_low, below_high - below_low, 1 - below_high), strict=True))
     class_ = HIP_CLASSES[0] if lower.value <= low else HIP_CLASSES[1] if lower.value < high else HIP_CLASSES[2]
-    if max(probabilities.values()) < 0.9:
+    if any(abs(lower.value - limit) <= _INTERVAL * spread for limit in (low, high)):
+        severity = Severity.WARNING if max(probabilities.values()) < _FIRM else Severity.INFO
         text = (
             "The class of the hip T-score is uncertain: "
             + ", ".join(f"{name} {100 * p:.0f} %" for name, p in probabilities.items())
             + "."
         )
-        findings.append(Finding("class_uncertain", Severity.WARNING, text))
+        findings.append(Finding("class_uncertain", severity, text))
     if "total_hip" not in scores or "femoral_neck" not in scores:
         text = f"The class rests on {next(iter(scores)).replace('_', ' ')} alone."
         findings.append(Finding("class_from_one_region", Severity.WARNING, text))
@@ -385,10 +394,11 @@ def _z_scores(
     total = abmd["total_hip"]
     see = tables.number("hip.standard_error_against_dxa_g_cm2")
     scale = tables.number("hip.mineral_scale_sd") * total.value
+    marrow = tables.number("hip.marrow_in_dxa_sd_g_cm2")
     score = Quantity(
         value=(total.value - mean) / sd,
         unit="1",
-        uncertainty=float(np.linalg.norm([total.uncertainty or 0.0, see, scale])) / sd,
+        uncertainty=float(np.linalg.norm([total.uncertainty or 0.0, see, scale, marrow])) / sd,
         method=f"(aBMD - {mean}) / {sd}, all ethnic groups, {21 + 10 * decade}-{30 + 10 * decade} years",
         reference=entry.source,
     )
@@ -408,6 +418,23 @@ def _conversion_finding(femur: Femur, converted: dict[str, Quantity], scale: str
         "has shown. T-scores are the same on either scale."
     )
     return [Finding("dxa_scale", Severity.INFO, text)]
+
+
+def _contents(
+    femur: Femur, bmc: dict[str, Quantity], area: dict[str, Quantity], male: dict[str, Quantity]
+) -> list[Finding]:
+    """What stands behind the areal densities, and the T-scores of a man against young men."""
+    findings = []
+    if bmc:
+        values = ", ".join(f"{r.replace('_', ' ')} {q.value:.1f} g in {area[r].value:.1f} cm2" for r, q in bmc.items())
+        findings.append(Finding("hip_contents", Severity.INFO, f"{femur.name}: mineral content and area: {values}."))
+    if male:
+        values = ", ".join(
+            f"{r.replace('_', ' ')} {q.value:+.1f} +- {q.uncertainty or 0.0:.1f}" for r, q in male.items()
+        )
+        text = f"{femur.name}: T-score against young white men (unverified reference, never classified): {values}."
+        findings.append(Finding("male_reference", Severity.INFO, text))
+    return findings
 
 
 def _findings(volume: Volume, femur: Femur, calibration: Calibration, missing: dict[str, str]) -> list[Finding]:

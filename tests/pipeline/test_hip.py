@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from pipeline.density.dxa_scale import on_scale, standardised
-from pipeline.density.hip import HIP_REGIONS, measure_hip
+from pipeline.density.hip import HIP_REGIONS, _classify, measure_hip
 from pipeline.density.hip_regions import silhouette, with_tails
 from pipeline.density.projection import PIXEL_MM, Projection, bone_paths, pose_of, project
 from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
@@ -190,7 +190,7 @@ def test_t_score_hits_the_published_cut(region, abmd, t_score):
     score = _t_score(quantity, region, "women")
     assert score.value == pytest.approx(t_score, abs=0.005)
     sd = 0.12 if region == "femoral_neck" else 0.122
-    assert score.uncertainty == pytest.approx(np.linalg.norm([0.02, 0.044, 0.067 * abmd]) / sd, rel=1e-6)
+    assert score.uncertainty == pytest.approx(np.linalg.norm([0.02, 0.044, 0.03, 0.067 * abmd]) / sd, rel=1e-6)
 
 
 def test_class_follows_the_lower_t_score_and_probabilities_sum_to_one():
@@ -201,6 +201,29 @@ def test_class_follows_the_lower_t_score_and_probabilities_sum_to_one():
     assert sum(result.class_probabilities.values()) == pytest.approx(1.0)
 
 
+def test_probabilities_stand_beside_a_class_whose_interval_holds_a_limit():
+    findings: list[Finding] = []
+    for value, uncertainty, expected in (
+        (-2.0, 0.4, {Severity.WARNING}),
+        (-1.8, 0.4, {Severity.INFO}),
+        (0.5, 0.4, set()),
+    ):
+        findings.clear()
+        scores = {
+            r: Quantity(value=value, unit="1", uncertainty=uncertainty, method="given")
+            for r in ("total_hip", "femoral_neck")
+        }
+        _classify(scores, 70.0, findings)
+        assert {f.severity for f in findings if f.code == "class_uncertain"} == expected
+
+
+def test_mineral_content_and_area_are_said(upright):
+    said = next(f.text for f in upright.findings if f.code == "hip_contents")
+    assert (
+        f"total hip {upright.bmc_g['total_hip'].value:.1f} g in {upright.area_cm2['total_hip'].value:.1f} cm2" in said
+    )
+
+
 def test_below_fifty_years_no_class_is_given():
     result = measured(age_years=40.0)
     assert result.classification is None
@@ -209,6 +232,7 @@ def test_below_fifty_years_no_class_is_given():
 
 def test_male_reference_is_additional_and_marked_unverified():
     result = measured(sex="M", age_years=65.0)
+    assert "unverified" in next(f.text for f in result.findings if f.code == "male_reference")
     assert all("unverified" in q.method for q in result.male_reference_t_scores.values())
     assert all("women" in q.method for q in result.t_scores.values())
     assert "total_hip" in result.z_scores  # NHANES 2005-2008, men 61 to 70
@@ -245,6 +269,16 @@ def test_an_implant_is_refused():
     with pytest.raises(NotMeasurable) as refusal:
         measure_hip(replace(volume, hu=hu), segmentation, segmentation.femora[0], exact_calibration())
     assert refusal.value.reason == "implant"
+
+
+def test_compact_bone_at_low_tube_voltage_is_no_implant():
+    # At 80 kVp 1 mg/cm3 reads 2.1 HU: 1150 mg/cm3 of compact bone are 2400 HU.
+    volume, segmentation, _ = femur()
+    hu = volume.hu.copy()
+    z, y, x = (n // 2 for n in volume.shape)
+    hu[z - 5 : z + 5, y - 3 : y + 3, x - 3 : x + 3] = 2400.0
+    hip = measure_hip(replace(volume, hu=hu), segmentation, segmentation.femora[0], exact_calibration(0.475))
+    assert "total_hip" in hip.abmd_g_cm2
 
 
 def test_missing_axes_and_unfit_femora_are_refused():
