@@ -70,6 +70,8 @@ def tissue_constrained_line(
     findings: list[Finding] = []
     expected_sd = {tissue: tables.number(f"tissue_sd_hu.{tissue}") for tissue in _TISSUES}
     used = [t for t in _TISSUES if t in survey.samples]
+    if not survey.free_air:
+        expected_sd["air"] = tables.number("tissue_sd_hu.air_near")
     if contrast_enhanced:
         used = [t for t in used if t != "blood"]
         expected_sd["muscle"] = tables.number("tissue_sd_hu.muscle_enhanced")

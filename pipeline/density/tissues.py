@@ -73,6 +73,8 @@ class TissueSurvey:
         Water-equivalent diameter of the body (`body_size`); None if the field of view cuts its outline.
     least_water_diameter_mm : float or None
         The same of the part in view, which is less than the whole.
+    free_air : bool
+        Whether the air was sampled well away from the body; near it scatter raises it, and in a crop it may be lung.
     """
 
     samples: dict[str, TissueSample]
@@ -81,6 +83,7 @@ class TissueSurvey:
     metal: bool
     water_diameter_mm: float | None = None
     least_water_diameter_mm: float | None = None
+    free_air: bool = True
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,9 @@ def survey_tissues(volume: Volume, segmentation: Segmentation) -> TissueSurvey:
         near = ndimage.distance_transform_edt(blocks.mean_hu <= _METAL_HU, sampling=_block_spacing(blocks)) < 60.0
         blocks = _Blocks(blocks.mean_hu, blocks.usable & ~near, blocks.factor, volume)
     found: dict[str, TissueSample] = {}
+    air, free_air = _outside_air(blocks)
     places = {
-        "air": (_outside_air(blocks), "air around the body"),
+        "air": (air, "air around the body"),
         "adipose": (blocks.usable, "subcutaneous and other fat"),
         "muscle": (_beside_the_skeleton(blocks, segmentation), "muscle beside the skeleton"),
     }
@@ -160,7 +164,7 @@ def survey_tissues(volume: Volume, segmentation: Segmentation) -> TissueSurvey:
             "blood", vessel.hu, vessel.sd_hu, vessel.n, f"{vessel.length_mm:.0f} mm of aorta", vessel.points_lps_mm
         )
         enhanced = vessel.enhanced
-    return TissueSurvey(found, tuple(findings), enhanced, metal, *diameter)
+    return TissueSurvey(found, tuple(findings), enhanced, metal, *diameter, free_air)
 
 
 def _densest_bone(volume: Volume, segmentation: Segmentation) -> TissueSample | None:
@@ -221,8 +225,11 @@ def _constant_neighbourhood(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_dilation(same, np.ones((3, 3, 3))))
 
 
-def _outside_air(blocks: _Blocks) -> NDArray[np.bool_]:
-    """Blocks of air connected with the border of the field in their slice, so that lung and bowel gas stay out."""
+def _outside_air(blocks: _Blocks) -> tuple[NDArray[np.bool_], bool]:
+    """Blocks of air connected with the border of the field in their slice, so that lung and bowel gas stay out.
+
+    With whether they lie 15 mm from anything else, where there is enough of such air.
+    """
     air = blocks.mean_hu < _WINDOW_HU["air"][1]
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = True
@@ -237,7 +244,8 @@ def _outside_air(blocks: _Blocks) -> NDArray[np.bool_]:
     # Close to the body, scatter raises air, and in a crop lung can reach the border; far from both it is plain air.
     reach = [2 * round(15.0 / s) + 1 for s in _block_spacing(blocks)[1:]]
     far = outside & (ndimage.minimum_filter(air.view(np.uint8), size=(1, *reach), mode="nearest") > 0)
-    return np.asarray(far if far.sum() >= 4 * _FEWEST_BLOCKS["air"] else outside)
+    free = bool(far.sum() >= 4 * _FEWEST_BLOCKS["air"])
+    return np.asarray(far if free else outside), free
 
 
 def _beside_the_skeleton(blocks: _Blocks, segmentation: Segmentation) -> NDArray[np.bool_]:
