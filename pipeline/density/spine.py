@@ -22,11 +22,7 @@ _OUTLIER_Z = 3.5
 _INTERVAL = 1.96
 _FIRM = 0.9
 # Why a measured body is not to stand for the spine as long as two others can; in words, by the code of the finding.
-_DOUBTS = {
-    "possible_deformity": "a possible deformity",
-    "uneven_bone": "uneven bone",
-    "many_outliers_excluded": "much sclerosis or many veins",
-}
+_DOUBTS = {"possible_deformity": "a possible deformity", "uneven_bone": "uneven bone"}
 _MARROW_MG_CM3 = (4, 25)
 """What a density that is taken for mineral alone is too low by (docs/accuracy.md: digital patients of 60 to 87 years)."""
 

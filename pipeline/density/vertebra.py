@@ -132,9 +132,13 @@ def measure_vertebra(
             f"lie away from the cortex.",
             subject=vertebra.name,
         )
-    kept = _without_outliers(voxels, peeled, spacing)
+    ellipse = _ellipse(voxels)
+    half = 0.5 * float(np.cbrt(voxel_mm3))
+    moved = [_peeled(voxels, shift, spacing) for shift in (-half, half)]
+    sound, local_hu = _sound_bone(voxels, moved[0] | ellipse, spacing)
+    kept = peeled & sound
     excluded = 1.0 - kept.sum() / peeled.sum()
-    parts = {"boundary": _boundary_effect_hu(voxels, spacing)}
+    parts = {"boundary": _range_of_means_hu(voxels, [region & sound for region in (*moved, peeled)]) / 2}
     # Whether what was left out belongs to the bone is not known: it may shift the mean by up to twice this.
     parts["exclusion"] = 0.5 * abs(float(voxels.hu[peeled].mean() - voxels.hu[kept].mean()))
     hu, vbmd = _quantities(voxels.hu[kept], parts, voxel_mm3, calibration, "peeled vertebral body")
@@ -145,15 +149,14 @@ def measure_vertebra(
             subject=vertebra.name,
             remedy="Check the calibration and that the series holds Hounsfield units.",
         )
-    ellipse = _ellipse(voxels)
-    ellipse_kept = _without_outliers(voxels, ellipse, spacing)
+    ellipse_kept = ellipse & sound
     ellipse_hu = ellipse_vbmd = difference = None
     if ellipse_kept.sum() >= _FEWEST_VOXELS:
         ellipse_hu, ellipse_vbmd = _quantities(
             voxels.hu[ellipse_kept], parts, voxel_mm3, calibration, "elliptical cylinder at mid height"
         )
         difference = vbmd.value - ellipse_vbmd.value
-    uneven_hu = _unevenness_hu(_local_mean_hu(voxels, peeled, spacing)[peeled])
+    uneven_hu = _unevenness_hu(local_hu[peeled])
     findings = _findings(vertebra, volume, calibration, hu, vbmd, difference, excluded, uneven_hu, fracture_grade)
     return VertebraDensity(
         name=vertebra.name,
@@ -248,17 +251,18 @@ def _ellipse(voxels: BodyVoxels) -> NDArray[np.bool_]:
     )
 
 
-def _without_outliers(voxels: BodyVoxels, region: NDArray[np.bool_], spacing_mm: Spacing) -> NDArray[np.bool_]:
-    """A region without what is not its trabecular bone: veins, bone islands, sclerosis, lesions.
+def _sound_bone(
+    voxels: BodyVoxels, region: NDArray[np.bool_], spacing_mm: Spacing
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """The voxels of a region without veins, bone islands, sclerosis and lesions; and the local mean HU about every voxel.
 
-    Single voxels beyond 3.5 robust standard deviations of the median are left out, and whole places whose local mean (over
-    some 5 mm, in which noise and trabeculae average out) lies as far from that of the rest: a sclerotic band or a lesion is
-    made of voxels of which each alone could be noise.
+    Single voxels beyond 3.5 robust standard deviations are left out, and whole places whose local mean (over some 5 mm, in
+    which noise and trabeculae average out) lies as far from that of the rest: a sclerotic band or a lesion is made of voxels
+    of which each alone could be noise.
     """
-    kept = region & _close_to_most(voxels.hu, region, _GRAIN_HU)
-    if kept.sum() < _FEWEST_VOXELS:
-        return kept
-    return kept & _close_to_most(_local_mean_hu(voxels, kept, spacing_mm), region, _EVEN_HU)
+    local_hu = _local_mean_hu(voxels, region, spacing_mm)
+    each = _close_to_most(voxels.hu, region, _GRAIN_HU)
+    return region & each & _close_to_most(local_hu, region, _EVEN_HU), local_hu
 
 
 def _close_to_most(hu: NDArray[np.float64], region: NDArray[np.bool_], least_sd: float) -> NDArray[np.bool_]:
@@ -297,18 +301,10 @@ def _unevenness_hu(local_mean_hu: NDArray[np.float64]) -> float:
     return float(high - low) / 2
 
 
-def _boundary_effect_hu(voxels: BodyVoxels, spacing_mm: Spacing) -> float:
-    """Half the change of the mean when all faces of the region move out and in by half a voxel."""
-    half = 0.5 * float(np.cbrt(np.prod(spacing_mm)))
-    means = []
-    for shift in (-half, half):
-        region = _peeled(voxels, shift, spacing_mm)
-        region = _without_outliers(voxels, region, spacing_mm)
-        if region.sum() >= _FEWEST_VOXELS:
-            means.append(float(voxels.hu[region].mean()))
-    centre = _peeled(voxels, 0.0, spacing_mm)
-    means.append(float(voxels.hu[_without_outliers(voxels, centre, spacing_mm)].mean()))
-    return (max(means) - min(means)) / 2
+def _range_of_means_hu(voxels: BodyVoxels, regions: list[NDArray[np.bool_]]) -> float:
+    """Largest minus smallest mean HU of those regions that hold enough voxels."""
+    means = [float(voxels.hu[region].mean()) for region in regions if region.sum() >= _FEWEST_VOXELS]
+    return max(means) - min(means) if means else 0.0
 
 
 def _quantities(
