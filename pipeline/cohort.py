@@ -305,10 +305,12 @@ def _summary(record: StudyRecord) -> tuple[str, str, str]:
     if scores:
         lowest = min(scores, key=lambda s: s.value)
         parts.append(f"hip T {lowest.value:.1f} ± {lowest.uncertainty or 0:.1f}")
-    structures: tuple[Femur | Vertebra, ...] = (*record.femora, *record.vertebrae)
-    strong = [(s.name, s.strength_n.value) for s in structures if s.strength_n is not None]
-    if strong:
-        parts.append(f"{strong[0][0].replace('_', ' ')} {strong[0][1]:.0f} N")
+    groups: tuple[tuple[Vertebra, ...] | tuple[Femur, ...], ...] = (record.vertebrae, record.femora)
+    for group in groups:
+        tested = [(s.strength_n.value, s.name) for s in group if s.strength_n is not None]
+        if tested:
+            newton, name = min(tested)
+            parts.append(f"{'weakest ' if len(tested) > 1 else ''}{name.replace('_', ' ')} {newton:.0f} N")
     return "done", "", "; ".join(parts)
 
 
