@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from reports.quantity import Quantity
-from reports.record import Femur, Score, Status, StudyRecord, Vertebra
+from reports.record import Coverage, Femur, Score, Status, StudyRecord, Vertebra
 
 CODE_SYSTEM = "urn:openbct:fhir:code-system:quantities"
 COVERAGE_EXTENSION = "urn:openbct:fhir:extension:coverage-status"
@@ -82,9 +82,8 @@ def fhir_bundle(record: StudyRecord, *, pdf_url: str | None = "report.pdf") -> d
         report["result"] = [{"reference": _url(record, o["id"])} for o in observations]
     if pdf_url:
         report["presentedForm"] = [{"contentType": "application/pdf", "url": pdf_url}]
-    coverage = [s.coverage for s in record.services if s.coverage is not None]
-    if coverage:
-        report["extension"] = [{"url": COVERAGE_EXTENSION, "valueMarkdown": c.text} for c in coverage]
+    if coverage := [_coverage(s.cpt, s.coverage) for s in record.services if s.coverage is not None]:
+        report["extension"] = coverage
     resources = [_imaging_study(record), _device(record), *observations, report]
     ids = ["imaging-study", "device", *[o["id"] for o in observations], "report"]
     return {
@@ -96,6 +95,26 @@ def fhir_bundle(record: StudyRecord, *, pdf_url: str | None = "report.pdf") -> d
             for name, resource in zip(ids, resources, strict=True)
         ],
     }
+
+
+def _coverage(cpt: str, coverage: Coverage) -> dict[str, Any]:
+    """Coverage of one service in words, with its status and the policy edition it rests on as codes of our own.
+
+    A ClaimResponse or CoverageEligibilityResponse would say that a payer had answered.
+    """
+    parts = [{"url": "service", "valueString": cpt}, {"url": "status", "valueCode": coverage.status}]
+    for name, value in (
+        ("lastKnownStatus", coverage.last_known_status),
+        ("payer", coverage.payer),
+        ("policy", coverage.policy),
+        ("edition", getattr(coverage, "edition", None)),
+    ):
+        if value:
+            parts.append({"url": name, "valueString": str(value)})
+    if coverage.date_of_service:
+        parts.append({"url": "dateOfService", "valueDate": coverage.date_of_service})
+    parts.append({"url": "text", "valueMarkdown": coverage.text})
+    return {"url": COVERAGE_EXTENSION, "extension": parts}
 
 
 def fhir_text(record: StudyRecord) -> str:

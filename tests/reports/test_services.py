@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 
+import pytest
+
 from reports.coverage import load_knowledge
 from reports.coverage.services import other_services, services_of
-from reports.record import Fracture, Service, Status, Strength, StudyRecord, Vertebra
+from reports.record import Finding, Fracture, Service, Status, Strength, StudyRecord, Vertebra
 from tests.reports.example_records import example_record as dense_example
 from tests.reports.test_dicom import example_record, quantity
 
@@ -138,3 +140,55 @@ def test_the_checklist_says_what_the_study_knows() -> None:
     assert items["existing_ct"]["met"] == "unknown" and "CT of 2024-02-29" in items["existing_ct"]["basis"]
     assert items["rationale"]["met"] == "unknown" == items["plan"]["met"]
     assert "CHECKLIST_INCOMPLETE" in {warning["code"] for warning in coverage.warnings if isinstance(warning, dict)}
+
+
+WHOLE = strong_and_graded()
+UNMEASURED = Finding(code="not_asked_for", severity="info", text="Not asked for.")  # type: ignore[arg-type]
+
+
+def without(*keys: str) -> StudyRecord:
+    """The whole study without some of the numbers of its bodies."""
+    bodies = []
+    for body in WHOLE.vertebrae:
+        gone = {key: None for key in keys if getattr(body, key) is not None}
+        reasons = {**body.not_measured, **dict.fromkeys(gone, UNMEASURED)}
+        bodies.append(Vertebra.model_validate({**dict(body), **gone, "not_measured": reasons}))
+    return WHOLE.model_copy(update={"vertebrae": tuple(bodies)})
+
+
+UNDETERMINED = WHOLE.model_copy(
+    update={
+        "assessment": WHOLE.assessment.model_copy(update={"classification": "not_determined", "statement": "No rule."})
+    }
+)
+NO_BONE = WHOLE.model_copy(update={"vertebrae": (), "femora": ()})
+
+
+@pytest.mark.parametrize(
+    ("record", "supports", "named"),
+    [
+        (WHOLE, {"0691T", "0743T"}, ()),
+        (without("fracture"), set(), ("vertebral fracture result per level",)),
+        (without("strength_n"), {"0691T"}, ("bone strength by finite elements",)),
+        (without("vbmd_mg_cm3"), {"0691T"}, ("bone density",)),
+        (UNDETERMINED, {"0691T"}, ("overall fracture-risk assessment",)),
+        (without("strength_n", "vbmd_mg_cm3"), {"0691T"}, ("bone strength by finite elements", "bone density")),
+        (NO_BONE, set(), ("scan data retrieved", "vertebral fracture", "bone strength", "bone density")),
+    ],
+    ids=["whole", "no fracture", "no strength", "no density", "no risk", "neither", "nothing"],
+)
+def test_each_element_that_is_missing_is_named(record: StudyRecord, supports: set[str], named: tuple[str, ...]) -> None:
+    answer = services(record)
+    assert {cpt for cpt, service in answer.items() if service.supported} == supports
+    for name in named:
+        assert name in " ".join(answer["0743T"].missing).lower()
+        assert name in answer["0743T"].reasons[0].lower()
+    others = {"bone strength", "bone density", "overall fracture-risk", "vertebral fracture"}
+    for name in others - {n for n in others if any(n in wanted for wanted in named)}:
+        if supports:  # nothing that is there is called missing
+            assert name not in " ".join(m.lower().partition(":")[0] for m in answer["0743T"].missing)
+    both = len(supports) == 2
+    assert all((s.review == ("OVERLAP_REVIEW",)) == both for s in answer.values())
+    neighbours = {o.cpt: o for o in other_services(tuple(answer.values()))}
+    assert set(neighbours) == {"0554T", "0555T", "0556T", "0557T", "0558T", "0749T", "0750T", "0815T"}
+    assert all("\n" not in o.reason and o.reason.endswith(".") for o in neighbours.values())
