@@ -48,8 +48,8 @@ def main() -> None:
     _timed(lambda: _spine(_synthetic_body(), 2.0, "kopperdahl2002"), arguments.threads, 1, arguments.with_yield)
     rows: list[dict[str, Any]] = []
 
-    def measure(name: str, build: Callable[[], TestModel], with_yield: bool = False) -> None:
-        row = {"test": name} | _timed(build, arguments.threads, arguments.repeat, with_yield)
+    def measure(name: str, build: Callable[[], TestModel], with_yield: bool = False, points: int = 1) -> None:
+        row = {"test": name} | _timed(build, arguments.threads, arguments.repeat, with_yield, points)
         rows.append(row)
         print(_line(row), flush=True)
 
@@ -72,6 +72,15 @@ def main() -> None:
     if arguments.with_yield:
         for profile in ("kopperdahl2002", "bct-like"):
             measure(f"yield, {profile}", partial(_spine, body, 1.0, profile), True)
+        if folder is not None and arguments.voxels:
+            for edge in _VOXELS_MM:
+                measure(f"yield, L4, {edge:g} mm", partial(_spine, body, edge, "kopperdahl2002"), True)
+            for edge in _VOXELS_MM[2:]:
+                measure(f"yield, L4, {edge:g} mm, 8 pts", partial(_spine, body, edge, "kopperdahl2002"), True, 8)
+            for edge in _VOXELS_MM[1:]:
+                measure(f"yield, femur, {edge:g} mm", partial(_hip, femur, edge, "femur-plastic"), True)
+            for edge in _VOXELS_MM[2:]:
+                measure(f"yield, femur, {edge:g} mm, 8 pts", partial(_hip, femur, edge, "femur-plastic"), True, 8)
     if arguments.ensemble:
         for row in _ensembles(body, femur if folder is not None else None, arguments.threads):
             rows.append(row)
@@ -234,7 +243,9 @@ def _ensembles(body: Image, femur: Image | None, threads: int | None) -> list[di
     return rows
 
 
-def _timed(build: Callable[[], TestModel], threads: int | None, repeat: int, with_yield: bool) -> dict[str, Any]:
+def _timed(
+    build: Callable[[], TestModel], threads: int | None, repeat: int, with_yield: bool, points: int = 1
+) -> dict[str, Any]:
     best: dict[str, Any] = {}
     for _ in range(repeat):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -242,7 +253,7 @@ def _timed(build: Callable[[], TestModel], threads: int | None, repeat: int, wit
         built = time.perf_counter() - wall
         result: TestResult = run_linear(model, threads=threads)
         if with_yield:
-            result = add_yield(result, threads=threads)
+            result = add_yield(result, threads=threads, stress_points=points)
         row = {
             "profile": model.profile.title,
             "dof": result.dof,
@@ -263,7 +274,7 @@ def _timed(build: Callable[[], TestModel], threads: int | None, repeat: int, wit
 def _line(row: dict[str, Any] | None) -> str:
     if row is None:
         names = ("dof", 9), ("its", 5), ("build s", 8), ("wall s", 7), ("CPU s", 7), ("N/mm", 8), ("N", 8)
-        return f"{'test':24s} " + " ".join(f"{name:>{width}s}" for name, width in names) + "  criteria (N)"
+        return f"{'test':26s} " + " ".join(f"{name:>{width}s}" for name, width in names) + "  criteria (N)"
     criteria = ", ".join(f"{name} {force:.0f}" for name, force in row["criteria_n"].items())
     times = f"{row['build_s']:8.2f} {row['wall_s']:7.2f} {row['cpu_s']:7.2f}"
     forces = f"{row['stiffness_n_mm']:8.0f} {row['reaction_n']:8.0f}"

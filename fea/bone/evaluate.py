@@ -254,8 +254,10 @@ def run(model: TestModel, *, rtol: float = 1e-6, threads: int | None = None) -> 
     return result
 
 
-def add_yield(result: TestResult, *, threads: int | None = None) -> TestResult:
+def add_yield(result: TestResult, *, threads: int | None = None, stress_points: int = 1) -> TestResult:
     """The elastic-plastic curve of a test that was solved linearly, with the criteria that need it.
+
+    `stress_points` as in `fea.solve_curve`; eight are for comparison with other codes.
 
     The end displacement of the curve is the profile's strain times the height of the body in compression of a vertebra, and
     the applied displacement in a hip test.
@@ -273,7 +275,7 @@ def add_yield(result: TestResult, *, threads: int | None = None) -> TestResult:
         raise TestRefused("no_yield_law", f"{profile.title} is orthotropic; yield is for isotropic bone.")
     body_mm = model.lengths_mm.get("body")
     end_mm = _end_mm(model)
-    curve, stopped = _follow(model, end_mm, threads)
+    curve, stopped = _follow(model, end_mm, threads, stress_points)
     force = np.abs(curve.reaction_n[model.loaded][:, model.load_axis])
     points = np.column_stack([curve.load_factor * model.applied_mm, force])
     strength = dict(result.strength_n)
@@ -311,7 +313,7 @@ def _end_mm(model: TestModel) -> float:
     return model.profile.nonlinear_strain * body_mm if body_mm is not None else model.applied_mm
 
 
-def _follow(model: TestModel, end_mm: float, threads: int | None) -> tuple[Curve, str | None]:
+def _follow(model: TestModel, end_mm: float, threads: int | None, stress_points: int = 1) -> tuple[Curve, str | None]:
     """The elastic-plastic curve up to a displacement, or as far as it could be followed and why no farther."""
     profile = model.profile
     material = YieldMaterial(model.yield_stress_mpa, profile.hardening_ratio, _criterion(model), profile.tension_ratio)
@@ -325,6 +327,7 @@ def _follow(model: TestModel, end_mm: float, threads: int | None) -> tuple[Curve
             rtol=_EQUILIBRIUM,
             threads=threads,
             floating="remove",
+            stress_points=stress_points,
         )
     except CurveStopped as stopped:
         if len(stopped.curve.load_factor) < 3:  # not even the first step beyond the elastic one

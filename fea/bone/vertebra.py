@@ -18,6 +18,7 @@ _LEAST_HEIGHT_MM = 8.0  # below, there are too few voxels between the caps for a
 _LEAST_VOLUME_MM3 = 2000.0  # a fifth of a small adult T4
 _LEAST_SOLIDITY = 0.6
 _DEPTH_OF_HEIGHT = 0.25  # a cap reaches at least this part of the height down a wedged or hollow end plate
+_COVERED_PART = 0.9  # of the outline of a body: what a cap must cover, however deep it has to reach
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,10 @@ def _compressed(bone: PosedBone, body_fraction: NDArray, profile: BoneProfile, c
         raise TestRefused("mask_too_small", f"the vertebral body is only {height_mm:.1f} mm high.")
     depth = int(np.ceil(max(profile.cap.depth_mm, _DEPTH_OF_HEIGHT * height_mm) / voxel_mm - 1e-9))
     lower, upper = (
-        cap_region(held_body, 0, side, depth_voxels=depth, thickness_voxels=cap_voxels) for side in (False, True)
+        cap_region(
+            held_body, 0, side, depth_voxels=_covering_depth(held_body, side, depth), thickness_voxels=cap_voxels
+        )
+        for side in (False, True)
     )
     capped = with_caps(voxels, (lower, upper), profile)
     # Not the distance of the faces, which jumps by a voxel with the place of the grid.
@@ -158,6 +162,21 @@ def _compressed(bone: PosedBone, body_fraction: NDArray, profile: BoneProfile, c
         orthotropy=capped.orthotropy,
         regions=_regions(voxels.is_bone),
     )
+
+
+def _covering_depth(share: NDArray, upper: bool, least_voxels: int) -> int:
+    """How far down from the outermost voxel a cap must reach to cover the end plate, at least `least_voxels`.
+
+    Cement that is poured on a body covers it, however steep a collapsed end plate is and however far a spur, or the root of an
+    arch on a crushed body, stands out. At most half of the height.
+    """
+    core = np.asarray(share) >= 0.5
+    core = core if upper else core[::-1]
+    levels = np.flatnonzero(core.any(axis=(1, 2)))
+    outermost = len(core) - 1 - np.argmax(core[::-1], axis=0)
+    below = levels[-1] - outermost[core.any(axis=0)]
+    needed = int(np.quantile(below, _COVERED_PART, method="higher")) + 1
+    return max(least_voxels, min(needed, len(levels) // 2))
 
 
 def _regions(is_bone: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:

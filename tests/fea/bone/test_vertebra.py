@@ -216,6 +216,32 @@ def test_a_cap_fills_a_hollow_end_plate_and_ends_flat() -> None:
     assert (nodes[:, 0] == 15).all() and len(nodes) == 81
 
 
+def wedged_block(slope: float) -> Bone:
+    """A block of 24 x 30 mm, 24 mm high behind, whose two end plates fall towards the front."""
+    bone = block(24, 30, 24)
+    k, j, _ = np.indices(bone.mask.shape)
+    front_mm = np.clip(33.5 - j, 0, None)
+    mask = bone.mask & (np.abs(k - 15.5) < 12 - slope * front_mm)
+    return Bone(np.where(mask, 150.0, -80.0).astype(np.float32), mask, bone.matrix)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.15, 0.3])
+def test_caps_cover_the_end_plates_of_a_collapsed_body(slope: float) -> None:
+    """Where cement has the modulus of the bone and covers all of it, a wedge is a bar again, however steep: K = E A / H."""
+    result = compress(wedged_block(slope), plain_profile(modulus_mpa=500, cap_modulus_mpa=500, **SHARP))
+    assert result.stiffness_n_mm == pytest.approx(500 * 24 * 30 / 30, rel=0.08)
+
+
+def test_a_spur_does_not_keep_the_load_from_the_end_plate() -> None:
+    """A spike 7 mm high on the rim: the cement between it and the plate carries what the plate carries."""
+    spiked = block(24, 30, 24)
+    mask = np.pad(spiked.mask, ((0, 8), (0, 0), (0, 0)))
+    mask[28:35, 30:33, 10:13] = True
+    bone = Bone(np.where(mask, 150.0, -80.0).astype(np.float32), mask, spiked.matrix)
+    result = compress(bone, plain_profile(modulus_mpa=500, cap_modulus_mpa=500, **SHARP))
+    assert result.stiffness_n_mm == pytest.approx(500 * 24 * 30 / 37, rel=0.06)
+
+
 def test_a_cap_without_room_is_an_error() -> None:
     with pytest.raises(ValueError, match="room"):
         cap_region(np.ones((4, 3, 3)), 0, True, depth_voxels=2, thickness_voxels=2)
