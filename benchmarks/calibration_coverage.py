@@ -3,14 +3,15 @@
     python -m benchmarks.calibration_coverage [--count N] [--json FILE]
 
 Each case is a trunk from L1 to L3 of another person on another scanner (fast mode, true outlines of the bones). Drawn are,
-from published spreads: the filter of the tube (2 mm less to 3 mm more aluminium), the beam behind this body (tabulated
-spectrum, its own water-equivalent diameter), water of the scanner (within 5 HU) and its gain (within 0.5 %), lipid share of
+from published spreads: the filter of the tube (2 mm less to 3 mm more aluminium), 1.5 keV (SD) more for what spectra of scanners
+are in doubt, the beam behind this body (tabulated spectrum, its own water-equivalent diameter), offset of the scanner
+(SD 5 HU, as between two scanners of one maker) and its gain (within 0.5 %), lipid share of
 fat (Martin 1994), fat in muscle (9.2 +- 5.0 %), haemoglobin (12.8 +- 2 g/dl) and the scatter about the regression of
 PMC8128794, body size, fat layer, bone density, marrow fat, dose, kernel, slices of 1.25 to 5 mm; for every other case a
 plate: each rod 1 % (SD) off its certificate, seen by the softer beam at the rim of a wide body as mode ``projections`` shows.
 The truth is the line of that scanner in the middle of that body. Not drawn, because phantoms do not have it: scatter,
-unevenness of the field, tissue other than by these laws. The table therefore gives the coverage of the phantomless interval
-with and without its part ``what patients showed beyond that``.
+unevenness of the field, tissue other than by these laws. Rows called ``shown`` therefore leave out the parts of the stated
+uncertainty that stand for it: ``what patients showed beyond that`` (phantomless), ``evenness of the field`` (plate).
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ _LINE_AT_MG_CM3 = (50.0, 100.0, 200.0)
 _ROD_TOLERANCE = 0.01
 _ALUMINIUM_G_CM3 = 2.699
 _PIXEL_MM = 1.2
+_SPECTRA_SD_MM = 4.5
+"""Aluminium that moves the effective energy by 1.5 keV, as far as published evidence lies from the tabulated spectra."""
 # A plate under a body wider than 262 mm of water sees the beam of a narrower one: what mode `projections` shows at 120 kVp.
 _RIM_FREE_MM, _RIM_SHARE = 262.0, 0.27
 
@@ -113,7 +116,7 @@ def draw_case(number: int) -> Scanned:
     phantom = replace(phantom, low_mm=low)
     coarse = phantom.image(120.0, slice_mm=12.0, pixel_mm=3.0, dose=0.0)
     water_mm = water_equivalent_mm(coarse)
-    aluminium_mm = float(rng.uniform(-2.0, 3.0))
+    aluminium_mm = float(rng.uniform(-2.0, 3.0)) + _SPECTRA_SD_MM * float(rng.standard_normal())
     quality = quality_of(kvp, water_mm, aluminium_mm)
     fat_in_muscle = float(np.clip(rng.normal(0.092, 0.05), 0.01, 0.3))
     swaps = {
@@ -140,7 +143,7 @@ def draw_case(number: int) -> Scanned:
         kvp, slice_mm=slice_mm, pixel_mm=_PIXEL_MM, dose=float(rng.uniform(0.4, 1.5)), kernel=kernel, threads=1
     )
     truth = drawn.truth(image)
-    gain, zero = 1.0 + 0.005 * float(rng.uniform(-1, 1)), float(rng.uniform(-5.0, 5.0))
+    gain, zero = 1.0 + 0.005 * float(rng.uniform(-1, 1)), float(rng.normal(0.0, 5.0))
     hu = gain * image.hu.astype(np.float32) + np.float32(zero)
     grid = Grid(image.hu.shape, image.lattice.index_to_lps)
     volume = Volume(hu, grid, Acquisition(kvp=kvp))
@@ -209,15 +212,17 @@ def measured(number: int) -> list[Pair]:
                 Pair(name, "line", f"{said}: line at {d:.0f}", d, None, None, case.factors) for d in _LINE_AT_MG_CM3
             ]
             continue
-        fitted = replace(line, systematic_relative=0.0, random_mg_cm3=0.0)
+        # Without what phantoms cannot show: of the plate the evenness of the field, else what patients showed beyond the fit.
+        lesser = replace(line, random_mg_cm3=0.0)
+        if choice == "internal":
+            lesser = replace(lesser, systematic_relative=0.0)
         for true in _LINE_AT_MG_CM3:
             hu = case.gain * true * case.truth.hu_per_mg_cm3 + case.zero_hu
             found = float(line.density_mg_cm3(hu))
             pairs.append(_pair(name, f"{said}: line at {true:.0f}", true, found, line.uncertainty_mg_cm3, case))
-            if choice == "internal":
-                pairs.append(
-                    _pair(name, f"{said}: line at {true:.0f}, fit alone", true, found, fitted.uncertainty_mg_cm3, case)
-                )
+            pairs.append(
+                _pair(name, f"{said}: line at {true:.0f}, shown", true, found, lesser.uncertainty_mg_cm3, case)
+            )
         pairs += _bodies(case, line, name, said)
     return pairs
 
@@ -254,7 +259,7 @@ def report(pairs: list[Pair]) -> str:
     ]
     quantities = list(dict.fromkeys(pair.quantity for pair in pairs))
     lines += [_row(quantity, [pair for pair in pairs if pair.quantity == quantity]) for quantity in sorted(quantities)]
-    for quantity in ("plate: line at 100", "phantomless: line at 100", "phantomless: line at 100, fit alone"):
+    for quantity in ("plate: line at 100", "phantomless: line at 100", "phantomless: line at 100, shown"):
         mine = [pair for pair in pairs if pair.quantity == quantity]
         for factor in ("kvp", "water_mm", "fat_in_muscle", "kernel", "slice_mm"):
             lines += [_row(f"{quantity}; {value}", group) for value, group in grouped(mine, factor).items()]

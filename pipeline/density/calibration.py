@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.density import calibration_file, tables
-from pipeline.density.conditions import contrast_given, kernel_share, require_plausible_scale
+from pipeline.density.conditions import (
+    contrast_given,
+    kernel_share,
+    require_hu_of_a_voltage,
+    require_plain_filter,
+    require_plausible_scale,
+    with_known_voltage,
+)
 from pipeline.density.internal import Line, effective_energy_line, tissue_constrained_line, two_reference_line
 from pipeline.density.rods import Plate, find_plate, known_phantoms, line_from_plate
 from pipeline.density.tissues import TissueSample, TissueSurvey, survey_tissues
@@ -17,7 +24,10 @@ from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Volume
 
-CHOICES = ("phantom", "internal", "kvp")
+METHODS = ("phantom", "internal", "kvp")
+"""Methods that need nothing but the scan, in the order of preference."""
+CHOICES = ("auto", *METHODS)
+"""What a user may ask for by name; anything else is the path of a calibration file."""
 _COMPARE_AT_HU = 130.0
 
 
@@ -144,7 +154,8 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
     volume : Volume
     segmentation : Segmentation
     choice : str or Path, optional
-        ``"phantom"``, ``"internal"``, ``"kvp"``, or the path of a calibration file (see `calibration_file`).
+        ``"auto"`` (the same as none), ``"phantom"``, ``"internal"``, ``"kvp"``, or the path of a calibration file (see
+        `calibration_file`).
 
     Returns
     -------
@@ -157,30 +168,37 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
     InputRefused
         If the chosen file is unreadable or does not fit the scan, or the choice is unknown.
     NotMeasurable
-        If the chosen method cannot be carried out on this scan, or ``hu_scale_implausible`` when only constants are left
-        and soft tissue reads what it cannot.
+        If the chosen method cannot be carried out on this scan; ``hu_scale_implausible`` when only constants are left
+        and soft tissue reads what it cannot; ``spectral_image`` if the series is a virtual monoenergetic or non-contrast image
+        or a map; ``tin_filter`` if only a phantom or a calibration file could tell the energy.
     """
+    require_hu_of_a_voltage(volume)
+    volume, mixture_findings = with_known_voltage(volume)
     survey = survey_tissues(volume, segmentation)
     contrast, contrast_findings = contrast_given(volume, survey)
     plate = find_plate(volume, segmentation)
     candidates: dict[str, Calibration] = {}
     refused: dict[str, NotMeasurable] = {}
-    for name in CHOICES:
+    for name in METHODS:
         try:
             candidates[name] = _calibrate_by(name, volume, survey, plate, contrast)
         except NotMeasurable as refusal:
             refused[name] = refusal
-    if choice is None:
-        chosen = candidates[next(name for name in CHOICES if name in candidates)]
+    automatic = choice is None or str(choice) == "auto"
+    if automatic:
+        if not candidates:
+            raise refused["internal"]
+        chosen = candidates[next(name for name in METHODS if name in candidates)]
         if chosen.method == "kvp_constant":
             require_plausible_scale(volume)
     elif str(choice) in CHOICES:
         if str(choice) not in candidates:
             raise refused[str(choice)]
         chosen = candidates[str(choice)]
+        chosen = replace(chosen, reason=f"asked for by name ({choice}); {chosen.reason}")
     else:
-        chosen = _from_file(Path(choice), volume)
-    others = [c for c in candidates.values() if c is not chosen]
+        chosen = _from_file(Path(str(choice)), volume)
+    others = [c for c in candidates.values() if c.method != chosen.method]
     alternatives = tuple(
         Alternative(
             other.method,
@@ -194,12 +212,13 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
         for other in others
     ) + tuple(_published_alternatives(volume, survey, chosen))
     findings = [
+        *mixture_findings,
         *chosen.findings,
         *(plate.findings if plate is not None and not plate.rods else ()),
         *contrast_findings,
         *(f for f in survey.findings if chosen.method.startswith("internal")),
     ]
-    if chosen.method == "kvp_constant" and choice is None and "internal" in refused:
+    if chosen.method == "kvp_constant" and automatic and "internal" in refused:
         findings.append(Finding(refused["internal"].reason, Severity.WARNING, refused["internal"].detail))
     # A kernel acts on all methods alike, so that it does not excuse their disagreement.
     findings += _disagreement(chosen, alternatives)
@@ -263,6 +282,7 @@ def _calibrate_by(name: str, volume: Volume, survey: TissueSurvey, plate: Plate 
         if plate is None or not plate.rods:
             raise NotMeasurable("no_phantom", "no calibration phantom was found in the scan.", subject="calibration")
         return from_plate(plate, volume.acquisition.kvp)
+    require_plain_filter(volume)
     if name == "internal":
         return _from_tissues(volume, survey, contrast)
     return _from_kvp(volume.acquisition.kvp)

@@ -1,6 +1,9 @@
-"""What the conditions of a scan mean for its densities: kernel, contrast agent, and a scale of HU that cannot be."""
+"""What the conditions of a scan mean for its densities: spectral products, kernel, contrast agent, impossible scales of HU."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +15,69 @@ from pipeline.volume import Volume
 
 _SOFT_TISSUE_HU = (0.0, 135.0)
 _FEWEST_SOFT_VOXELS = 2000
+_NOT_HU = (
+    (r"\bmono|\bvmi\b|\b\d{2,3} ?kev\b", "a virtual monoenergetic image"),
+    (r"\bvnc\w?\b|\bvue\b|\bvne\b|virtual (non|un|native)|calcium supp|\bcasupp", "a virtual non-contrast image"),
+    (r"\biodine\b|\biod\b", "an iodine map"),
+    (r"z ?eff|effective (z|atomic)", "a map of the effective atomic number"),
+    (r"electron dens|\brho\b", "a map of electron density"),
+    (r"\bmd\b|material|\bwater ?\(|\buric acid", "a map of a material"),
+)
+"""What spectral products are called in series descriptions and ImageType, lower case, underscores as spaces."""
+_MIXED = r"\b[mf] ?0[.,]\d|\bmixed\b|\bcomposed\b|\bblended\b|\baverage[d ]+(of )?(dual|2|two)"
+_TIN = r"\bsn ?(70|[89]0|1[0-5]0)(kvp?)?\b|\b(70|[89]0|1[0-5]0) ?(kvp?)? ?sn\b|\btin filter"
+
+
+def _said(volume: Volume) -> str:
+    facts = volume.acquisition
+    return " ".join((facts.series_description or "", *facts.image_type)).lower().replace("_", " ")
+
+
+def require_hu_of_a_voltage(volume: Volume) -> None:
+    """Refuse images whose values are no HU at a tube voltage: no absolute density follows from them.
+
+    Ingest passes them over; this is for a user who names such a series.
+
+    Raises
+    ------
+    NotMeasurable
+        ``spectral_image``, naming the product.
+    """
+    text = _said(volume)
+    kind = next((kind for pattern, kind in _NOT_HU if re.search(pattern, text)), None)
+    if kind is not None:
+        raise NotMeasurable(
+            "spectral_image",
+            f"is {kind}, not HU at a tube voltage: no absolute density follows.",
+            subject="the series",
+            remedy="Use the conventional series of the same scan.",
+        )
+
+
+def require_plain_filter(volume: Volume) -> None:
+    """Refuse energies by tube voltage for a beam behind a tin filter, which is much harder than its voltage says.
+
+    Raises
+    ------
+    NotMeasurable
+        ``tin_filter``.
+    """
+    if re.search(_TIN, _said(volume)):
+        raise NotMeasurable(
+            "tin_filter",
+            "was made behind a tin filter (one of a dual-energy pair, or a low-dose scan), whose energy is not known.",
+            subject="the series",
+            remedy="Use the series without it, a phantom in the scan, or a calibration file of this setting.",
+        )
+
+
+def with_known_voltage(volume: Volume) -> tuple[Volume, list[Finding]]:
+    """The scan, without its tube voltage if it is a mixture of two, and the finding that says so."""
+    if not re.search(_MIXED, _said(volume)):
+        return volume, []
+    text = "The series is mixed from two tube voltages: none is assumed, and the uncertainty covers 80 to 140 kVp."
+    mixed = replace(volume, acquisition=replace(volume.acquisition, kvp=None))
+    return mixed, [Finding("dual_energy_mixed", Severity.WARNING, text)]
 
 
 def require_plausible_scale(volume: Volume) -> None:
