@@ -19,6 +19,8 @@ SPINE = Code("421060004", "SCT", "Spine")
 VERTEBRA = Code("51282000", "SCT", "Vertebra")
 ARCH_OF_VERTEBRA = Code("40265002", "SCT", "Arch of vertebra")
 ARCH_ENDING = "_arch"
+ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
+COMMENT = Code("121106", "DCM", "Comment")
 
 _VERTEBRA_CODES = {
     "C7": "87391001",

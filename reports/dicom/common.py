@@ -13,6 +13,8 @@ from pydicom.uid import UID
 from pydicom.valuerep import validate_value
 
 MANUFACTURER = "openbct"
+UNICODE = "ISO_IR 192"
+"""Character set of objects that hold sentences of our own; names of the source are written over into it."""
 SERIES_NUMBERS = {"SEG": 9001, "SR": 9002, "DOC": 9003, "SC": 9004, "PM": 9005}
 
 _NAMESPACE = UUID("5f2b6d0e-6a0e-4c58-9d3f-0b8f6a1c7e42")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from reports.dicom.common import MANUFACTURER, SERIES_NUMBERS, Provenance, completed_headers
+from reports.dicom.common import MANUFACTURER, SERIES_NUMBERS, UNICODE, Provenance, completed_headers
 from reports.record import Figure
 
 _BODY_PARTS = {"hips": "HIP"}
@@ -62,6 +62,7 @@ def key_images(
         capture.BodyPartExamined = _BODY_PARTS.get(figure.id, "SPINE")
         if capture.BodyPartExamined == "HIP":
             capture.Laterality = ""
+        capture.SpecificCharacterSet = UNICODE
         capture.ImageComments = figure.alt[:1024]
         capture.ManufacturerModelName = MANUFACTURER
         capture.SoftwareVersions = provenance.version

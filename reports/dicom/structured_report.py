@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import highdicom as hd
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -28,10 +30,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from reports.dicom import codes as concepts
-from reports.dicom.common import MANUFACTURER, SERIES_NUMBERS, Provenance, completed_headers
+from reports.dicom.common import MANUFACTURER, SERIES_NUMBERS, UNICODE, Provenance, completed_headers
 from reports.dicom.segmentation import segment_numbers
 from reports.quantity import Quantity
-from reports.record import Femur, Status, StudyRecord, Vertebra
+from reports.record import Femur, Severity, Status, StudyRecord, Vertebra
 
 
 def structured_report(
@@ -39,7 +41,8 @@ def structured_report(
 ) -> Dataset | None:
     """A Comprehensive 3D SR object with every number of the record, unverified and preliminary; None without structures.
 
-    Structures that were refused keep their group, with the reason and without a number. The coverage sentences stand in a
+    Structures that were refused keep their group; each number that is absent stands there by its concept with a code that says
+    so, and the reasons as comments. The coverage sentences stand in a
     group of their own as comments: they are not findings.
 
     Parameters
@@ -69,28 +72,26 @@ def structured_report(
             "finding_type": _concept(concepts.BONE),
             "finding_sites": [site],
             "algorithm_id": algorithm,
-            "measurements": _measurements(structure),
-            "qualitative_evaluations": _evaluations(structure),
+            "measurements": _measurements(structure) or None,
+            "qualitative_evaluations": [*_evaluations(structure), *_absent_measurements(structure)],
         }
+        reasons = _reasons(structure)
         if segmentation is not None and structure.name in segments:
-            groups.append(
-                VolumetricROIMeasurementsAndQualitativeEvaluations(
-                    referenced_segment=ReferencedSegment(
-                        segmentation.SOPClassUID,
-                        segmentation.SOPInstanceUID,
-                        segment_number=segments[structure.name],
-                        source_series=SourceSeriesForSegmentation(hd.UID(series_uid)),
-                    ),
-                    **common,
-                )
+            made: Any = VolumetricROIMeasurementsAndQualitativeEvaluations(
+                referenced_segment=ReferencedSegment(
+                    segmentation.SOPClassUID,
+                    segmentation.SOPInstanceUID,
+                    segment_number=segments[structure.name],
+                    source_series=SourceSeriesForSegmentation(hd.UID(series_uid)),
+                ),
+                **common,
             )
         else:
-            groups.append(
-                MeasurementsAndQualitativeEvaluations(
-                    source_images=[SourceImageForMeasurementGroup(sources[0].SOPClassUID, sources[0].SOPInstanceUID)],
-                    **common,
-                )
+            made = MeasurementsAndQualitativeEvaluations(
+                source_images=[SourceImageForMeasurementGroup(sources[0].SOPClassUID, sources[0].SOPInstanceUID)],
+                **common,
             )
+        groups.append(_with_comments(made, reasons))
     spine = record.assessment.spine_vbmd_mg_cm3
     if spine is not None and any(v.name in segments or not segments for v in record.vertebrae):
         groups.append(
@@ -135,6 +136,7 @@ def structured_report(
         is_verified=False,
         series_description="openbct measurements (research use only)",
     )
+    report.SpecificCharacterSet = UNICODE  # reasons and coverage hold signs that the source's alphabet may not have
     report.ManufacturerModelName = MANUFACTURER
     report.SoftwareVersions = provenance.version
     identification = Dataset()
@@ -177,13 +179,12 @@ def _with_uncertainty(name: Code, quantity: Quantity, **options: Code | None) ->
     return rows
 
 
-def _measurements(structure: Vertebra | Femur) -> list[Measurement] | None:
+def _measurements(structure: Vertebra | Femur) -> list[Measurement]:
     rows: list[Measurement] = []
     if isinstance(structure, Vertebra):
         if structure.trabecular_hu is not None:
             mean = Code("373098007", "SCT", "Mean")
-            attenuation = Code("112031", "DCM", "Attenuation Coefficient")
-            rows += _with_uncertainty(attenuation, structure.trabecular_hu, derivation=mean)
+            rows += _with_uncertainty(concepts.ATTENUATION, structure.trabecular_hu, derivation=mean)
         if structure.vbmd_mg_cm3 is not None:
             rows += _with_uncertainty(concepts.VBMD, structure.vbmd_mg_cm3)
         if structure.heights_mm is not None:
@@ -210,7 +211,66 @@ def _measurements(structure: Vertebra | Femur) -> list[Measurement] | None:
         rows += _with_uncertainty(strength, test.strength_n)
         if test.stiffness_n_mm is not None:
             rows += _with_uncertainty(stiffness, test.stiffness_n_mm)
-    return rows or None
+    return rows
+
+
+def _absences(structure: Vertebra | Femur) -> list[tuple[str, Code]]:
+    """Numbers that the structure should have and has not: key in the record, and concept."""
+    if isinstance(structure, Vertebra):
+        wanted: list[tuple[str, object, Code]] = [
+            ("trabecular_hu", structure.trabecular_hu, concepts.ATTENUATION),
+            ("vbmd_mg_cm3", structure.vbmd_mg_cm3, concepts.VBMD),
+            *(("heights_mm", structure.heights_mm, code) for code in concepts.HEIGHTS.values()),
+            ("fracture", structure.fracture, concepts.HEIGHT_LOSS),
+        ]
+    else:
+        regions = structure.abmd_g_cm2
+        wanted = [
+            (f"abmd_g_cm2.{region}", regions and getattr(regions, region), concepts.ABMD_CT)
+            for region in concepts.DENSITY_REGIONS
+        ]
+        wanted += [
+            ("t_score", structure.t_score, concepts.TSCORE_CT),
+            ("z_score", structure.z_score, concepts.ZSCORE_CT),
+        ]
+    wanted += [
+        ("strength_n", structure.strength_n, concepts.STRENGTH_FE),
+        ("stiffness_n_mm", structure.stiffness_n_mm, concepts.STIFFNESS_FE),
+    ]
+    return [(key, code) for key, number, code in wanted if number is None]
+
+
+def _absent_measurements(structure: Vertebra | Femur) -> list[QualitativeEvaluation]:
+    """For each absent number its concept with a code of CID 42: measurement failure, or not attempted.
+
+    DICOM would allow a numeric item without a value, too; highdicom cannot open a report that holds one.
+    """
+    rows: dict[tuple[str, str], QualitativeEvaluation] = {}
+    for key, name in _absences(structure):
+        reason = structure.reason_for(key)
+        failed = structure.status is Status.FAILED or (reason is not None and reason.severity is Severity.FAILURE)
+        value = codes.cid42.MeasurementFailure if failed else codes.cid42.MeasurementNotAttempted
+        rows[name.value, value.value] = _evaluation(name, value)
+    return list(rows.values())
+
+
+def _reasons(structure: Vertebra | Femur) -> list[str]:
+    """Why numbers are absent, each reason once with the keys it stands for."""
+    keys: dict[str, list[str]] = {}
+    for key, _ in _absences(structure):
+        if (reason := structure.reason_for(key)) is not None:
+            named = keys.setdefault(f"{reason.text} ({reason.code})", [])
+            if key not in named:
+                named.append(key)
+    return [f"Not measured: {', '.join(named)}. {reason}" for reason, named in keys.items()]
+
+
+def _with_comments(group: Any, texts: list[str]) -> Any:
+    """The group with comments of its own after its measurements."""
+    for text in texts:
+        item = TextContentItem(_concept(concepts.COMMENT), text, relationship_type=RelationshipTypeValues.CONTAINS)
+        group[0].ContentSequence.append(item)
+    return group
 
 
 def _evaluations(structure: Vertebra | Femur) -> list[QualitativeEvaluation]:
@@ -228,5 +288,6 @@ def _evaluation(name: Code, value: Code) -> QualitativeEvaluation:
 def _add_comments(report: Dataset, texts: list[str]) -> None:
     """Comment items below the root: coverage is said in words, beside the measurements and not among them."""
     for text in texts:
-        comment = CodedConcept("121106", "DCM", "Comment")
-        report.ContentSequence.append(TextContentItem(comment, text, relationship_type=RelationshipTypeValues.CONTAINS))
+        report.ContentSequence.append(
+            TextContentItem(_concept(concepts.COMMENT), text, relationship_type=RelationshipTypeValues.CONTAINS)
+        )

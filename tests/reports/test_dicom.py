@@ -296,6 +296,51 @@ def test_the_structured_report_carries_the_numbers_of_the_record_and_refused_str
     assert COVERAGE_TEXT in [item.TextValue for item in walk(read) if item.get("ValueType") == "TEXT"]
 
 
+def test_an_absent_number_is_coded_as_such_and_its_reason_stands_in_words(tmp_path: Path) -> None:
+    headers = ct_headers(*ORIENTATIONS["head first supine"])
+    record = whole_study()
+    report = structured_report(record, headers, PROVENANCE, None)
+    assert report is not None
+    report.save_as(tmp_path / "sr.dcm", enforce_file_format=True)
+    groups: dict[str, list[Dataset]] = {}
+    for item in walk(hd.sr.srread(tmp_path / "sr.dcm")):
+        tracked = [c for c in item.get("ContentSequence", []) if c.ConceptNameCodeSequence[0].CodeValue == "112039"]
+        if tracked:
+            groups[tracked[0].TextValue] = list(item.ContentSequence)
+    structures: tuple[Vertebra | Femur, ...] = (*record.vertebrae, *record.femora)
+    assert {s.strength_n is None for s in structures} == {True, False}
+    for structure in structures:
+        items = groups[structure.name]
+        (strength,) = (i for i in items if i.ConceptNameCodeSequence[0].CodeValue == "STRENGTH_FE")
+        if structure.strength_n is not None:
+            assert float(strength.MeasuredValueSequence[0].NumericValue) == structure.strength_n.value
+            continue
+        reason = structure.reason_for("strength_n")
+        assert reason is not None and strength.ValueType == "CODE"
+        failed = structure.status is Status.FAILED or reason.severity is Severity.FAILURE
+        # CID 42: measurement failure, measurement not attempted
+        assert strength.ConceptCodeSequence[0].CodeValue == ("114006" if failed else "114007")
+        said = [i.TextValue for i in items if i.ConceptNameCodeSequence[0].CodeValue == "121106"]
+        assert any(reason.text in text and "strength_n" in text for text in said)
+
+
+def test_signs_and_names_of_any_alphabet_survive(tmp_path: Path) -> None:
+    """Sentences of ours hold signs that the alphabet of the source lacks; the patient's name is in that of the source."""
+    headers = ct_headers(*ORIENTATIONS["head first supine"])
+    for header in headers:
+        header.SpecificCharacterSet = "ISO_IR 100"
+        header.PatientName = "Müller^Jörg"
+    text = "Density ≥ 80 mg/cm³ K₂HPO₄, change −3 ± 1 %."
+    record = example_record()
+    service = Service(cpt="0691T", supported=False, coverage=Coverage(status="NOT_COVERED", text=text))
+    report = structured_report(record.model_copy(update={"services": (service,)}), headers, PROVENANCE, None)
+    assert report is not None
+    report.save_as(tmp_path / "sr.dcm", enforce_file_format=True)
+    read = pydicom.dcmread(tmp_path / "sr.dcm")
+    assert str(read.PatientName) == "Müller^Jörg"
+    assert text in [item.TextValue for item in walk(read) if item.get("ValueType") == "TEXT"]
+
+
 def test_equal_results_have_equal_uids_and_other_results_do_not() -> None:
     headers = ct_headers(*ORIENTATIONS["head first supine"])
     series = str(headers[0].SeriesInstanceUID)
