@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from pipeline import __version__, cli_calibrate, cli_records
+from pipeline import __version__, cli_calibrate, cli_records, cli_strength
 from pipeline.console import (
     ALL_DONE,
     INTERRUPTED,
@@ -54,6 +54,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_calibrate.commands)
 app.add_typer(cli_records.commands)
+app.add_typer(cli_strength.commands)
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if absent.")]
 
@@ -67,7 +68,7 @@ def main() -> None:
     try:
         app()
     except Refusal as refusal:
-        talk.print(f"[bold red]error:[/] {escaped(str(refusal))}", soft_wrap=True)
+        talk.print(f"[bold red]error:[/] {escaped(str(refusal))} ({refusal.reason})", soft_wrap=True, highlight=False)
         sys.exit(WRONG_CALL)
     except KeyboardInterrupt:
         talk.print(_INTERRUPTED)
@@ -350,66 +351,6 @@ def phantom(
     options = dict(_option(text) for text in option or ())
     write_one(str(kind), output, seed=seed, options=options, scan=scan | {"file_format": file_format})
     out_console.print(f"written to {output}", soft_wrap=True, highlight=False)
-
-
-@app.command()
-def strength(
-    image: Annotated[
-        Path,
-        typer.Argument(
-            help="Image in HU, or in mg/cm3 with --density: NIfTI, MHA, NRRD, ..., or DICOM (folder, zip).",
-            show_default=False,
-        ),
-    ],
-    mask: Annotated[Path, typer.Option(help="Label map on the same grid, or a DICOM segmentation.")],
-    test: Annotated[str, typer.Option(help="spine-compression, hip-sideways-fall or hip-stance.")],
-    output: Output,
-    label: Annotated[
-        int | None,
-        typer.Option(help="Number of the label or segment in the mask; may be left out if the mask holds only one."),
-    ] = None,
-    profile: Annotated[str | None, typer.Option(help="Strength profile by name, or a profile file.")] = None,
-    density: Annotated[bool, typer.Option("--density", help="The image is mineral density in mg/cm3.")] = False,
-    mineral: Annotated[
-        str, typer.Option(help="With --density: what the density is equivalent to, K2HPO4 or HA (hydroxyapatite).")
-    ] = "K2HPO4",
-    voxel_mm: Annotated[
-        float, typer.Option("--voxel", min=0.5, max=2.0, help="Edge of the model's voxels in mm.")
-    ] = 1.0,
-    with_yield: Annotated[
-        bool, typer.Option("--yield", help="Also the elastic-plastic curve; seconds for a body, more for a femur.")
-    ] = False,
-    ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Uncertainty from 16 varied tests instead of first order.")
-    ] = False,
-    export: Annotated[
-        str, typer.Option(help="Formats of the model, with commas: npz, vti (ParaView), inp (CalculiX).")
-    ] = "npz",
-    pictures: Annotated[bool, typer.Option(help="Draw cut planes, surface and curve.")] = True,
-) -> None:
-    """One virtual strength test from an image and a mask; writes strength.json, the model and pictures.
-
-    Example: openbct strength density.nii.gz --mask labels.nii.gz --label 20 --test spine-compression --density -o out
-    """
-    from pipeline.strength.command import run_strength_command
-
-    result = run_strength_command(
-        image,
-        mask,
-        output,
-        test=test,
-        label=label,
-        profile=profile,
-        is_density=density,
-        mineral=mineral,
-        voxel_mm=voxel_mm,
-        with_yield=with_yield,
-        ensemble=ensemble,
-        exports=tuple(name.strip() for name in export.split(",") if name.strip()),
-        pictures=pictures,
-    )
-    out_console.print_json(json.dumps(result, default=str))
-    raise typer.Exit(ALL_DONE if result.get("stiffness_n_mm") is not None else SOME_REFUSED)
 
 
 @app.command()

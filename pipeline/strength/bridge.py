@@ -31,6 +31,15 @@ DEFAULT_PROFILE = {
 }
 _MARGIN_MM = 6.0
 
+
+@dataclass(frozen=True)
+class FallPosture:
+    """How a femur lies in a fall to the side: as in the tests of Courtney, Keyak and Orwoll unless said otherwise."""
+
+    internal_rotation_deg: float = 15.0
+    adduction_deg: float = 10.0
+
+
 _PROFILE_REMEDY = "Profiles are described in docs/strength.md."
 
 
@@ -93,14 +102,15 @@ def femur_strength(
     *,
     test: str = VirtualTest.HIP_SIDEWAYS_FALL.value,
     profile: str | None = None,
+    posture: FallPosture | None = None,
     voxel_mm: float = 1.0,
     with_yield: bool = False,
     threads: int | None = None,
 ) -> Strength:
     """Strength of one proximal femur in a fall to the side or in single-leg stance.
 
-    Parameters as in `vertebra_strength`; `test` is ``"hip-sideways-fall"`` or ``"hip-stance"``. The femur is posed by its
-    landmarks, or from its mask where they lack an axis; a finding says which.
+    Parameters as in `vertebra_strength`; `test` is ``"hip-sideways-fall"`` or ``"hip-stance"``, `posture` that of a fall. The
+    femur is posed by its landmarks, or from its mask where they lack an axis; a finding says which.
 
     Raises
     ------
@@ -118,7 +128,17 @@ def femur_strength(
     image = _cut_out(volume, segmentation, femur, calibration, source, open_end=(0, 0))
     pose, notes = _femur_pose(image, femur)
     return load_femur(
-        image, pose, kind, law, source, femur.name, notes, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
+        image,
+        pose,
+        kind,
+        law,
+        source,
+        femur.name,
+        notes,
+        posture=posture,
+        voxel_mm=voxel_mm,
+        with_yield=with_yield,
+        threads=threads,
     )
 
 
@@ -338,16 +358,26 @@ def load_femur(
     subject: str,
     notes: tuple[Finding, ...] = (),
     *,
+    posture: FallPosture | None = None,
     voxel_mm: float = 1.0,
     with_yield: bool = False,
     threads: int | None = None,
 ) -> Strength:
     """A virtual test of a femur given as an image; without a `pose` it is taken from the mask."""
 
+    lying = posture or FallPosture()
+
     def build() -> TestModel:
         frame = pose or pose_from_mask(image.mask, image.index_to_lps)
-        make = build_sideways_fall if test is VirtualTest.HIP_SIDEWAYS_FALL else build_stance
-        return make(image.density_mg_cm3, image.mask, image.index_to_lps, frame, profile, voxel_mm=voxel_mm)
+        bone = (image.density_mg_cm3, image.mask, image.index_to_lps, frame, profile)
+        if test is VirtualTest.HIP_STANCE:
+            return build_stance(*bone, voxel_mm=voxel_mm)
+        return build_sideways_fall(
+            *bone,
+            voxel_mm=voxel_mm,
+            internal_rotation_deg=lying.internal_rotation_deg,
+            adduction_deg=lying.adduction_deg,
+        )
 
     return _run(image, build, source, subject, notes, threads, with_yield)
 

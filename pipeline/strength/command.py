@@ -18,6 +18,7 @@ from pipeline.segmentation.model import Segmentation
 from pipeline.segmentation.sampling import cropped_grid
 from pipeline.strength import checks
 from pipeline.strength.bridge import (
+    FallPosture,
     box_around,
     compress_body,
     density_source,
@@ -45,6 +46,7 @@ def run_strength_command(
     profile: str | None = None,
     is_density: bool = False,
     mineral: str = "K2HPO4",
+    posture: FallPosture | None = None,
     voxel_mm: float = 1.0,
     with_yield: bool = False,
     ensemble: bool = False,
@@ -69,6 +71,8 @@ def run_strength_command(
         Name of a profile or path of a profile file.
     mineral : str
         ``K2HPO4`` or ``HA``: what the densities of a density image are equivalent to.
+    posture : FallPosture, optional
+        Of a fall to the side.
     voxel_mm : float
         Edge of the model's voxels.
     with_yield : bool
@@ -110,6 +114,7 @@ def run_strength_command(
             mineral=mineral if is_density else None,
             acquisition=picture.acquisition,
             subject=subject,
+            posture=posture,
             voxel_mm=voxel_mm,
             with_yield=with_yield,
             threads=threads,
@@ -134,6 +139,7 @@ def strength_from_image(
     mineral: str | None = None,
     acquisition: Acquisition | None = None,
     subject: str = "the mask",
+    posture: FallPosture | None = None,
     voxel_mm: float = 1.0,
     with_yield: bool = False,
     threads: int | None = None,
@@ -193,7 +199,17 @@ def strength_from_image(
             bone, None, law, source, subject, notes, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
         )
     return load_femur(
-        bone, None, kind, law, source, subject, notes, voxel_mm=voxel_mm, with_yield=with_yield, threads=threads
+        bone,
+        None,
+        kind,
+        law,
+        source,
+        subject,
+        notes,
+        posture=posture,
+        voxel_mm=voxel_mm,
+        with_yield=with_yield,
+        threads=threads,
     )
 
 

@@ -124,3 +124,24 @@ def test_report_renders_again_beside_the_record(tmp_path: Path) -> None:
     (tmp_path / "study-1" / "record.json").write_text("{}", encoding="utf-8")
     broken = openbct("report", tmp_path)
     assert broken.returncode == 1 and "Traceback" not in broken.stderr
+
+
+def test_a_bone_without_strength_is_one_line_with_its_reason_and_a_wrong_call_another(tmp_path: Path) -> None:
+    empty = SimpleITK.GetImageFromArray(np.zeros((20, 20, 20), np.uint8))
+    for name in ("image", "mask"):
+        SimpleITK.WriteImage(empty, str(tmp_path / f"{name}.nii.gz"))
+    call = (
+        "strength",
+        tmp_path / "image.nii.gz",
+        "--mask",
+        tmp_path / "mask.nii.gz",
+        "--density",
+        "-o",
+        tmp_path / "o",
+    )
+    answer = openbct(*call, "--test", "spine-compression")
+    assert answer.returncode == 1 and answer.stderr.strip().endswith("(mask_empty)")
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert json.loads(answer.stdout)["strength_n"] is None
+    answer = openbct(*call, "--test", "spine-torsion")
+    assert answer.returncode == 2 and answer.stderr.strip().endswith("(unknown_test)") and not answer.stdout

@@ -11,7 +11,7 @@ import pytest
 from fea.bone.profiles import VirtualTest
 from pipeline.errors import InputRefused, NotMeasurable
 from pipeline.segmentation.model import LABEL_OF, BodyFrame, Segmentation, Vertebra
-from pipeline.strength import strength_from_image
+from pipeline.strength import FallPosture, strength_from_image
 from pipeline.strength.bridge import pose_from_mask
 from pipeline.strength.command import run_strength_command
 from pipeline.strength.images import read_image, read_mask
@@ -171,6 +171,22 @@ def test_a_femur_and_its_mirror_image_are_as_strong_as_each_other(test: str) -> 
     assert [pose.side for pose in poses] == ["left", "right"]
     assert poses[1].neck_axis == pytest.approx(poses[0].neck_axis * [-1, 1, 1], abs=1e-3)
     assert poses[1].shaft_axis == pytest.approx(poses[0].shaft_axis * [-1, 1, 1], abs=1e-3)
+
+
+def test_the_posture_of_a_fall_can_be_chosen_and_changes_the_strength() -> None:
+    bone = synthetic_femur(shaft_mm=60.0)
+    options: dict[str, Any] = {"test": "hip-sideways-fall", "mineral": "K2HPO4", "voxel_mm": 2.0}
+    usual, stated, turned = (
+        strength_from_image(bone.density, bone.mask, bone.matrix, posture=posture, **options)
+        for posture in (None, FallPosture(15.0, 10.0), FallPosture(35.0, 0.0))
+    )
+    assert usual.strength is not None and turned.strength is not None and turned.solved is not None
+    assert stated.strength == usual.strength
+    assert abs(turned.strength.value / usual.strength.value - 1) > 0.01
+    pose = pose_from_mask(bone.mask, bone.matrix)
+    vertical = turned.solved.model.bone.grid.axes[1]
+    assert vertical @ pose.shaft_axis == pytest.approx(0.0, abs=1e-6)  # no adduction: across the shaft
+    assert vertical @ pose.anatomical[1] == pytest.approx(np.cos(np.radians(35.0)), abs=1e-6)
 
 
 # DICOM
