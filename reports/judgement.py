@@ -108,16 +108,38 @@ class Coverage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", from_attributes=True, use_attribute_docstrings=True)
 
+    cpt: str | None = None
+    """Number of the service code."""
+    paraphrase: str | None = None
+    """What the code is, in the project's own words."""
     status: str
-    """Coverage status by a plan document or the payer's dated policy, nothing less."""
+    """Coverage status by a mandate, a plan document or the payer's dated policy; see ``docs/coverage.md``."""
     last_known_status: str | None = None
     """Status of the newest edition held, where the status is stale."""
+    plan_status: str | None = None
+    """What the plan document or mandate says, where the status is ``PLAN_OVERRIDE``."""
+    determination: str | None = None
+    """What the status rests on: ``primary``, ``plan`` or ``none``."""
+    confidence: str | None = None
+    """How sure it is that the payer's sentence means this code: ``high``, ``medium``, ``low``."""
     payer: str | None = None
     """Payer that was asked for."""
+    line_of_business: str | None = None
+    """Kind of plan that was asked for."""
     policy: str | None = None
     """Policy number."""
+    edition: str | None = None
+    """The edition of the policy in force, such as ``cigna-0300-2025-04-15``."""
+    policy_effective: str | None = None
+    """ISO date from which that edition holds."""
+    policy_next_review: str | None = None
+    """ISO date of its next review."""
     date_of_service: str | None = None
     """ISO date that was asked for."""
+    evaluated_on: str | None = None
+    """ISO date on which it was asked."""
+    knowledge_version: str | None = None
+    """Version of the coverage knowledge base."""
     prior_authorization: str | None = None
     """What is known on prior authorization; it never changes the status."""
     warnings: tuple[dict[str, Any] | str, ...] = ()
@@ -126,10 +148,14 @@ class Coverage(BaseModel):
     """Documents that the status rests on, with quotation, date and rank."""
     conflicts: tuple[dict[str, Any] | str, ...] = ()
     """Lesser sources that say otherwise."""
+    further_conflicts: tuple[dict[str, Any] | str, ...] = ()
+    """Contradictions that change nothing for a claim."""
     checklist: tuple[dict[str, Any], ...] = ()
     """Documentation that a claim needs, and what of it this study answers."""
     route: str | None = None
     """Document that governs a service outside this policy."""
+    next_step: str | None = None
+    """What a person has to do next."""
     text: str
     """What a report prints, with the next step."""
 

@@ -33,6 +33,7 @@ from reports.coverage.knowledge import Edition
 from reports.coverage.services import other_services, services_of
 from reports.fhir import fhir_text
 from reports.html import render_html
+from reports.judgement import Coverage as RecordedCoverage
 from tests.reports.example_records import example_record
 
 KNOWLEDGE = load_knowledge()
@@ -383,6 +384,10 @@ def test_the_json_has_the_keys_that_others_script_against(cpt: str, payer: str, 
     assert all({"doc", "rank", "quote", "effective", "retrieved", "sha256"} <= set(s) for s in content["sources"])
     assert all({"id", "claim", "doc", "rank"} <= set(c) for c in content["conflicts"])
     assert all({"item", "met", "basis"} <= set(i) for i in content["checklist"])
+
+
+def test_a_record_documents_every_key_of_an_answer() -> None:
+    assert set(Coverage.model_fields) == set(RecordedCoverage.model_fields)
 
 
 def test_the_command_takes_mandate_and_self_funding(tmp_path: Path) -> None:
