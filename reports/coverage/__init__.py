@@ -1,6 +1,7 @@
 """Payer coverage of the services that a study may support: knowledge base, engine and wording."""
 
-from reports.coverage.engine import ChecklistItem, Coverage, evaluate
+from reports.coverage.answer import ChecklistItem, Coverage
+from reports.coverage.engine import evaluate
 from reports.coverage.knowledge import (
     NO_KNOWLEDGE,
     CoverageStatus,

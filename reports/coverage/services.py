@@ -11,8 +11,9 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Literal
 
-from reports.coverage.engine import ChecklistItem, Warning_, evaluate
-from reports.coverage.engine import Coverage as Answer
+from reports.coverage.answer import ChecklistItem, Warning_
+from reports.coverage.answer import Coverage as Answer
+from reports.coverage.engine import evaluate
 from reports.coverage.knowledge import Knowledge, LineOfBusiness, PlanDocument
 from reports.coverage.wording import warning_text
 from reports.record import (
