@@ -34,6 +34,10 @@ def strength(
     mineral: Annotated[
         str, typer.Option(help="With --density: what the density is equivalent to, K2HPO4 or HA (hydroxyapatite).")
     ] = "K2HPO4",
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Of HU: calibration file (JSON), or a method: phantom, internal, kvp; automatic if absent."),
+    ] = None,
     voxel_mm: Annotated[
         float, typer.Option("--voxel", min=0.5, max=2.0, help="Edge of the model's voxels in mm.")
     ] = 1.0,
@@ -68,6 +72,7 @@ def strength(
         profile=profile,
         is_density=density,
         mineral=mineral,
+        calibration=calibration,
         posture=FallPosture(internal_rotation, adduction),
         voxel_mm=voxel_mm,
         with_yield=with_yield,

@@ -46,6 +46,7 @@ def run_strength_command(
     profile: str | None = None,
     is_density: bool = False,
     mineral: str = "K2HPO4",
+    calibration: str | None = None,
     posture: FallPosture | None = None,
     voxel_mm: float = 1.0,
     with_yield: bool = False,
@@ -71,6 +72,8 @@ def run_strength_command(
         Name of a profile or path of a profile file.
     mineral : str
         ``K2HPO4`` or ``HA``: what the densities of a density image are equivalent to.
+    calibration : str, optional
+        Of HU: a calibration file, or a method, as in `pipeline.density.calibrate`.
     posture : FallPosture, optional
         Of a fall to the side.
     voxel_mm : float
@@ -93,10 +96,13 @@ def run_strength_command(
     ------
     InputRefused
         ``image_unreadable``, ``not_one_study``, ``not_a_label_map``, ``grids_differ``, ``label_absent``, ``label_needed``,
-        ``not_hounsfield``, ``unknown_mineral``, ``unknown_test``, ``unknown_export``, ``profile_unusable`` or
-        ``output_not_writable``.
+        ``not_hounsfield``, ``unknown_mineral``, ``calibration_not_used``, ``unknown_test``,
+        ``unknown_export``, ``profile_unusable`` or ``output_not_writable``.
     """
     kind, wanted = _known_test(test), require_exports(exports)
+    if is_density and calibration is not None:
+        text = "is for Hounsfield units, and a density image needs none."
+        raise InputRefused("calibration_not_used", text, subject="--calibration", remedy="Leave out one of the two.")
     law = require_profile(profile, kind)
     picture = read_image(Path(image), kind)
     chosen = read_mask(Path(mask), label, picture)
@@ -113,6 +119,7 @@ def run_strength_command(
             profile=profile,
             mineral=mineral if is_density else None,
             acquisition=picture.acquisition,
+            calibration_choice=calibration,
             subject=subject,
             posture=posture,
             voxel_mm=voxel_mm,
@@ -138,6 +145,7 @@ def strength_from_image(
     profile: str | None = None,
     mineral: str | None = None,
     acquisition: Acquisition | None = None,
+    calibration_choice: str | None = None,
     subject: str = "the mask",
     posture: FallPosture | None = None,
     voxel_mm: float = 1.0,
@@ -158,6 +166,8 @@ def strength_from_image(
         None for HU.
     acquisition : Acquisition, optional
         What is known of the scan, for the calibration of HU.
+    calibration_choice : str, optional
+        As in `pipeline.density.calibrate`.
 
     Raises
     ------
@@ -185,7 +195,8 @@ def strength_from_image(
         _require_hounsfield(values)
         checks.require_no_metal(cut, mask[box], spacing, subject)
         volume = Volume(np.ascontiguousarray(values), grid, acquisition or Acquisition())
-        calibration = calibrate(volume, Segmentation(np.zeros(mask.shape, np.uint8), grid, method="mask from outside"))
+        nothing = Segmentation(np.zeros(mask.shape, np.uint8), grid, method="mask from outside")
+        calibration = calibrate(volume, nothing, choice=calibration_choice)
         source = density_source(calibration, law)
         text = (
             f"HU were calibrated by {calibration.method.replace('_', ' ')}: {calibration.reason}; density = "

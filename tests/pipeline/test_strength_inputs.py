@@ -238,6 +238,19 @@ def test_a_folder_of_dicom_is_an_image_and_a_dicom_segmentation_a_mask(
     assert again["strength_n"] == content["strength_n"]
 
 
+def test_the_calibration_of_hu_can_be_chosen_and_is_none_of_a_density_image(
+    dicom: tuple[Path, Path, Bone], pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, seg, _ = dicom
+    options = SPINE | {"is_density": False, "calibration": "kvp"}
+    content = run_strength_command(folder, seg, tmp_path / "o", **options)
+    told = next(finding for finding in content["findings"] if finding["code"] == "calibration_of_image")
+    assert "kvp constant" in told["text"]
+    with pytest.raises(InputRefused) as caught:
+        run_strength_command(*pair, tmp_path / "p", **SPINE, calibration="kvp")
+    assert caught.value.reason == "calibration_not_used"
+
+
 def test_segments_are_chosen_by_number_and_listed_by_name(dicom: tuple[Path, Path, Bone]) -> None:
     folder, seg, _ = dicom
     with pytest.raises(InputRefused) as caught:
