@@ -22,7 +22,11 @@ _OUTLIER_Z = 3.5
 _INTERVAL = 1.96
 _FIRM = 0.9
 # Why a measured body is not to stand for the spine as long as two others can; in words, by the code of the finding.
-_DOUBTS = {"possible_deformity": "a possible deformity", "uneven_bone": "uneven bone"}
+_DOUBTS = {
+    "possible_deformity": "a possible deformity",
+    "uneven_bone": "uneven bone",
+    "disc_not_visible": "an endplate that no visible disc places",
+}
 _MARROW_MG_CM3 = (4, 25)
 """What a density that is taken for mineral alone is too low by (docs/accuracy.md: digital patients of 60 to 87 years)."""
 
@@ -179,12 +183,12 @@ def _choice_findings(
 
 
 def _mean(bodies: list[VertebraDensity], levels: tuple[str, ...], calibration: Calibration) -> Quantity:
-    """Mean density. Noise averages out between bodies; calibration, contrast and boundary are common to them."""
+    """Mean density. Noise and what was left out are each body's own; calibration, contrast and boundary are common to them."""
     value = float(np.mean([b.vbmd_mg_cm3.value for b in bodies]))
     parts: dict[str, float] = {}
     for name in bodies[0].vbmd_mg_cm3.components:
         each = np.array([b.vbmd_mg_cm3.components.get(name, 0.0) for b in bodies])
-        parts[name] = float(np.linalg.norm(each) / len(each)) if name == "noise" else float(each.mean())
+        parts[name] = float(np.linalg.norm(each) / len(each)) if name in ("noise", "exclusion") else float(each.mean())
     parts["calibration"] = calibration.uncertainty_mg_cm3(value)
     return Quantity(
         value=value,

@@ -40,6 +40,7 @@ _SMALLEST_MM3 = 700.0
 # CT noise and trabecular texture are correlated over about 2 mm, so that voxels closer than that are not independent.
 _INDEPENDENT_MM3 = 8.0
 _PLAUSIBLE_MG_CM3 = (-20.0, 350.0)
+_GUESSED_ENDPLATE = "disc_not_visible"
 
 Spacing = tuple[float, float, float]
 
@@ -134,8 +135,10 @@ def measure_vertebra(
         )
     ellipse = _ellipse(voxels)
     half = 0.5 * float(np.cbrt(voxel_mm3))
+    if any(f.code == _GUESSED_ENDPLATE for f in vertebra.findings):
+        half = max(half, 0.5 * spacing[0])  # a plate that no disc shows may lie in either of two slices
     moved = [_peeled(voxels, shift, spacing) for shift in (-half, half)]
-    sound, local_hu = _sound_bone(voxels, moved[0] | ellipse, spacing)
+    sound, local_hu = _sound_bone(voxels, peeled | ellipse, spacing)
     kept = peeled & sound
     excluded = 1.0 - kept.sum() / peeled.sum()
     parts = {"boundary": _range_of_means_hu(voxels, [region & sound for region in (*moved, peeled)]) / 2}
@@ -254,7 +257,7 @@ def _ellipse(voxels: BodyVoxels) -> NDArray[np.bool_]:
 def _sound_bone(
     voxels: BodyVoxels, region: NDArray[np.bool_], spacing_mm: Spacing
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """The voxels of a region without veins, bone islands, sclerosis and lesions; and the local mean HU about every voxel.
+    """Which voxels are like most of a region (no vein, bone island, sclerosis, lesion); and the local mean HU about each.
 
     Single voxels beyond 3.5 robust standard deviations are left out, and whole places whose local mean (over some 5 mm, in
     which noise and trabeculae average out) lies as far from that of the rest: a sclerotic band or a lesion is made of voxels
@@ -262,7 +265,7 @@ def _sound_bone(
     """
     local_hu = _local_mean_hu(voxels, region, spacing_mm)
     each = _close_to_most(voxels.hu, region, _GRAIN_HU)
-    return region & each & _close_to_most(local_hu, region, _EVEN_HU), local_hu
+    return each & _close_to_most(local_hu, region, _EVEN_HU), local_hu
 
 
 def _close_to_most(hu: NDArray[np.float64], region: NDArray[np.bool_], least_sd: float) -> NDArray[np.bool_]:
@@ -271,7 +274,7 @@ def _close_to_most(hu: NDArray[np.float64], region: NDArray[np.bool_], least_sd:
     Half of a region may be sclerotic; a median and its absolute deviations would have gone along with it long before.
     """
     if region.sum() < _FEWEST_VOXELS:
-        return region
+        return np.ones(region.shape, bool)
     values = np.sort(hu[region])
     half = (values.size + 1) // 2
     widths = values[half:] - values[: values.size - half]
@@ -292,7 +295,7 @@ def _local_mean_hu(voxels: BodyVoxels, region: NDArray[np.bool_], spacing_mm: Sp
     total[place] = np.where(region, voxels.hu, 0.0)
     sigma = _LOCAL_SD_MM / np.array(spacing_mm)
     share, total = (ndimage.gaussian_filter(field, sigma, mode="constant", truncate=3.0) for field in (share, total))
-    return np.asarray((total / np.maximum(share, 1e-3))[place], np.float64)
+    return np.asarray((total / np.maximum(share, 1e-6))[place], np.float64)
 
 
 def _unevenness_hu(local_mean_hu: NDArray[np.float64]) -> float:

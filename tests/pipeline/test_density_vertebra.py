@@ -100,6 +100,17 @@ def test_bone_that_differs_from_place_to_place_is_said_to_and_even_bone_is_not()
     assert "uneven_bone" in {f.code for f in measured(replace(volume, hu=half), segmentation).findings}
 
 
+def test_an_endplate_that_was_guessed_may_lie_in_either_of_two_slices():
+    volume, segmentation = spine({"L1": BODY}, spacing_mm=(5.0, 0.8, 0.8), trabecular_hu=100.0, noise_hu=5.0)
+    z = volume.grid.to_lps(np.argwhere(np.ones(volume.shape)))[:, 2].reshape(volume.shape)
+    sloped = replace(volume, hu=(volume.hu + 6.0 * np.abs(z - z.mean())).astype(np.float32))
+    guessed = segmentation.vertebrae[0].with_findings(Finding("disc_not_visible", Severity.WARNING, "No disc."))
+    seen = measured(sloped, segmentation).trabecular_hu.components["boundary"]
+    unseen = measured(sloped, replace(segmentation, vertebrae=(guessed,))).trabecular_hu.components["boundary"]
+    # Faces move by 2.5 mm instead of 0.74 mm.
+    assert unseen > 2.0 * seen
+
+
 def refused(reason, volume, segmentation, **options):
     with pytest.raises(NotMeasurable) as refusal:
         measured(volume, segmentation, **options)
@@ -214,7 +225,7 @@ def with_finding(body, code):
     return replace(body, findings=(*body.findings, Finding(code, Severity.WARNING, "Said.")))
 
 
-@pytest.mark.parametrize("code", ["possible_deformity", "uneven_bone"])
+@pytest.mark.parametrize("code", ["possible_deformity", "uneven_bone", "disc_not_visible"])
 def test_a_doubtful_body_is_set_aside_as_long_as_two_others_can_stand_for_the_spine(template, code):
     sound = bodies(template, L1=90.0, L3=80.0)
     doubtful = with_finding(bodies(template, L2=140.0)[0], code)
