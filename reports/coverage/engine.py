@@ -114,11 +114,12 @@ def evaluate(
     if payer_key == MEDICARE != knowledge.payer_key(payer):
         flags.append("MEDICARE_FIRST")
     named = edition or (editions[0] if editions else None)
-    payer_name = named.payer_name if named else payer.strip()
+    asked = next((e.payer_name for e in knowledge.editions_of(knowledge.payer_key(payer))), payer.strip())
+    payer_name = named.payer_name if named else asked
     facts: dict[str, Any] = {
         "cpt": cpt,
         "payer": payer_name,
-        "asked_payer": next((e.payer_name for e in knowledge.editions_of(knowledge.payer_key(payer))), payer.strip()),
+        "asked_payer": asked,
         "policy": named.policy if named else None,
         "effective": edition.effective if edition else None,
         "review": edition.next_review if edition else None,

@@ -16,11 +16,12 @@ _STATUS_TEXT = {
         "Prior authorization: {authorization_words}."
     ),
     CoverageStatus.COVERED: (
-        "{cpt}: covered under {payer} policy {policy} (effective {effective}), for date of service {date_of_service}."
+        "{cpt}: covered under {payer} policy {policy} (effective {effective}), for date of service {date_of_service}. "
+        "Prior authorization: {authorization_words}."
     ),
     CoverageStatus.COVERED_WITH_CRITERIA: (
         "{cpt}: covered under {payer} policy {policy} (effective {effective}) if its criteria are met, for date of "
-        "service {date_of_service}. Check each criterion in the policy."
+        "service {date_of_service}. Check each criterion in the policy. Prior authorization: {authorization_words}."
     ),
     CoverageStatus.INDETERMINATE_STALE: (
         "{cpt}: coverage not verified for date of service {date_of_service}. The newest payer document on file ({payer} "

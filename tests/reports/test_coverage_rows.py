@@ -224,6 +224,7 @@ def test_names_of_payers_and_lines_of_business() -> None:
     assert asked("0743T", "2025-06-01", " CIGNA ").status == "NOT_COVERED"
     review = asked("0743T", "2025-06-01", line_of_business=LineOfBusiness.UTILIZATION_REVIEW_ONLY)
     assert review.status == "NOT_LISTED" and "utilization review only plans" in review.text
+    assert review.payer == "Cigna"
 
 
 def test_without_a_date_the_day_of_the_question_is_taken_and_said() -> None:
