@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from phantoms import calibration
 from phantoms.anatomy_hip import FEMUR_LABELS
 from phantoms.calibration import PLATE_HALF_WIDTH_MM
+from phantoms.limits import require_number, require_numbers
 from phantoms.materials import Materials
 from phantoms.phantom import Phantom
 from phantoms.specimens import SPECIMEN_LABEL, SPECIMENS, make_specimen
@@ -20,6 +21,8 @@ from phantoms.torso import Torso, TorsoOptions, build_torso
 from phantoms.truth import VertebraTruth, as_point, femur_truth, vertebra_truth
 from phantoms.vertebral_body import LABEL_OF_LEVEL, Fracture
 from phantoms.voxelise import Lattice
+
+_CYLINDERS = {"diameter_mm": (20.0, 600.0), "length_mm": (1.0, 2000.0)}
 
 
 def invented_patient(sex: str = "F", age_years: int = 66, size: float = 1.0, fat_mm: float = 20.0) -> dict[str, Any]:
@@ -76,10 +79,7 @@ def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
     bottom_level = options.pop("bottom_level", None) if kind == "spine" else None
     if kind == "spine":
         options.setdefault("hips", False)
-    fractures = {
-        level: value if isinstance(value, Fracture) else Fracture(str(value[0]), float(value[1]))
-        for level, value in dict(options.get("fractures", {})).items()
-    }
+    fractures = {level: _fracture(level, value) for level, value in dict(options.get("fractures", {})).items()}
     chosen = TorsoOptions(**(options | {"fractures": fractures}))
     built = build_torso(chosen, seed)
     low, high = built.low_mm.copy(), built.high_mm.copy()
@@ -120,6 +120,16 @@ def _torso(kind: str, seed: int, options: dict[str, Any]) -> Phantom:
     )
 
 
+def _fracture(level: str, value: Any) -> Fracture:
+    """A fracture as given in Python, or as a pair of deformity and loss."""
+    if isinstance(value, Fracture):
+        return value
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f'the fracture of {level} is {value!r}; it must be a pair such as ["wedge", 0.3]')
+    require_number(f"the height loss of {level}", value[1], 0.0, 1.0)
+    return Fracture(str(value[0]), float(value[1]))
+
+
 def _nothing(_materials: Materials, _lattice: Lattice, _present: frozenset[int]) -> dict[str, Any]:
     return {}
 
@@ -132,6 +142,7 @@ def _rods(seed: int, options: dict[str, Any]) -> Phantom:
         options.pop("length_mm", 40.0),
     )
     _require_empty(options)
+    require_numbers({"diameter_mm": diameter, "length_mm": length}, _CYLINDERS)
     rods = calibration.rod_plate(plate, diameter / 2 + 6.0 + calibration.PLATE_THICKNESS_MM / 2)
     half = diameter / 2 + 20.0
     low, high = np.array([-max(half, 125.0), -half, 0.0]), np.array([max(half, 125.0), half + 30.0, length])
@@ -150,6 +161,7 @@ def _water(seed: int, options: dict[str, Any]) -> Phantom:
     """A cylinder of water of `diameter_mm`."""
     diameter, length = options.pop("diameter_mm", 200.0), options.pop("length_mm", 40.0)
     _require_empty(options)
+    require_numbers({"diameter_mm": diameter, "length_mm": length}, _CYLINDERS)
     half = diameter / 2 + 20.0
     low, high = np.array([-half, -half, 0.0]), np.array([half, half, length])
     stated = {"diameter_mm": diameter, "length_mm": length}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from phantoms.anatomy_sacrum import SACRUM_LABEL
 from phantoms.beam import Beam
 from phantoms.image import KERNELS, PhantomImage, as_stored, form_image, noise_hu, thick_slices
+from phantoms.limits import require_image_size, require_numbers
 from phantoms.marrow import fat_share
 from phantoms.materials import Materials, iodine_hu_per_mg_cm3
 from phantoms.scanner import SUB_SLICE_MM, scan
@@ -28,6 +29,16 @@ _CONTRAST_HU = {
 _CONTRAST_IN_MARROW_HU = {"none": 0.0, "arterial": 12.0, "venous": 20.0}
 """By how much marrow of half fat enhances at 120 kVp; the more, the less fat. Vertebrae of patients gained 11 HU in the venous
 phase (Pickhardt 2016), 14 HU in the arterial and 26 HU in the venous one (Gruenewald, dual-energy CT)."""
+
+
+_RANGES = {
+    "kvp": (70, 150),
+    "slice_mm": (0.05, 20),
+    "spacing_mm": (0.05, 20),
+    "pixel_mm": (0.05, 10),
+    "dose": (0, 1000),
+    "sub_slice_mm": (0.05, 20),
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,7 @@ class Phantom:
 
     def lattice(self, *, pixel_mm: float, spacing_mm: float) -> Lattice:
         """The voxels of an upright image of the scanned box."""
+        require_numbers({"pixel_mm": pixel_mm, "spacing_mm": spacing_mm}, _RANGES)
         return Lattice.upright(self.low_mm, self.high_mm, (spacing_mm, pixel_mm, pixel_mm))
 
     def image(
@@ -139,6 +151,8 @@ class Phantom:
             raise ValueError(f"kernel is {kernel!r}; it must be one of {', '.join(KERNELS)}")
         if mode not in ("fast", "projections"):
             raise ValueError(f"mode is {mode!r}; it must be fast or projections")
+        given = {"kvp": kvp, "slice_mm": slice_mm, "spacing_mm": spacing_mm, "pixel_mm": pixel_mm, "dose": dose}
+        require_numbers(given | {"sub_slice_mm": sub_slice_mm}, _RANGES)
         step = slice_mm if spacing_mm is None else spacing_mm
         if lattice is not None and spacing_mm is None:
             step = lattice.spacing_mm[0]
@@ -148,6 +162,7 @@ class Phantom:
                 f"slices of {slice_mm} mm every {step} mm: the thickness must be a multiple of the spacing"
             )
         grid = self.lattice(pixel_mm=pixel_mm, spacing_mm=step) if lattice is None else lattice
+        require_image_size(grid.shape)
         if mode == "projections":
             return self._scanned(
                 kvp, grid, slice_mm=slice_mm, dose=dose, kernel=kernel, sub_slice_mm=sub_slice_mm, threads=threads

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from phantoms.limits import require_numbers
 from phantoms.solids import Primitive, Solid, half_space, round_cone
 from phantoms.truth import SpecimenTruth
 
@@ -135,6 +136,13 @@ SPECIMENS: dict[str, Callable[..., Specimen]] = {"cube": cube, "cylinder": cylin
 """By kind: what makes it."""
 
 
+_RANGES = {
+    **dict.fromkeys(("edge_mm", "diameter_mm", "height_mm", "wall_mm", "layer_mm"), (0.1, 500.0)),
+    "density_mg_cm3": (0.0, 3000.0),
+    "core_mg_cm3": (0.0, 3000.0),
+}
+
+
 def make_specimen(kind: str, options: dict[str, Any]) -> Specimen:
     """A specimen of a kind.
 
@@ -146,4 +154,5 @@ def make_specimen(kind: str, options: dict[str, Any]) -> Specimen:
     unknown = set(options) - set(inspect.signature(SPECIMENS[kind]).parameters)
     if unknown:
         raise ValueError(f"unknown option: {', '.join(sorted(unknown))}")
+    require_numbers(options, _RANGES)
     return SPECIMENS[kind](**options)

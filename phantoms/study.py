@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from phantoms.dicom import Header, uid_of, write_ct_series, write_enhanced_ct, write_localizer, write_nifti
+from phantoms.dicom import MAKERS, Header, uid_of, write_ct_series, write_enhanced_ct, write_localizer, write_nifti
+from phantoms.limits import require_number
+from phantoms.materials import Materials
 from phantoms.phantom import Phantom
 from phantoms.scanner import SUB_SLICE_MM
+from phantoms.solids import Solid
 from phantoms.truth import Truth
+from phantoms.voxelise import Lattice, render
 
 _AGENTS = {"none": None, "arterial": "IOHEXOL", "venous": "IOHEXOL"}
 
@@ -33,6 +37,7 @@ def write_study(
     file_format: str = "dicom",
     compression: str | None = None,
     localizer: bool = True,
+    native_labels_mm: float | None = None,
     progress: Callable[[str, float], None] | None = None,
     **header: Any,
 ) -> Truth:
@@ -56,6 +61,9 @@ def write_study(
         ``"rle"`` or ``"jpeg2000"`` for classic DICOM.
     localizer : bool
         Also write a scout view.
+    native_labels_mm : float, optional
+        Also write ``truth_labels_native.nii.gz``: the labels of the analytic object at voxels of this size, over the box of
+        all labelled structures within the image, upright whatever the image is.
     progress : callable, optional
         Called with what is being done and the fraction done of it.
     **header
@@ -67,6 +75,11 @@ def write_study(
     """
     if file_format not in ("dicom", "enhanced", "nifti"):
         raise ValueError(f"file_format is {file_format!r}; it must be dicom, enhanced or nifti")
+    if maker not in MAKERS:
+        raise ValueError(f"maker is {maker!r}; it must be one of {', '.join(MAKERS)}")
+    require_number("slice_mm", slice_mm, 0.05, 20.0)
+    require_number("gantry_tilt_deg", gantry_tilt_deg, -35.0, 35.0)
+    native = None if native_labels_mm is None else _native_lattice(phantom, native_labels_mm)
     tell = progress or (lambda _step, _done: None)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -135,5 +148,27 @@ def write_study(
                 progress=lambda done: tell("files", done),
             )
     write_nifti(image.labels.astype(np.uint8), image.lattice, target / "truth_labels.nii.gz")
+    if native is not None:
+        tell("native labels", 0.0)
+        labelled, fine = native
+        _, labels = render(labelled, fine, Materials.mineral_only(), background=None, seed=phantom.seed)
+        write_nifti(labels, fine, target / "truth_labels_native.nii.gz")
     truth.save(target / "truth.json")
     return truth
+
+
+_NATIVE_VOXELS = 300_000_000
+
+
+def _native_lattice(phantom: Phantom, voxel_mm: float) -> tuple[list[Solid], Lattice]:
+    """The labelled structures of a phantom, and a lattice over them as far as the image shows them."""
+    labelled = [solid for solid in phantom.solids if solid.label]
+    if not labelled:
+        raise ValueError(f"native_labels_mm: a phantom of kind {phantom.kind} has no labelled structures")
+    if not voxel_mm > 0:
+        raise ValueError(f"native_labels_mm is {voxel_mm}; it must be positive")
+    low = np.maximum(np.min([solid.box_mm[0] for solid in labelled], axis=0) - voxel_mm, phantom.low_mm)
+    high = np.minimum(np.max([solid.box_mm[1] for solid in labelled], axis=0) + voxel_mm, phantom.high_mm)
+    if np.prod((high - low) / voxel_mm) > _NATIVE_VOXELS:
+        raise ValueError(f"native_labels_mm is {voxel_mm}: more than {_NATIVE_VOXELS // 10**6} million voxels")
+    return labelled, Lattice.upright(low, high, (voxel_mm,) * 3)

@@ -20,12 +20,30 @@ from phantoms import (
 from phantoms.anatomy_hip import FemurShape
 from phantoms.anatomy_spine import Spine
 from phantoms.calibration import PLATE_THICKNESS_MM, Rods, rod_plate
+from phantoms.limits import require_number, require_numbers
 from phantoms.marrow import MarrowFat, draw_marrow, marrow, usual_fat
 from phantoms.materials import Materials
 from phantoms.solids import Solid, Vector
 from phantoms.vertebral_body import ALL_LEVELS, LEVELS, Fracture
 
 _SACRUM_MM = np.array([0.0, 25.0, 0.0])
+
+_RANGES = {
+    "age_years": (0, 110),
+    "spine_density_mg_cm3": (0, 400),
+    "hip_density_scale": (0.2, 2.0),
+    "size": (0.6, 1.4),
+    "fat_mm": (2, 120),
+    "lordosis": (0, 2.5),
+    "sacral_slope_deg": (0, 75),
+    "scoliosis_deg": (-70, 70),
+    "variation": (0, 0.5),
+    "texture": (0, 1),
+    "marrow_fat": (0.05, 0.95),
+    "marrow_spread": (0, 0.5),
+    "neck_shaft_angle_deg": (105, 155),
+    "anteversion_deg": (-30, 50),
+}
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,9 @@ class TorsoOptions:
     def __post_init__(self) -> None:
         if self.sex not in ("F", "M"):
             raise ValueError(f"sex is {self.sex!r}; it must be F or M")
+        require_numbers(vars(self), _RANGES)
+        for level, amount in self.lesions.items():
+            require_number(f"the lesion of {level}", amount, -500.0, 2000.0)
         unknown = [
             level
             for level in (
@@ -128,10 +149,9 @@ class TorsoOptions:
             raise ValueError(f"contrast is {self.contrast!r}; it must be none, arterial or venous")
         if self.lumbar_vertebrae not in (5, 6) or self.rib_pairs not in (11, 12, 13):
             raise ValueError(f"{self.lumbar_vertebrae} lumbar vertebrae and {self.rib_pairs} pairs of ribs: not known")
-        if self.marrow_fat is not None and not 0.05 <= self.marrow_fat <= 0.95:
-            raise ValueError(f"marrow_fat is {self.marrow_fat}; it must lie between 0.05 and 0.95")
-        if not 0.6 <= self.size <= 1.4:
-            raise ValueError(f"size is {self.size}; it must lie between 0.6 and 1.4")
+        for flag in ("hips", "aortic_plaques"):
+            if not isinstance(getattr(self, flag), bool):
+                raise ValueError(f"{flag} is {getattr(self, flag)!r}; it must be true or false")
 
     @property
     def levels(self) -> tuple[str, ...]:

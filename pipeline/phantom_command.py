@@ -10,6 +10,9 @@ import phantoms
 from phantoms.mechanics import write_models
 from pipeline.errors import Refusal
 
+_OF_THE_SCAN = "maker", "compression", "gantry_tilt_deg", "spacing_mm", "sub_slice_mm", "localizer", "native_labels_mm"
+"""What can be set beside anatomy: further arguments of `phantoms.write_study`."""
+
 
 def write_one(kind: str, output: Path, *, seed: int, options: dict[str, Any], scan: dict[str, Any]) -> None:
     """Write a phantom and its truth; format ``model`` writes voxel models for a solver instead of images.
@@ -22,6 +25,8 @@ def write_one(kind: str, output: Path, *, seed: int, options: dict[str, Any], sc
     if kind not in phantoms.KINDS:
         known = f"kinds are: {', '.join(phantoms.KINDS)}; suites (--suite) are: {', '.join(phantoms.SUITES)}"
         raise Refusal("unknown_phantom", f"is not known; {known}.", subject=f"phantom '{kind}'")
+    scan = scan | {name: value for name, value in options.items() if name in _OF_THE_SCAN}
+    options = {name: value for name, value in options.items() if name not in _OF_THE_SCAN}
     try:
         phantom = phantoms.make_phantom(kind, seed=seed, **options)
         if scan.get("file_format") == "model":

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import nibabel
+import numpy as np
+import pydicom
 import pytest
 from typer.testing import CliRunner
 
@@ -37,6 +40,7 @@ def test_a_suite_says_how_many_studies_it_has(tmp_path: Path) -> None:
         (lambda out: write_one("cube", out, seed=0, options={"edge": 1}, scan={}), "bad_phantom"),
         (lambda out: write_one("water", out, seed=0, options={}, scan={"kvp": 95.0, "mode": "projections"}), "bad_phantom"),
         (lambda out: write_one("water", out, seed=0, options={}, scan={"file_format": "model"}), "bad_phantom"),
+        (lambda out: write_one("water", out, seed=0, options={"maker": "NOBODY"}, scan={}), "bad_phantom"),
         (lambda out: write_many("zoo", out, count=None, mode="fast"), "unknown_suite"),
         (lambda out: write_many("smoke", out, count=1, mode="slow"), "bad_phantom"),
     ],
@@ -52,3 +56,41 @@ def test_either_a_kind_or_a_suite() -> None:
         result = CliRunner().invoke(app, arguments)
         assert isinstance(result.exception, Refusal)
         assert "either" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "scan", "named"),
+    [
+        ("water", {}, {"slice_mm": 0.0}, "slice_mm is 0.0; it must be a number between"),
+        ("water", {}, {"pixel_mm": -2.0}, "pixel_mm"),
+        ("water", {}, {"dose": float("nan")}, "dose"),
+        ("water", {"diameter_mm": 0}, {}, "diameter_mm"),
+        ("water", {"length_mm": 2000.0, "diameter_mm": 600.0}, {"slice_mm": 0.2, "pixel_mm": 0.2}, "too large"),
+        ("water", {"gantry_tilt_deg": 95}, {}, "gantry_tilt_deg"),
+        ("water", {"native_labels_mm": 1.0}, {}, "no labelled structures"),
+        ("cube", {"edge_mm": -3}, {}, "edge_mm"),
+        ("cube", {"native_labels_mm": 0.001}, {}, "million voxels"),
+        ("spine", {"fat_mm": -50}, {}, "fat_mm"),
+        ("spine", {"age_years": "old"}, {}, "age_years is 'old'"),
+        ("spine", {"hips": "maybe"}, {}, "true or false"),
+        ("spine", {"fractures": {"L1": ["wedge"]}}, {}, "must be a pair"),
+        ("spine", {"lesions": {"L2": 1e9}}, {}, "lesion of L2"),
+        ("hip", {"neck_shaft_angle_deg": 20}, {}, "neck_shaft_angle_deg"),
+    ],
+)
+def test_nonsense_is_named_in_one_line_before_anything_is_made(
+    tmp_path: Path, kind: str, options: dict[str, object], scan: dict[str, object], named: str
+) -> None:
+    with pytest.raises(Refusal, match=named) as refusal:
+        write_one(kind, tmp_path, seed=0, options=options, scan=scan)
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.rglob("*.dcm"))
+
+
+def test_makers_and_labels_of_the_object_itself_are_set_like_anatomy(tmp_path: Path) -> None:
+    options = {"edge_mm": 8.0, "maker": "SIEMENS", "localizer": False, "native_labels_mm": 0.5}
+    write_one("cube", tmp_path, seed=1, options=options, scan=SCAN)
+    assert {pydicom.dcmread(path).Manufacturer for path in tmp_path.rglob("*.dcm")} == {"SIEMENS"}
+    native = nibabel.load(tmp_path / "truth_labels_native.nii.gz")
+    volume_mm3 = np.count_nonzero(np.asarray(native.dataobj)) * float(np.prod(native.header.get_zooms()))
+    assert volume_mm3 == pytest.approx(8.0**3, rel=0.07)
