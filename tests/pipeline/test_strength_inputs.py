@@ -91,6 +91,22 @@ def test_voxels_of_unequal_edges_give_the_same_strength(
     )  # a mask of 3 mm slices rounds the tilted end plates
 
 
+@pytest.mark.parametrize(
+    ("level", "size_mm"), [("T4", (26.0, 22.0, 16.0)), ("T9", (32.0, 28.0, 20.0)), ("L5", (52.0, 36.0, 27.0))]
+)
+def test_strength_goes_with_the_section_from_the_smallest_level_to_the_largest(
+    level: str, size_mm: tuple[float, float, float]
+) -> None:
+    """Of a uniform cylinder the rule is 0.0068 E A, times the height with 4 mm of cement at both ends over that without."""
+    body = oval_body(size_mm=size_mm)
+    result = strength_from_image(body.density, body.mask, body.matrix, test="spine-compression", mineral="K2HPO4")
+    assert result.strength is not None
+    section_mm2 = float(body.mask.sum()) / size_mm[2]
+    modulus_mpa = 2980.0 * 0.150**1.05
+    heights = (size_mm[2] + 8.0) / size_mm[2]
+    assert result.strength.value == pytest.approx(0.0068 * modulus_mpa * section_mm2 * heights, rel=0.06), level
+
+
 # Units and minerals
 
 
