@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+from reports.language import Language
+
+_MARK = re.compile(r"\[(V2|V|C|M)\b(?:: ([^\]]*))?[^\]]*\]")
+"""How a table or profile marks how far a source was verified: read in it, read in another, computed, from memory."""
+
 
 class Citations:
     """Numbers references in the order in which they are first cited."""
@@ -18,3 +25,13 @@ class Citations:
     def listed(self) -> tuple[tuple[str, str], ...]:
         """Number and full text of everything cited so far."""
         return tuple((f"[{number}]", reference) for reference, number in self._numbers.items())
+
+
+def in_words(reference: str, words: Language) -> str:
+    """A reference with its mark of verification in words: ``[M]`` reads as not checked, for a reader who does not know it."""
+
+    def said(mark: re.Match[str]) -> str:
+        text = words(f"verified.{mark.group(1)}")
+        return f"({text}: {mark.group(2)})" if mark.group(2) else f"({text})"
+
+    return _MARK.sub(said, reference)

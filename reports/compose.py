@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from reports.citations import Citations
 from reports.compose_annex import methods_section, provenance_section, services_section
-from reports.compose_levels import further_section, levels_section
+from reports.compose_further import further_section
+from reports.compose_levels import levels_section
 from reports.compose_sites import hip_section, spine_section
 from reports.document import Bullets, Column, Document, DocumentPicture, Paragraph, Pictures, Row, Section, Table
 from reports.impression import impression

@@ -6,12 +6,18 @@ import re
 from collections.abc import Sequence, Sized
 from typing import Any
 
-from reports.citations import Citations
+from reports.citations import Citations, in_words
 from reports.document import Block, Column, Paragraph, Row, Section, Table, Terms
 from reports.language import Language, capitalised
-from reports.quantity import Quantity
-from reports.record import Coverage, Service, StudyRecord
+from reports.names import level_name
+from reports.quantity import Quantity, printed_unit
+from reports.record import Calibration, Coverage, Service, Strength, StudyRecord
 
+_PHANTOM = "phantom_"
+"""Methods of calibration that name a phantom begin with it."""
+_MOST_PARTS = 4
+_LEAST_PART = 0.1
+"""Parts of an uncertainty below this share of the whole are not worth a word."""
 _NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)")
 """A number in the text of a method, with the decimal mark of any language."""
 
@@ -145,12 +151,56 @@ def methods_section(record: StudyRecord, words: Language, citations: Citations) 
         blocks.append(Table(words("section.methods"), columns, tuple(rows)))
     items = [(words("method.calibration"), _calibration_text(record, words, citations))]
     sentences = [words("method.uncertainty"), words("method.classes"), *record.quality.limits]
+    parts = _uncertainty_parts(record, words)
+    if parts:
+        items.append((words("method.parts"), parts))
     items.append((words("method.limits"), " ".join(sentences)))
     citations.cite(*record.assessment.references)
     blocks.append(Terms("", tuple(items)))
-    if citations.listed():
-        blocks.append(Terms(words("method.references"), citations.listed(), numbered=True))
+    line = record.calibration
+    listed = [(number, in_words(reference, words)) for number, reference in citations.listed()]
+    cited = tuple((number, text if line is None else _calibrated_by(text, line, words)) for number, text in listed)
+    if cited:
+        blocks.append(Terms(words("method.references"), cited, numbered=True))
     return Section("methods", words("section.methods"), tuple(blocks))
+
+
+def _uncertainty_parts(record: StudyRecord, words: Language) -> str:
+    """What the uncertainty of each leading number comes from, the largest part first; for strengths the ensemble as well."""
+    leading: list[tuple[str, Quantity]] = []
+    density = record.assessment.spine_vbmd_mg_cm3
+    if density is not None:
+        name = words("measure.spine_vbmd", levels=" + ".join(record.assessment.spine_vbmd_levels))
+        leading.append((name, density))
+    tested = [(v.strength_n.value, level_name(v), v.strength_n) for v in record.vertebrae if v.strength_n is not None]
+    if tested:
+        _, level, strength = min(tested, key=lambda found: found[0])
+        leading.append((words("measure.lowest_strength", level=level), strength))
+    for femur in record.femora:
+        side = words(f"side.{femur.side.capitalize()}")
+        numbers = (("t_score", femur.t_score), ("strength_n", femur.strength_n))
+        leading += [(f"{side}, {words(f'measure.{key}')}", n) for key, n in numbers if n is not None]
+    said = []
+    for name, number in leading:
+        largest = sorted(number.components.items(), key=lambda part: -part[1])[:_MOST_PARTS]
+        parts = [
+            f"{words.get(f'source.{source}', source.replace('_', ' '))} {words.number(part, number)}"
+            for source, part in largest
+            if part > _LEAST_PART * (number.uncertainty or 0.0)
+        ]
+        if parts:
+            unit = printed_unit(number.unit) or words("method.unit_score")
+            said.append(f"{name} ({unit}): {', '.join(parts)}{_ensemble(number, words)}.")
+    return " ".join(said)
+
+
+def _ensemble(number: Quantity, words: Language) -> str:
+    """The range of an ensemble of solutions, where the uncertainty comes from one."""
+    model = number.model if isinstance(number, Strength) else {}
+    count, low, high = (model.get(f"ensemble_{key}") for key in ("members", "lowest_n", "highest_n"))
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        return ""
+    return words("method.ensemble", count=count, low=words.number(low, number), high=words.number(high, number))
 
 
 def _condensed(used: list[tuple[str, Quantity]]) -> list[tuple[str, str, list[str | None]]]:
@@ -177,7 +227,7 @@ def _methods_used(record: StudyRecord, words: Language) -> list[tuple[str, Quant
         for key in ("trabecular_hu", "vbmd_mg_cm3", "strength_n", "stiffness_n_mm"):
             number = getattr(vertebra, key)
             if number is not None:
-                used.append((words(f"measure.{key}"), _with_test(number, words)))
+                used.append((words(f"measure.{key}"), _with_test(number, words, record.calibration)))
         if vertebra.heights_mm is not None:
             used.append((words("measure.heights_mm"), vertebra.heights_mm.anterior))
         if vertebra.fracture is not None:
@@ -189,12 +239,16 @@ def _methods_used(record: StudyRecord, words: Language) -> list[tuple[str, Quant
         for key in ("t_score", "z_score", "strength_n", "stiffness_n_mm"):
             number = getattr(femur, key)
             if number is not None:
-                used.append((words(f"measure.{key}"), _with_test(number, words)))
+                used.append((words(f"measure.{key}"), _with_test(number, words, record.calibration)))
     return used
 
 
-def _with_test(number: Quantity, words: Language) -> Quantity:
-    """A strength names its test, its criterion and its profile in its method."""
+def _with_test(number: Quantity, words: Language, line: Calibration | None) -> Quantity:
+    """A method in the words of a reader: a strength names its test, its criterion and its profile; a calibration is named."""
+    if line is not None:
+        number = number.model_copy(update={"method": _calibrated_by(number.method, line, words)})
+    for key, name in words.under("test").items():
+        number = number.model_copy(update={"method": number.method.replace(key, name)})
     test, profile = getattr(number, "test", None), getattr(number, "profile", None)
     if test is None or profile is None:
         return number
@@ -209,7 +263,7 @@ def _calibration_text(record: StudyRecord, words: Language, citations: Citations
     if line is None:
         return words("method.none")
     values = {
-        "method": line.method.replace("_", " "),
+        "method": calibration_name(line.method, words),
         "slope": f"{line.slope_mg_cm3_per_hu:.3f}".replace(".", words.decimal_mark),
         "intercept": f"{line.intercept_mg_cm3:+.1f}".replace(".", words.decimal_mark)
         .replace("-", "− ")
@@ -225,13 +279,27 @@ def _calibration_text(record: StudyRecord, words: Language, citations: Citations
     return f"{text} {citations.cite(line.reference)}".strip()
 
 
+def _calibrated_by(text: str, line: Calibration, words: Language) -> str:
+    """`text` with the calibration named as in print."""
+    return text.replace(
+        f"calibration {line.method}", words("calibration.by", name=calibration_name(line.method, words))
+    )  # fmt: skip
+
+
+def calibration_name(method: str, words: Language) -> str:
+    """What a method of calibration is called in print."""
+    if method.startswith(_PHANTOM):
+        return words("calibration.phantom", name=method.removeprefix(_PHANTOM).replace("_", " "))
+    return words.get(f"calibration.{method}", method.replace("_", " "))
+
+
 def _is_set(value: object) -> bool:
     """Whether a setting was given: not None, not an empty text or list."""
     return value is not None and not (isinstance(value, Sized) and len(value) == 0)
 
 
 def provenance_section(record: StudyRecord, words: Language) -> Section:
-    """Which images, which software, which settings, how long: enough to do it again."""
+    """Which images, which software, which settings: enough to do it again."""
     items: list[tuple[str, str]] = []
     for used in record.series.used:
         region = ", ".join(words(f"provenance.for_{part}") for part in used.used_for)
@@ -266,10 +334,4 @@ def provenance_section(record: StudyRecord, words: Language) -> Section:
                 f"{words(f'provenance.{key}')}: {', '.join(f'{name} {value}' for name, value in given.items())}"
             )
     items.append((words("provenance.software"), "; ".join(part for part in parts if part)))
-    if record.timings_s:
-        spent = ", ".join(
-            f"{stage} {words('provenance.seconds', seconds=f'{time:.1f}'.replace('.', words.decimal_mark))}"
-            for stage, time in record.timings_s.items()
-        )
-        items.append((words("provenance.timings"), spent))
     return Section("provenance", words("section.provenance"), (Terms("", tuple(items)),))

@@ -9,15 +9,12 @@ from reports.language import Language, capitalised
 from reports.names import level_name, level_range, listed
 from reports.quantity import Quantity, printed_unit
 from reports.reasons import shared_reasons, why_missing
-from reports.record import Finding, Severity, Structure, StudyRecord, Vertebra
+from reports.record import Finding, Severity, StudyRecord, Vertebra
 
 REPORTED_LEVELS = (*(f"T{i}" for i in range(4, 13)), *(f"L{i}" for i in range(1, 6)))
 _LEVEL_KEYS = ("fracture", "heights_mm", "trabecular_hu", "vbmd_mg_cm3", "strength_n", "stiffness_n_mm")
 _UNSURE_BELOW = 0.9
 """Probability of a level, or of a grade, below which the table says how sure it is."""
-_FIRST_FAILURE = "fails_first_in"
-_CORTICAL_SHARE = "cortical_load_share"
-"""Keys of the model of a strength: the region that fails first, and the part of the load that the outer shell carries."""
 
 
 def levels_section(record: StudyRecord, words: Language) -> Section:
@@ -49,12 +46,6 @@ def levels_section(record: StudyRecord, words: Language) -> Section:
         notes.insert(0, words("text.unnamed_legend"))
     blocks.append(Paragraph(" ".join(notes), "note"))
     return Section("levels", title, tuple(blocks))
-
-
-def further_section(record: StudyRecord, words: Language) -> Section:
-    """What else was measured on the bodies, for those who ask how the strengths came about."""
-    table = _further_table(record, words)
-    return Section("further", words("text.further_by_level"), (table,) if table is not None else ())
 
 
 def _columns(record: StudyRecord, words: Language) -> tuple[Column, ...]:
@@ -165,7 +156,7 @@ def _remarks(vertebra: Vertebra, words: Language, shared: Mapping[str, str]) -> 
     fracture = vertebra.fracture
     if fracture is not None:
         if fracture.genant_grade and fracture.note:
-            remarks.append(capitalised(fracture.note))
+            remarks.append(f"{capitalised(fracture.note).rstrip('.')}.")
         chances = {grade: chance for grade, chance in fracture.grade_probabilities.items() if chance >= 0.005}
         if len(chances) > 1 and fracture.grade_probabilities.get(str(fracture.genant_grade), 1.0) < _UNSURE_BELOW:  # type: ignore[call-overload]
             parts = [
@@ -174,69 +165,6 @@ def _remarks(vertebra: Vertebra, words: Language, shared: Mapping[str, str]) -> 
             ]
             remarks.append(words("text.grade_probabilities", parts=", ".join(parts)))
     return remarks
-
-
-def _further_table(record: StudyRecord, words: Language) -> Table | None:
-    """Whatever else was measured on bodies, one column for each kind; None if nothing was."""
-    keys = list(dict.fromkeys(key for v in record.vertebrae for key in v.further))
-    units = {key: number.unit for v in record.vertebrae for key, number in v.further.items()}
-    shares = any(_cortical_share(v) is not None for v in record.vertebrae)
-    regions = any(_first_to_fail(v, words) for v in record.vertebrae)
-    columns = [Column(words("column.level"), share=1.0)]
-    columns += [Column(measure_name(key, words), printed_unit(units[key]), "right", 1.7) for key in keys]
-    columns += [Column(words("further.cortical_load_share"), "%", "right", 1.7)] * shares
-    columns += [Column(words("further.fails_first_in"), share=3.6)] * regions
-    rows = []
-    for vertebra in record.vertebrae:
-        share = _cortical_share(vertebra)
-        cells = [words.quantity(vertebra.further[key], unit=False) if key in vertebra.further else "–" for key in keys]
-        cells += ["–" if share is None else f"{100 * share:.0f}"] * shares
-        cells += [_first_to_fail(vertebra, words) or "–"] * regions
-        if any(cell != "–" for cell in cells):
-            rows.append(Row((level_name(vertebra), *cells)))
-    order = [level_name(v) for v in record.vertebrae]
-    missing: dict[str, list[str]] = {}
-    for vertebra in record.vertebrae:
-        for key, reason in missing_further(vertebra).items():
-            missing.setdefault(f"{measure_name(key, words)} {words('text.not_measured', reason=reason)}", []).append(
-                level_name(vertebra)
-            )
-    rows += [Row((listed(names, order), text), spans=True) for text, names in missing.items()]
-    return Table(words("text.further_by_level"), tuple(columns), tuple(rows)) if rows else None
-
-
-def missing_further(structure: Structure) -> dict[str, str]:
-    """Further measures that were asked for and could not be made, each with its reason."""
-    prefix = "further."
-    return {k.removeprefix(prefix): f.text for k, f in structure.not_measured.items() if k.startswith(prefix)}
-
-
-def measure_name(key: str, words: Language) -> str:
-    """The name of a further measure; one that the language does not know keeps its key, in words."""
-    return words.get(f"further.{key}", capitalised(key.replace("_", " ")))
-
-
-def _cortical_share(vertebra: Vertebra) -> float | None:
-    value = vertebra.strength_n.model.get(_CORTICAL_SHARE) if vertebra.strength_n is not None else None
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _first_to_fail(vertebra: Vertebra, words: Language) -> str:
-    return first_to_fail(vertebra.strength_n.model, words) if vertebra.strength_n is not None else ""
-
-
-def first_to_fail(model: Mapping[str, object], words: Language) -> str:
-    """``head 70 %; neck 24 %``: where a virtual test fails first, the two largest parts; nothing if it does not say."""
-    prefix = f"{_FIRST_FAILURE}."
-    shares = {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
-    known = {region: float(value) for region, value in shares.items() if isinstance(value, int | float)}
-    leading = sorted(known, key=lambda region: -known[region])[:2]
-    parts = [
-        f"{words.get(f'part.{region}', region)} {100 * known[region]:.0f} %"
-        for region in leading
-        if known[region] >= 0.005
-    ]
-    return "; ".join(parts)
 
 
 def grade_text(grade: int, deformity: str, words: Language) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from reports.citations import Citations
 from reports.classes import t_score_class
-from reports.compose_levels import first_to_fail, grade_text, measure_name, missing_further
+from reports.compose_levels import grade_text
 from reports.document import Column, Paragraph, Row, Section, Table
 from reports.language import Language, capitalised
 from reports.names import level_name
 from reports.quantity import Quantity, printed_unit
 from reports.reasons import why_missing, why_missing_where, why_no_spine_density
-from reports.record import Femur, Score, Severity, Strength, Structure, StudyRecord
+from reports.record import Femur, Finding, Score, Severity, Strength, Structure, StudyRecord
 
 _FEMUR_KEYS = ("abmd_g_cm2", "t_score", "strength_n")
 
@@ -110,9 +110,13 @@ def hip_section(record: StudyRecord, words: Language, citations: Citations) -> S
     table = _SiteTable(title, words, citations)
     # Where the assessment gives no class to T-scores (in a child, say), no row does.
     classed = record.assessment.hip_density_class is not None
+    both = _said_of_both(femora)
     for femur in femora:
         table.group(words(f"side.{femur.side.capitalize()}"))
-        _add_femur(table, femur, words, classed)
+        _add_femur(table, femur, words, classed, " ".join(both))
+    if both:
+        table.group(words("side.Both"))
+        table.rows.append(Row((words("severity.warning"), " ".join(both)), spans=True))
     return table.section("hip")
 
 
@@ -132,24 +136,34 @@ def _rows_of_nothing(femur: Femur, words: Language) -> list[Row]:
     return rows + _remarks(femur, why, words)
 
 
+def _said_of_both(femora: Sequence[Femur]) -> tuple[str, ...]:
+    """Cautions that hold for both sides."""
+    said = [{_plain(f, femur): None for f in femur.findings if f.severity is Severity.WARNING} for femur in femora]
+    return tuple(text for text in said[0] if all(text in other for other in said)) if len(said) > 1 else ()
+
+
+def _plain(finding: Finding, femur: Femur) -> str:
+    return finding.text.removeprefix(f"{femur.name}: ")
+
+
 def _remarks(femur: Femur, told: str, words: Language) -> list[Row]:
     """Findings of a femur that were not yet `told`, failures first."""
     rows = []
     for severity in (Severity.FAILURE, Severity.WARNING):
-        texts = [f.text.removeprefix(f"{femur.name}: ") for f in femur.findings if f.severity is severity]
+        texts = [_plain(f, femur) for f in femur.findings if f.severity is severity]
         new = [text for text in dict.fromkeys(texts) if text not in told]
         if new:
             rows.append(Row((words(f"severity.{severity.value}"), " ".join(new)), spans=True))
     return rows
 
 
-def _add_femur(table: _SiteTable, femur: Femur, words: Language, classed: bool) -> None:
+def _add_femur(table: _SiteTable, femur: Femur, words: Language, classed: bool, said_of_both: str) -> None:
     status = _status(femur, words)
     began = len(table.rows)
     if not _is_measured(femur):
         names = ", ".join(words(f"measure.{key}") for key in _FEMUR_KEYS)
         why = _why_no_femur(femur, words)
-        table.rows += [Row((names, why), spans=True), *_remarks(femur, why, words)]
+        table.rows += [Row((names, why), spans=True), *_remarks(femur, why + said_of_both, words)]
         return
     if femur.abmd_g_cm2 is None:
         table.missing(words("measure.abmd_g_cm2"), _reason(femur, "abmd_g_cm2", words))
@@ -180,18 +194,8 @@ def _add_femur(table: _SiteTable, femur: Femur, words: Language, classed: bool) 
         table.strength(_with_test("strength", test.strength_n, words), test.strength_n, status)
         if test.stiffness_n_mm is not None:
             table.measured(_with_test("stiffness", test.strength_n, words), test.stiffness_n_mm, status)
-    for key, number in femur.further.items():
-        unvalidated = words("text.not_a_class") if number.unit == "1" else ""
-        table.measured(measure_name(key, words), number, status, class_=unvalidated)
-    for key, why in missing_further(femur).items():
-        table.missing(measure_name(key, words), why)
-    for strength in (femur.strength_n, *(other.strength_n for other in femur.other_tests)):
-        where = first_to_fail(strength.model, words) if strength is not None else ""
-        if strength is not None and where:
-            name = words("further.fails_first_in_test", test=words.get(f"test.{strength.test}", strength.test))
-            table.rows.append(Row((name, where), spans=True))
     told = " ".join(row.cells[-1] for row in table.rows[began:] if row.spans)
-    table.rows += _remarks(femur, told, words)
+    table.rows += _remarks(femur, told + said_of_both, words)
 
 
 def _add_scores(

@@ -215,8 +215,8 @@ def spine_views(
     rows = np.arange(low[0], high[0])[::-1]
     views = []
     for across, along, title, sides in (
-        (2, 1, "Sagittal, along the spine", ("A", "P", "H", "F")),
-        (1, 2, "Coronal, along the spine", ("R", "L", "H", "F")),
+        (2, 1, "Sagittal", ("A", "P", "H", "F")),
+        (1, 2, "Coronal", ("R", "L", "H", "F")),
     ):
         position = np.interp(rows, centroids[::-1, 0], centroids[::-1, across])
         columns = np.arange(low[along], high[along])
@@ -237,7 +237,7 @@ def spine_views(
 
 
 def femur_view(
-    hu: NDArray, mask: NDArray[np.bool_], spacing_mm: Sequence[float], *, name: str, margin_mm: float = 15.0
+    hu: NDArray, mask: NDArray[np.bool_], spacing_mm: Sequence[float], *, name: str, margin_mm: float = 8.0
 ) -> SliceView:
     """A CT cut from side to side that follows a femur from its shaft into neck and head, with its outline.
 
@@ -273,7 +273,7 @@ def femur_view(
     inside = ndimage.map_coordinates(mask.astype(np.float32), at, order=1, mode="nearest") > 0.5
     pixel_mm = (float(spacing_mm[0]), float(spacing_mm[2]))
     outline = Outline(name, mask=inside)
-    return SliceView(image, pixel_mm, "CT along the bone", (outline,), sides=("R", "L", "H", "F"))
+    return SliceView(image, pixel_mm, "CT", (outline,), sides=("R", "L", "H", "F"))
 
 
 _MOST_FITTED = 20_000

@@ -60,13 +60,13 @@ __all__ = [
     "new_figure",
 ]
 
-_LETTER_MM = 1.15
+_LETTER_MM = 1.05
 """Mean width of a small letter."""
 _MOST_CROPS_IN_A_ROW = 9
 _WIDEST_CROP_MM, _CROP_GAP_MM = 36.0, 1.5
-_LOWEST_FIELD_MM, _HIGHEST_FIELD_MM = 26.0, 42.0
-_BAR_MM = 13.5
-"""Room for a colour bar with its numbers and two lines of words."""
+_LOWEST_FIELD_MM, _HIGHEST_FIELD_MM = 26.0, 34.0
+_BAR_MM = 8.0
+"""Room for a colour bar with its numbers."""
 _LOADED_PERCENT = 12.0
 """So much of a model, from its loaded end, tells where the middle of that end is."""
 _ARROW_MM = 9.0
@@ -76,7 +76,7 @@ _ARROW_MM = 9.0
 def draw_spine(sagittal: SliceView | None, coronal: SliceView | None, *, said: Said | None = None) -> Picture:
     """The spine with outlined, named bodies, seen from the side and from the front."""
     views = [view for view in (sagittal, coronal) if view is not None]
-    figure, axes = panels_in_a_row(views, [view.title for view in views], max_height_mm=84.0)
+    figure, axes = panels_in_a_row(views, [view.title for view in views], max_height_mm=78.0)
     names: list[str] = []
     for view, axis in zip(views, axes, strict=True):
         draw_view(axis, view)
@@ -139,7 +139,7 @@ def draw_hips(hips: Sequence[HipView], *, said: Said | None = None) -> Picture:
     views = [view for hip in hips for view in (hip.coronal, hip.projection) if view is not None]
     sides = [hip.side for hip in hips for view in (hip.coronal, hip.projection) if view is not None]
     headings = [f"{side.capitalize()} hip: {view.title}" for view, side in zip(views, sides, strict=True)]
-    figure, axes = panels_in_a_row(views, headings, max_height_mm=56.0)
+    figure, axes = panels_in_a_row(views, headings, max_height_mm=41.0)
     for view, axis, heading in zip(views, axes, headings, strict=True):
         draw_view(axis, view, heading=heading)
     regions = sorted({o.name.replace("_", " ") for hip in hips if hip.projection for o in hip.projection.outlines})
@@ -166,10 +166,18 @@ class _Panel:
     heading: str
 
 
-def draw_fields(fields: Sequence[FieldCut], *, said: Said | None = None) -> Picture:
+def draw_fields(fields: Sequence[FieldCut], *, name: str = "mechanics", said: Said | None = None) -> Picture:
     """Finite-element results on a cut through each model, beside the CT at the same place.
 
     Vertebrae stand in the first row, femora in the second, all fields of one model beside each other.
+
+    Parameters
+    ----------
+    fields : sequence of FieldCut
+    name : str
+        Identifier of the picture.
+    said : callable, optional
+        Into another language.
     """
     if not fields:
         raise ValueError("no field to draw")
@@ -178,7 +186,13 @@ def draw_fields(fields: Sequence[FieldCut], *, said: Said | None = None) -> Pict
     kinds = [[m for m in models if ("femur" in m[0].cut.name) is femora] for femora in (False, True)]
     rows = [row for kind in kinds if kind for row in _rows_of(kind)]
     sizes = [equally_high([panel.cut.ct for panel in row], _HIGHEST_FIELD_MM) for row in rows]
-    figure, axes = laid_out(sizes, [[panel.heading for panel in row] for row in rows], bottom_mm=_BAR_MM)
+    below = [
+        _below(p.cut, width)
+        for row, size in zip(rows, sizes, strict=True)
+        for p, (width, _) in zip(row, size, strict=True)
+    ]
+    bottom_mm = _BAR_MM + LINE_MM * max(words.count("\n") + 1 for words in below)
+    figure, axes = laid_out(sizes, [[panel.heading for panel in row] for row in rows], bottom_mm=bottom_mm)
     for axis, panel in zip(axes, (panel for row in rows for panel in row), strict=True):
         if panel.is_map:
             _draw_field(figure, axis, panel.cut, panel.heading)
@@ -188,7 +202,7 @@ def draw_fields(fields: Sequence[FieldCut], *, said: Said | None = None) -> Pict
     listed = "; ".join(dict.fromkeys(f"{cut.name} ({cut.load})" if cut.load else cut.name for cut in fields))
     return as_picture(
         figure,
-        "mechanics",
+        name,
         said=said,
         caption=f"Finite-element models: {quantities} on a cut, beside the CT at the same place; arrows: load and support. "
         "The colour scale of each map ends at its 99th percentile. " + window_text(fields[0].ct),
@@ -237,8 +251,7 @@ def _draw_field(figure: Figure, axis: Axes, cut: FieldCut, heading: str) -> None
     figure.colorbar(ScalarMappable(norm=scale, cmap="viridis"), cax=bar, orientation="horizontal", extend="max")
     bar.tick_params(labelsize=SMALL_PT, length=2, pad=1)
     bar.set_xticks(_ticks(scale))
-    letters = max(12, int(place.width * figure.get_figwidth() * MM_PER_INCH / _LETTER_MM))
-    words = textwrap.fill(f"{cut.quantity} ({cut.unit})" if cut.unit != "1" else cut.quantity, letters)
+    words = _below(cut, place.width * figure.get_figwidth() * MM_PER_INCH)
     bar.set_xlabel(words, fontsize=SMALL_PT, labelpad=1, color=INK, linespacing=1.0)
 
 
@@ -258,6 +271,12 @@ def _draw_six_points(axis: Axes, view: SliceView) -> None:
     for upper in range(3):
         axis.plot(x[[upper, upper + 3]], y[[upper, upper + 3]], color=YELLOW, linewidth=0.7)
     axis.plot(x, y, "o", markersize=2.2, markerfacecolor="white", markeredgecolor="black", markeredgewidth=0.4)
+
+
+def _below(cut: FieldCut, width_mm: float) -> str:
+    """What stands under a colour bar, in lines that a panel of this width has room for."""
+    words = f"{cut.quantity} ({cut.unit})" if cut.unit != "1" else cut.quantity
+    return textwrap.fill(words, max(12, int(width_mm / _LETTER_MM)))
 
 
 def _ticks(scale: Normalize) -> list[float]:

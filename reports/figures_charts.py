@@ -20,7 +20,7 @@ from reports.record import Calibration, Strength, StudyRecord, Vertebra
 CHART_WIDTH_MM = 58.0
 _CHART_HEIGHT_MM = 48.0
 _WIDEST_CHART_MM = 88.0
-_MM_PER_LEVEL = 4.3
+_MM_PER_LEVEL = 5.0
 _MANY_CURVES = 12
 _TEXT_PT, _SMALL_PT = 6.8, 6.0
 _HALF_95 = 1.96
@@ -42,7 +42,7 @@ def draw_density_profile(vertebrae: Sequence[Vertebra], *, said: Said | None = N
     tops = [q.value + _HALF_95 * (q.uncertainty or 0.0) for _, q in measured]
     bottoms = [q.value - _HALF_95 * (q.uncertainty or 0.0) for _, q in measured]
     low, high = min(0.0, *bottoms), max(180.0, max(tops) * 1.08)
-    right = len(names) - 0.5 + max(1.6, 0.34 * len(names))
+    right = len(names) - 0.5 + max(1.6, 0.22 * len(names))
     edge = low
     for (word, upper), shade in zip(VBMD_BANDS, _BAND_SHADES, strict=True):
         axis.axhspan(edge, min(upper, high), color=shade, linewidth=0, zorder=0)

@@ -31,6 +31,9 @@ ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 """The colours of Okabe and Ito, which readers with any of the common colour deficiencies can tell apart."""
 INK = "#222222"
 SMALL_PT, TEXT_PT = 6.5, 7.5
+_REGION_PT = 5.5
+_WIDEST_PROJECTION = 20.0
+"""A grey scale that is not wider is one of areal density in g/cm2, not of HU."""
 LINE_MM = 3.0
 """Height of a further line of a heading."""
 _OUTLINE_COLOURS = (ORANGE, SKY, YELLOW)
@@ -191,7 +194,7 @@ def _draw_label(axis: Axes, view: SliceView, label: Label) -> None:
         label.row * view.pixel_mm[0],
         label.text,
         color="white",
-        fontsize=TEXT_PT,
+        fontsize=TEXT_PT if view.window[1] > _WIDEST_PROJECTION else _REGION_PT,
         ha="center",
         va="center",
         path_effects=[patheffects.withStroke(linewidth=1.6, foreground="black")],
@@ -224,6 +227,6 @@ def _draw_scale_bar(axis: Axes, view: SliceView) -> None:
 
 def window_text(view: SliceView) -> str:
     centre, width = view.window
-    if width > 20:
+    if width > _WIDEST_PROJECTION:
         return f"Grey scale {centre - width / 2:.0f} to {centre + width / 2:.0f} HU.".replace("-", MINUS)
     return f"Projection grey scale {centre - width / 2:.1f} to {centre + width / 2:.1f} g/cm²."

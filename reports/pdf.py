@@ -26,7 +26,7 @@ from reports.record import StudyRecord
 
 MOST_PAGES = 4
 """What a reader of a report puts up with; a longer one is set smaller if that saves a page."""
-_SMALLER = (0.95, 0.9)
+_SMALLER = (0.95, 0.9, 0.86)
 _MAIN = "report.typ"
 _FONTS = ("DejaVu Sans", "Libertinus Serif")
 _TEXT_WIDTH_MM = 180.0

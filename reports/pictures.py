@@ -41,8 +41,12 @@ def draw_pictures(record: StudyRecord, evidence: Evidence, *, language: str = "e
         pictures.append(draw_vertebra_strip(evidence.crops, said=said))
     if any(hip.projection is not None or hip.coronal is not None for hip in evidence.hips):
         pictures.append(draw_hips(evidence.hips, said=said))
-    if evidence.fields:
-        pictures.append(draw_fields(evidence.fields, said=said))
+    spine, hips = (
+        [cut for cut in evidence.fields if cut.name.startswith("femur") is femora] for femora in (False, True)
+    )
+    for fields, name in ((spine, "mechanics"), (hips, "mechanics-hips" if spine else "mechanics")):
+        if fields:
+            pictures.append(draw_fields(fields, name=name, said=said))
     pictures.append(draw_reference_population(record, said=said))
     if record.calibration is not None and _rests_on(record):
         pictures.append(draw_calibration(record.calibration, said=said))

@@ -30,6 +30,11 @@ class Language:
         """The words of `key`, or `default` for a value this language does not know (a status added by a payer, say)."""
         return self.words.get(key, default)
 
+    def under(self, section: str) -> dict[str, str]:
+        """The words of one section of the file, by their keys in it."""
+        prefix = f"{section}."
+        return {key.removeprefix(prefix): text for key, text in self.words.items() if key.startswith(prefix)}
+
     @property
     def code(self) -> str:
         """As in the ``lang`` attribute of HTML."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.assessment import assess
-from reports.citations import Citations
+from reports.citations import Citations, in_words
 from reports.compose import compose
 from reports.document import Column, Document, Paragraph, Row, Table
 from reports.impression import impression_text
@@ -184,14 +184,25 @@ def test_whatever_else_was_measured_is_printed_with_its_unit_or_its_reason() -> 
     document = compose(example_record(vertebrae=bodies, femora=hips))
     table = table_of(document, "further")
     assert [(c.title, c.unit) for c in table.columns] == [
-        ("Level", ""), ("Wedge angle", "°"), ("Made up", "°"), ("Load carried by the cortex", "%"), ("Fails first in", ""),
+        ("Bone", ""), ("Wedge angle", "°"), ("Made up", "°"), ("Load carried by the cortex", "%"),
+        ("Fails first, compression", ""),
     ]  # fmt: skip
     assert table.rows[0].cells == (
-        "L2", "4.2\u00a0±\u00a01.1", "4.2\u00a0±\u00a01.1", "41", "upper third, front 70\u00a0%; other 30\u00a0%",
+        "L2", "4.2\u00a0±\u00a01.1", "4.2\u00a0±\u00a01.1", "41", "upper front 70\u00a0%; other 30\u00a0%",
     )  # fmt: skip
     assert table.rows[1].cells == ("L2", "Unheard of not measured: Only 7 like people.")
-    ratio = next(row for row in table_of(document, "hip").rows if row.cells[0].startswith("Load over strength"))
-    assert ratio.cells[1:5] == ("0.70\u00a0±\u00a00.40", "−0.08 to 1.48", "", "no validated class")
+    hip = [block for s in document.sections if s.id == "further" for block in s.blocks][1]
+    assert isinstance(hip, Table)
+    assert [c.title for c in hip.columns] == ["Bone", "Load over strength, sideways fall"]
+    assert [row.cells for row in hip.rows] == [("Right femur", "0.70\u00a0±\u00a00.40")]
+
+
+def test_a_caution_of_both_hips_is_said_once() -> None:
+    both = finding("scale", "warning", "The scale is not known.")
+    hips = tuple(f.model_copy(update={"findings": (*f.findings, both)}) for f in example_record().femora)
+    rows = table_of(compose(example_record(femora=hips)), "hip").rows
+    assert [row.cells[-1] for row in rows if "scale" in row.cells[-1]] == ["The scale is not known."]
+    assert rows[-2].cells == ("Both femora",)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +237,30 @@ def test_references_are_numbered_once() -> None:
     assert citations.cite("Binkley 2005", None, "WHO  1994") == "[2, 3]"
     assert citations.cite(None) == ""
     assert citations.listed() == (("[1]", "Looker 1998"), ("[2]", "Binkley 2005"), ("[3]", "WHO 1994"))
+
+
+def test_marks_of_verification_are_said_in_words() -> None:
+    english = load_language("en")
+    marked = "Morgan 2003 [V2: open code]; rule [C], after Crawford 2003 [M]; read [V]; not a mark [12]"
+    assert in_words(marked, english) == (
+        "Morgan 2003 (read in a secondary source: open code); rule (computed), after Crawford 2003 (from memory, not "
+        "checked); read (read in the source); not a mark [12]"
+    )
+
+
+def test_the_parts_of_an_uncertainty_are_told_largest_first_with_the_ensemble() -> None:
+    record = example_record()
+    lowest = next(v for v in record.vertebrae if v.level == "T12")
+    assert lowest.strength_n is not None
+    strength = lowest.strength_n.model_copy(
+        update={"components": {"boundary": 210.0, "calibration": 480.0, "unheard_of": 60.0, "noise": 1.0},
+                "model": {"ensemble_members": 16, "ensemble_lowest_n": 2900.0, "ensemble_highest_n": 5021.0}}
+    )  # fmt: skip
+    bodies = tuple(v.model_copy(update={"strength_n": strength}) if v.level == "T12" else v for v in record.vertebrae)
+    assert (
+        "Lowest strength, T12 (N): calibration 480, edge of the bone 210, unheard of 60; 16 solutions within the "
+        "uncertainties gave 2900 to 5020." in section_text(example_record(vertebrae=bodies), "methods")
+    )
 
 
 def test_methods_that_differ_in_a_number_only_are_one_row() -> None:
