@@ -147,13 +147,17 @@ _COLOURS = {
 
 
 _MOST_LINES = 40
+_FACT = re.compile(r"^study\.|\.acquisition\.")
 _DETAIL = re.compile(r"\.(uncertainty|components|model|method|reference|findings)\b")
 
 
 def _comparison_lines(comparison: Comparison) -> list[str]:
     """What differs in full, what is the same in numbers, versions only where they changed."""
     lines = ["[bold]input[/]"]
-    lines += [_comparison_line(row) for row in comparison.input]
+    facts = [row for row in comparison.input if _FACT.search(row.name) and row.verdict == "same"]
+    lines += [_comparison_line(row) for row in comparison.input if row not in facts]
+    if facts:
+        lines.append(f"  {len(facts)} facts of the headers the same")
     verdicts = Counter(str(row.verdict) for row in comparison.results)
     tally = [f"{verdicts[verdict]} {verdict.replace('_', ' ')}" for verdict in _COLOURS if verdict != "not_compared"]
     lines.append(f"[bold]results[/]  {', '.join(tally)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from uuid import UUID, uuid5
 
@@ -16,6 +17,9 @@ MANUFACTURER = "openbct"
 UNICODE = "ISO_IR 192"
 """Character set of objects that hold sentences of our own; names of the source are written over into it."""
 SERIES_NUMBERS = {"SEG": 9001, "SR": 9002, "DOC": 9003, "SC": 9004, "PM": 9005}
+
+# highdicom warns of names without a family name by quoting them: patient data would stand in logs and consoles.
+warnings.filterwarnings("ignore", message=r"The string .* is unlikely to represent", category=UserWarning)
 
 _NAMESPACE = UUID("5f2b6d0e-6a0e-4c58-9d3f-0b8f6a1c7e42")
 

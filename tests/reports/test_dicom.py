@@ -6,6 +6,7 @@ import datetime as dt
 import io
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import highdicom as hd
@@ -339,6 +340,22 @@ def test_signs_and_names_of_any_alphabet_survive(tmp_path: Path) -> None:
     read = pydicom.dcmread(tmp_path / "sr.dcm")
     assert str(read.PatientName) == "Müller^Jörg"
     assert text in [item.TextValue for item in walk(read) if item.get("ValueType") == "TEXT"]
+
+
+def test_no_warning_quotes_the_patients_name(tmp_path: Path) -> None:
+    """highdicom warns of a name without a family name, with the name in the text."""
+    script = (
+        "import datetime as dt\n"
+        "from tests.reports.test_dicom import *\n"
+        "headers = ct_headers(*ORIENTATIONS['head first supine'])\n"
+        "for header in headers: header.PatientName = 'SECRETNAME'\n"
+        "labels = random_labels((6, 10, 12), 1)\n"
+        "seg = segmentation_object(labels, grid_of(headers), NAMES, headers, PROVENANCE)\n"
+        "structured_report(example_record(), headers, PROVENANCE, seg)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
+    assert "SECRETNAME" not in done.stdout + done.stderr
 
 
 def test_equal_results_have_equal_uids_and_other_results_do_not() -> None:
