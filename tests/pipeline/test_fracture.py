@@ -273,6 +273,14 @@ def test_in_slices_too_thick_for_a_grade_heights_stay_and_no_grade_is_given():
             assert shape.flagged == (name == "vertebra_L1")
 
 
+@pytest.mark.parametrize(("slice_mm", "least_mm"), [(3.0, 0.84), (5.0, 1.8)])
+def test_slices_thicker_than_a_disc_is_high_widen_what_is_stated_of_heights(slice_mm, least_mm):
+    volume, segmentation = spine(NORMAL, spacing_mm=(slice_mm, 1.0, 1.0))
+    shape = grade_vertebrae(volume, with_surfaces(segmentation, NORMAL))["vertebra_L1"]
+    for height in shape.heights_mm.values():
+        assert least_mm <= height.uncertainty < 1.35 * least_mm
+
+
 def test_a_tilted_body_in_slices_of_three_millimetres_still_gets_a_grade():
     assert all(s.genant_grade == 0 for s in shapes(NORMAL, spacing_mm=(3.0, 0.8, 0.8), turned=(0, 14.0)).values())
 
