@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from phantoms.kernels import BODY
 from phantoms.materials import WATER_DISPLACED, Materials, mixture
-from phantoms.solids import BODY, Primitive, Solid, half_space, plate, primitive, round_cone, tube
+from phantoms.solids import Primitive, Solid, half_space, plate, primitive, round_cone, tube
 from phantoms.truth import RodTruth, as_point
 
 _WORLD = np.eye(3)

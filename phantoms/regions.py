@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phantoms.anatomy_spine import SpineVertebra
-from phantoms.distances import faces_of_points
+from phantoms.kernels import SHAPE, faces_of_points
 from phantoms.materials import Materials
-from phantoms.solids import SHAPE, Solid
+from phantoms.solids import Solid
 from phantoms.voxelise import Lattice, render
 
 STEP_MM = 0.7

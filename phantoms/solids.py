@@ -14,14 +14,33 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-ROUND_CONE, ELLIPSOID, BODY, PLATE, CUP, TUBE, HALF_SPACE = range(7)
-UNION, SUBTRACT, INTERSECT = range(3)
-
-# Slots of a primitive's row of numbers.
-KIND, OPERATION, BLEND, ORIGIN, AXES, CORTEX, CORE, SHAPE = 0, 1, 2, 3, 6, 15, 17, 20
-# `phantoms.distances` compiles these in, and its cache is keyed to its own file: touch that file when one changes.
-ROW_LENGTH = 88
-TUBE_KNOTS = 16
+from phantoms.kernels import (
+    AXES as AXES,
+)
+from phantoms.kernels import (
+    BLEND,
+    CORE,
+    CORTEX,
+    CUP,
+    ELLIPSOID,
+    HALF_SPACE,
+    INTERSECT,
+    KIND,
+    OPERATION,
+    PLATE,
+    ROUND_CONE,
+    ROW_LENGTH,
+    SUBTRACT,
+    TUBE,
+    TUBE_KNOTS,
+    UNION,
+)
+from phantoms.kernels import (
+    ORIGIN as ORIGIN,
+)
+from phantoms.kernels import (
+    SHAPE as SHAPE,
+)
 
 Vector = NDArray[np.float64]
 
@@ -98,7 +117,7 @@ def primitive(
     core_mg_cm3: tuple[float, float] = (0.0, 0.0),
     blend_mm: float = 0.0,
 ) -> Primitive:
-    """A primitive from the numbers of its shape; for the shapes below, and for others that `phantoms.distances` knows."""
+    """A primitive from the numbers of its shape; for the shapes below, and for others that `phantoms.kernels` knows."""
     row = np.zeros(ROW_LENGTH)
     row[KIND], row[BLEND] = kind, blend_mm
     row[ORIGIN : ORIGIN + 3] = origin

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phantoms.solids import BODY, Primitive, Vector, primitive
+from phantoms.kernels import BODY
+from phantoms.solids import Primitive, Vector, primitive
 
 LEVELS = (*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6)))
 ALL_LEVELS = (*LEVELS, "L6")

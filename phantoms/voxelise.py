@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from phantoms.kernels import TEXTURE_CELLS, paint
 from phantoms.materials import BasisDensity, Materials
-from phantoms.paint import TEXTURE_CELLS, paint
 from phantoms.solids import Solid
 
 _BLOCK_MM = 8.0
