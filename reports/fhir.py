@@ -45,6 +45,8 @@ _UCUM = {
     "%": "%",
     "g/cm2": "g/cm2",
     "mg/cm3": "mg/cm3",
+    "1": "1",
+    "deg": "deg",
 }
 
 
@@ -194,6 +196,8 @@ def _rows(structure: Vertebra | Femur) -> list[dict[str, Any]]:
         add("strength", "strength_n", test.strength_n, test.strength_n.test)
         if test.stiffness_n_mm is not None:
             add("stiffness", "stiffness_n_mm", test.stiffness_n_mm, test.strength_n.test)
+    for key, number in structure.further.items():
+        add(key, f"further.{key}", number)
     return rows
 
 
@@ -250,6 +254,7 @@ def _empty_observation(
     record: StudyRecord, name: str, code: str, site: str, study_url: str, device_url: str
 ) -> dict[str, Any]:
     """What every observation says, without its value."""
+    display = QUANTITIES.get(code) or code.replace("_", " ")  # an additional measure is called by its name
     return {
         "resourceType": "Observation",
         "id": name,
@@ -258,8 +263,8 @@ def _empty_observation(
             {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "imaging"}]}
         ],
         "code": {
-            "coding": [{"system": CODE_SYSTEM, "code": code, "display": QUANTITIES[code]}],
-            "text": QUANTITIES[code],
+            "coding": [{"system": CODE_SYSTEM, "code": code, "display": display}],
+            "text": display,
         },
         "subject": _subject(record),
         "effectiveDateTime": record.study.report_date,

@@ -77,6 +77,25 @@ def codes_of_test(test: str) -> tuple[Code, Code]:
     return strength, own(f"STIFF_{short}", f"Bone stiffness by finite elements, {words}"[:64])
 
 
+_FURTHER = {
+    "load": own("LOAD", "Load on the bone in a sideways fall"),
+    "load_to_strength": own("LOAD_STR_RATIO", "Ratio of load to strength"),
+    "lifting_load": own("LIFT_LOAD", "Load on the vertebra while lifting"),
+    "lifting_load_to_strength": own("LIFT_STR_RATIO", "Ratio of load to strength while lifting"),
+    "strength_percentile": own("STR_PERCENTILE", "Percentile of strength in a reference cohort"),
+    "vbmd_elliptical_region": own("VBMD_ELLIPSE", "Volumetric bone mineral density, elliptical region"),
+    "wedge_angle": own("WEDGE_ANGLE", "Wedge angle of vertebral body"),
+    "trochanteric_soft_tissue": own("TROCH_TISSUE", "Soft tissue over the greater trochanter"),
+}
+
+
+def further_code(key: str) -> Code:
+    """Concept of an additional measure by its name in the record; one without an entry of its own is called by its name."""
+    if key in _FURTHER:
+        return _FURTHER[key]
+    return own(re.sub(r"[^A-Z0-9]+", "_", key.upper())[:16], key.replace("_", " ")[:64])
+
+
 STANDARD_UNCERTAINTY = own("STD_UNC", "Standard uncertainty")
 GENANT = own("GENANT", "Genant grade")
 GENANT_GRADES = {grade: own(f"GENANT_{grade}", f"Genant grade {grade}") for grade in range(4)}
@@ -142,6 +161,11 @@ def unit_code(unit: str) -> Code:
         "g": "g",
         "cm2": "cm2",
         "deg": "deg",
+        "MPa": "MPa",
+        "kg": "kg",
+        "mm2": "mm2",
+        "mm3": "mm3",
+        "cm3": "cm3",
     }
     first = unit.split(" ", 1)[0] if unit else ""
     if first in plain:
@@ -150,4 +174,6 @@ def unit_code(unit: str) -> Code:
         return Code(unit, "UCUM", unit.strip("{}"))
     if unit in ("1", ""):
         return Code("1", "UCUM", "no units")
+    if re.fullmatch(r"\{[!-z|~]{1,14}\}", unit):
+        return Code(unit, "UCUM", unit.strip("{}"))
     raise ValueError(f"no UCUM code for the unit {unit!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import highdicom as hd
@@ -211,6 +212,14 @@ def _measurements(structure: Vertebra | Femur) -> list[Measurement]:
         rows += _with_uncertainty(strength, test.strength_n)
         if test.stiffness_n_mm is not None:
             rows += _with_uncertainty(stiffness, test.stiffness_n_mm)
+    for key, quantity in structure.further.items():
+        try:
+            concepts.unit_code(quantity.unit)
+        except ValueError:
+            # An additional measure in a unit without a UCUM code of its own: UCUM lets it be called by its name in braces.
+            named = re.sub(r"[^!-z|~]+", "_", quantity.unit)[:14]
+            quantity = quantity.model_copy(update={"unit": f"{{{named}}}"})
+        rows += _with_uncertainty(concepts.further_code(key), quantity)
     return rows
 
 

@@ -233,6 +233,26 @@ def changed(record: StudyRecord, name: str, key: str, **update: float) -> StudyR
     return record.model_copy(update={"vertebrae": tuple(map(new, record.vertebrae))})
 
 
+@pytest.mark.parametrize("form", ["json", "fhir", "structured report", "long table"])
+def test_additional_measures_stand_in_the_renderings_for_machines(form: str) -> None:
+    measures = {
+        "load_to_strength": Quantity(value=1.37, unit="1", uncertainty=0.4, method="fall"),
+        "apparent_strength": Quantity(value=3.17, unit="MPa", uncertainty=0.9, method="test"),
+        "something_new_with_a_long_name_of_its_own": Quantity(
+            value=12.5, unit="furlong per day", uncertainty=2.5, method="x"
+        ),
+    }
+    record = example_record()
+    bodies = tuple(b.model_copy(update={"further": measures}) if b.level == "L2" else b for b in record.vertebrae)
+    record = record.model_copy(update={"vertebrae": bodies})
+    with tempfile.TemporaryDirectory() as folder:
+        says = MACHINE[form](record, Path(folder))
+    for key, number in measures.items():
+        place = ("vertebra_L2", f"further.{key}")
+        assert says(place, number)
+        assert not says(place, number.model_copy(update={"value": 1.1 * number.value}))
+
+
 @pytest.mark.parametrize("form", [*MACHINE, *HUMAN])
 @pytest.mark.parametrize("part", ["value", "uncertainty"])
 def test_one_number_that_differs_is_found_in_every_rendering(form: str, part: str) -> None:
