@@ -72,6 +72,24 @@ def test_hips_agree_with_the_truth(study: tuple[Path, phantoms.Truth, cohort.Out
         assert femur.strength_n is not None and 500 < femur.strength_n.value < 10_000
 
 
+def test_the_leading_strengths_carry_an_ensemble_with_its_contributions(record: StudyRecord) -> None:
+    """The weakest vertebra and each hip, unasked; the others are of first order."""
+    tested = {v.name: v.strength_n for v in record.vertebrae if v.strength_n is not None}
+    hips = {f.name: f.strength_n for f in record.femora if f.strength_n is not None}
+    weakest = min(tested, key=lambda name: tested[name].value)
+    assert len(tested) > 1 and hips
+    for name, strength in (tested | hips).items():
+        designed = name == weakest or name in hips
+        assert strength.model["uncertainty"] == ("designed ensemble of 16" if designed else "first order")
+        if designed:
+            assert {"calibration", "boundary", "pose", "law, level", "law, exponent"} <= set(strength.components)
+            assert (
+                float(strength.model["ensemble_lowest_n"])
+                < strength.value
+                < float(strength.model["ensemble_highest_n"])
+            )
+
+
 def test_each_number_has_its_uncertainty_and_each_absence_its_reason(record: StudyRecord) -> None:
     for structure in (*record.vertebrae, *record.femora):
         for key, reason in structure.not_measured.items():
