@@ -417,7 +417,7 @@ def _conversion_finding(femur: Femur, converted: dict[str, Quantity], scale: str
         "This supposes that areal density by CT stands on the scale of the reference (Hologic), which no paired measurement "
         "has shown. T-scores are the same on either scale."
     )
-    return [Finding("dxa_scale", Severity.INFO, text)]
+    return [Finding("dxa_scale", Severity.WARNING, text)]
 
 
 def _contents(
@@ -433,7 +433,7 @@ def _contents(
             f"{r.replace('_', ' ')} {q.value:+.1f} +- {q.uncertainty or 0.0:.1f}" for r, q in male.items()
         )
         text = f"{femur.name}: T-score against young white men (unverified reference, never classified): {values}."
-        findings.append(Finding("male_reference", Severity.INFO, text))
+        findings.append(Finding("male_reference", Severity.WARNING, text))
     return findings
 
 
