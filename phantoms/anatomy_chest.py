@@ -31,7 +31,7 @@ def chest_solids(habitus: Habitus, rng: np.random.Generator) -> list[Solid]:
     for side, inside in zip((1.0, -1.0), insides, strict=True):
         hilum = np.array([side * 34.0, -6.0, 335.0]) * s
         vessels = _branches(hilum, side, s, rng)
-        solids.append(Solid("pulmonary_vessels", (*vessels, inside, *low), "blood"))
+        solids.append(Solid("vein_pulmonary", (*vessels, inside, *low), "blood"))
         airway = chain(
             [np.array([0.0, 2, 385]) * s, hilum, hilum + np.array([side * 22, 10, -38]) * s],
             np.array([8.5, 6.5, 3.5]) * s,
@@ -40,16 +40,16 @@ def chest_solids(habitus: Habitus, rng: np.random.Generator) -> list[Solid]:
             [np.array([0.0, 2, 385]) * s, hilum, hilum + np.array([side * 22, 10, -38]) * s],
             np.array([10.0, 7.8, 4.4]) * s,
         )
-        solids.append(Solid("bronchus", tuple(wall), "soft_tissue"))
-        solids.append(Solid("airway", tuple(airway), "air"))
+        solids.append(Solid("lung_bronchus", tuple(wall), "soft_tissue"))
+        solids.append(Solid("lung_airway", tuple(airway), "air"))
     trachea = [np.array([0.0, 2, 385]) * s, np.array([0.0, 6, 620]) * s]
-    solids.append(Solid("bronchus", tuple(chain(trachea, 10.5 * s)), "soft_tissue"))
-    solids.append(Solid("airway", tuple(chain(trachea, 9.0 * s)), "air"))
+    solids.append(Solid("lung_bronchus", tuple(chain(trachea, 10.5 * s)), "soft_tissue"))
+    solids.append(Solid("lung_airway", tuple(chain(trachea, 9.0 * s)), "air"))
     apex = frame([0.62, -0.55, -0.55], (0.0, 0.0, 1.0))
     fat = ellipsoid(np.array([18.0, -41, 309]) * s, np.array([57.0, 47, 49]) * s)
     right = ellipsoid(np.array([2.0, -46, 314]) * s, np.array([40.0, 36, 40]) * s, cortex_mm=3.5 * s)
     left = ellipsoid(np.array([32.0, -36, 304]) * s, np.array([32.0, 32, 44]) * s, axes=apex, cortex_mm=10.0 * s)
-    solids.append(Solid("pericardial_fat", (fat,), "visceral_fat", texture=8.0))
+    solids.append(Solid("mediastinum_fat", (fat,), "visceral_fat", texture=8.0))
     chambers = [Solid("heart", (one,), "blood", rind="muscle", texture=4.0, texture_mm=6.0) for one in (right, left)]
     return solids + chambers
 
@@ -109,7 +109,7 @@ def gullet_solids(spine: Spine, size: float) -> list[Solid]:
     solids = []
     if len(gullet) > 1:
         course = [*gullet, np.array([30.0, -24.0, 236.0]) * size]
-        solids.append(Solid("oesophagus", tuple(chain(course, 7.5 * size)), "soft_tissue", texture=8.0))
+        solids.append(Solid("bowel_oesophagus", tuple(chain(course, 7.5 * size)), "soft_tissue", texture=8.0))
     for side in (1.0, -1.0):
         crus = [
             v.place.point(side * 13.0 * size, -v.shape.half_depth - 5.0 * size, 0.0)
@@ -117,5 +117,7 @@ def gullet_solids(spine: Spine, size: float) -> list[Solid]:
             if v.level in ("T11", "T12", "L1", "L2")
         ]
         radii = np.linspace(8.0, 4.0, len(crus)) * size
-        solids.append(Solid("crus", tuple(chain(crus, radii, flatness=0.6, flat_towards=(0.0, 1.0, 0.0))), "muscle"))
+        solids.append(
+            Solid("muscle_crus", tuple(chain(crus, radii, flatness=0.6, flat_towards=(0.0, 1.0, 0.0))), "muscle")
+        )
     return solids

@@ -45,15 +45,17 @@ def wall_solids(habitus: Habitus) -> list[Solid]:
     solids = []
     for depth_mm in (3.4 * s, 7.2 * s):
         outer, inner = (habitus.wall(-depth_mm - gap)[0] for gap in (0.0, 0.9))
-        solids.append(Solid("fascia", (outer, inner.subtracted(), straight, behind, *ends), "visceral_fat"))
+        solids.append(Solid("fat_plane_wall", (outer, inner.subtracted(), straight, behind, *ends), "visceral_fat"))
     seams: list[Primitive] = [tube(z, 0.0, centre - deep + 6.0 * s, 1.8 * s, 5.0 * s, exponent=2.0)]
     lateral = 66.0 * s
     front = centre - deep * (1.0 - (lateral / wide) ** 2.35) ** (1.0 / 2.35)
     seam = tube(z, lateral, front + 6.5 * s, 1.8 * s, 5.0 * s, exponent=2.0)
     seams += [seam, seam.mirrored()]
-    solids.append(Solid("seams", (*seams, *ends), "visceral_fat"))
+    solids.append(Solid("fat_plane_seam", (*seams, *ends), "visceral_fat"))
     # Behind the kidneys, between the wall and the muscles of the back.
-    return solids + _fat("pararenal_fat", ellipsoid(np.array([76.0, 34, 110]) * s, np.array([25.0, 27, 95]) * s))
+    return solids + _fat(
+        "visceral_fat_pararenal", ellipsoid(np.array([76.0, 34, 110]) * s, np.array([25.0, 27, 95]) * s)
+    )
 
 
 def back_solids(spine: Spine, femur: FemurShape, habitus: Habitus) -> list[Solid]:
@@ -97,11 +99,11 @@ def hip_solids(femur: FemurShape, habitus: Habitus) -> list[Solid]:
     def path(*points: tuple[float, float, float, float]) -> _Points:
         return [(hip + np.array(p[:3]) * s, p[3] * s) for p in points]
 
-    solids = _fat("gluteal_fat", ellipsoid(hip + np.array([-50.0, 54, -46]) * s, np.array([16.0, 27, 30]) * s))
-    solids += _fat("inguinal_fat", ellipsoid(hip + np.array([-14.0, -50, -14]) * s, np.array([24.0, 22, 48]) * s))
+    solids = _fat("fat_plane_gluteal", ellipsoid(hip + np.array([-50.0, 54, -46]) * s, np.array([16.0, 27, 30]) * s))
+    solids += _fat("fat_plane_inguinal", ellipsoid(hip + np.array([-14.0, -50, -14]) * s, np.array([24.0, 22, 48]) * s))
     # Fat between the buttocks: the cleft.
     cleft = ellipsoid((0.0, 92.0 * s, -118.0 * s), np.array([11.0, 32, 58]) * s)
-    solids.append(Solid("cleft_fat", (cleft, *habitus.within_skin()), "fat", texture=7.0, texture_mm=7.0))
+    solids.append(Solid("subcutaneous_fat_cleft", (cleft, *habitus.within_skin()), "fat", texture=7.0, texture_mm=7.0))
     buttock = (  # centre, half width, depth and height, and where the width points: minimus, medius, maximus
         ((30.0, -2.0, 44.0), (26.0, 8.0, 36.0), (0.5, -0.85, 0.1)),
         ((38.0, 14.0, 58.0), (44.0, 13.0, 50.0), (0.5, -0.85, 0.1)),

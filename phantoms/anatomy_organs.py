@@ -50,7 +50,7 @@ def organ_solids(habitus: Habitus, rng: np.random.Generator) -> list[Solid]:
     above = half_space((0.0, 0.0, 205.0 * s), (0.0, 0.0, -1.0)).intersected()
     for mine, hollow, other in ((0, 0, 1), (1, 1, 0)):
         shell = (outer[mine], inner[hollow].subtracted(), inner[other].subtracted(), limit.intersected(), above)
-        solids.append(Solid("diaphragm", shell, "muscle"))
+        solids.append(Solid("muscle_diaphragm", shell, "muscle"))
     solids += _mesentery(s, within, rng)
     solids += _small_bowel(s, within, rng)
     solids += _solid_organs(s, within)
@@ -86,9 +86,9 @@ def _solid_organs(s: float, within: Primitive) -> list[Solid]:
         hepatic += chain([confluence, middle, _at(s, *end)], np.array([5.0, 4.0, 1.6]) * s)
     solids = [
         Solid("liver", liver, "liver", texture=5.0, texture_mm=6.0),
-        Solid("hepatic_veins", tuple(hepatic), "blood"),
-        Solid("portal_vein", tuple(portal), "blood"),
-        Solid("gall_bladder", (ellipsoid(_at(s, -43, -60, 156), _at(s, 12, 13, 27)), within), "urine", texture=2.0),
+        Solid("vein_hepatic", tuple(hepatic), "blood"),
+        Solid("vein_portal", tuple(portal), "blood"),
+        Solid("bladder_of_gall", (ellipsoid(_at(s, -43, -60, 156), _at(s, 12, 13, 27)), within), "urine", texture=2.0),
         Solid(
             "spleen",
             (
@@ -105,7 +105,7 @@ def _solid_organs(s: float, within: Primitive) -> list[Solid]:
         [_at(s, -24, -30, 136), _at(s, -10, -36, 148), _at(s, 14, -31, 154), _at(s, 44, -16, 166), _at(s, 70, 6, 192)],
         np.array([12.0, 10, 7.5, 8, 6.5]) * s,
     )
-    solids.append(Solid("pancreas", (*pancreas, within), "soft_tissue", texture=16.0, texture_mm=4.0))
+    solids.append(Solid("bowel_pancreas", (*pancreas, within), "soft_tissue", texture=16.0, texture_mm=4.0))
     for side in (-1.0, 1.0):
         z = 138.0 + 6.0 * side  # the liver pushes the right one down
         axes = frame([side * -0.18, 0.15, 1.0], (0.0, 1.0, 0.0))
@@ -118,11 +118,11 @@ def _solid_organs(s: float, within: Primitive) -> list[Solid]:
         solids.append(Solid("renal_sinus", tuple(sinus), "visceral_fat"))
         for tilt in (-14.0, 0.0, 13.0):  # calices and pelvis
             cone = chain([_at(s, side * 64, 21, z + tilt), _at(s, side * 50, 16, z - 4)], np.array([3.0, 4.0]) * s)
-            solids.append(Solid("renal_pelvis", tuple(cone), "urine"))
+            solids.append(Solid("kidney_pelvis", tuple(cone), "urine"))
         root = _at(s, side * 12, -10 if side > 0 else 2, z + 2)
         for gap, radius, shift in ((0.0, 4.6, 0.0), (5.0, 2.6, 7.0)):
             path = [root + _at(s, 0, gap, shift), _at(s, side * 34, 8 + gap, z + 2 + shift), _at(s, side * 55, 17, z)]
-            solids.append(Solid("renal_vessel", tuple(chain(path, radius * s)), "blood"))
+            solids.append(Solid("vein_renal", tuple(chain(path, radius * s)), "blood"))
     return solids
 
 
@@ -145,7 +145,7 @@ def _hollow(
     if gas_above_mm is not None:
         inner = chain(points, np.maximum(radii - wall_mm, 1.0))
         level = half_space((0.0, gas_above_mm, 0.0), (0.0, 1.0, 0.0)).intersected(1.0)
-        solids.append(Solid(f"{name}_gas", (*inner, within, level), "air"))
+        solids.append(Solid("stomach_gas" if name == "stomach" else "bowel_gas", (*inner, within, level), "air"))
     return solids
 
 
@@ -185,10 +185,10 @@ def _haustra(points: ArrayLike, radius_mm: float, step_mm: float) -> tuple[NDArr
 def _colon(s: float, within: Primitive, rng: np.random.Generator) -> list[Solid]:
     """Ascending on the right, transverse in front, descending and narrower on the left, sigmoid to the rectum."""
     courses = (
-        ("colon", ((-82, -22, -25), (-92, -14, 10), (-98, -10, 60), (-96, -12, 112), (-80, -34, 138)), 22.0, 0.4),
-        ("colon", ((-76, -50, 134), (-40, -74, 104), (0, -78, 92), (44, -72, 108), (80, -42, 150)), 19.0, 0.1),
-        ("colon", ((88, -18, 172), (98, 0, 140), (100, 2, 80), (98, -4, 20), (86, -22, -20)), 14.0, 0.6),
-        ("colon", ((80, -28, -32), (58, -40, -52), (36, -30, -42), (24, -4, -50), (12, 26, -62)), 13.0, 0.5),
+        ("bowel_colon", ((-82, -22, -25), (-92, -14, 10), (-98, -10, 60), (-96, -12, 112), (-80, -34, 138)), 22.0, 0.4),
+        ("bowel_colon", ((-76, -50, 134), (-40, -74, 104), (0, -78, 92), (44, -72, 108), (80, -42, 150)), 19.0, 0.1),
+        ("bowel_colon", ((88, -18, 172), (98, 0, 140), (100, 2, 80), (98, -4, 20), (86, -22, -20)), 14.0, 0.6),
+        ("bowel_colon", ((80, -28, -32), (58, -40, -52), (36, -30, -42), (24, -4, -50), (12, 26, -62)), 13.0, 0.5),
     )
     solids = []
     for name, course, radius, level in courses:
@@ -221,7 +221,7 @@ def _stomach(s: float, within: Primitive, rng: np.random.Generator) -> list[Soli
         _at(s, -14, -36, 92),
         _at(s, 24, -34, 98),
     ]
-    duodenum = _hollow("duodenum", frame_, 10.5 * s, within, wall_mm=2.5 * s, content=_CHYME, texture=(8.0, 5.0))
+    duodenum = _hollow("bowel_duodenum", frame_, 10.5 * s, within, wall_mm=2.5 * s, content=_CHYME, texture=(8.0, 5.0))
     return duodenum + stomach
 
 
@@ -235,7 +235,7 @@ def _mesentery(s: float, within: Primitive, rng: np.random.Generator) -> list[So
         end = start + _at(s, rng.uniform(-70, 70), rng.uniform(-34, 6), rng.uniform(-38, 14))
         middle = 0.5 * (start + end) + rng.normal(size=3) * 5.0 * s
         parts += chain([start, middle, end], np.array([1.9, 1.5, 0.9]) * s)
-    return [Solid("mesenteric_vessels", (*parts, within), "blood")]
+    return [Solid("vein_mesenteric", (*parts, within), "blood")]
 
 
 def _pelvic_organs(s: float, within: Primitive) -> list[Solid]:
@@ -249,11 +249,11 @@ def _pelvic_organs(s: float, within: Primitive) -> list[Solid]:
     rectum = [_at(s, 10, 30, -60), _at(s, 0, 48, -78), _at(s, 1, 50, -100), _at(s, 0, 36, -132)]
     return [
         Solid(
-            "pelvic_floor",
+            "muscle_pelvic_floor",
             (*chain([_at(s, 0, -6, -108), _at(s, 0, 2, -156)], np.array([13.0, 19.0]) * s),),
             "soft_tissue",
         ),
-        Solid("uterus_or_prostate", uterus, "soft_tissue", texture=6.0, texture_mm=6.0),
+        Solid("muscle_uterus_or_prostate", uterus, "soft_tissue", texture=6.0, texture_mm=6.0),
         Solid("bladder", (bladder, within), "urine", rind="soft_tissue", texture=2.0, texture_mm=6.0),
         *_hollow(
             "rectum",

@@ -339,6 +339,7 @@ class Solid:
     Attributes
     ----------
     name : str
+        Of soft tissue it begins with the tissue that the structure counts as: ``muscle_crus``, ``vein_portal``.
     primitives : tuple of Primitive
         The first one is always a union; bounding boxes of unions bound the solid.
     matrix : str
