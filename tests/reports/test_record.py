@@ -25,6 +25,7 @@ from reports.record import (
     save_record,
     schema_text,
 )
+from tests.reports.example_records import example_record
 
 CONTRACT_KEYS = {
     "schema_version", "software", "study", "series", "calibration", "vertebrae", "femora", "assessment", "services",
@@ -160,3 +161,19 @@ def test_every_older_version_has_a_step_and_its_schema_still_ships() -> None:
         content = {"schema_version": version, "services": [{"coverage": None}, 3]}
         assert migrations.migrated(content)["schema_version"] == SCHEMA_VERSION
         assert content["schema_version"] == version  # the caller's own is left alone
+
+
+def test_records_satisfy_the_shipped_schema_by_the_word_of_another_program() -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="pip install jsonschema")
+    schema = json.loads(schema_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for record in (small_record(), example_record()):
+        content = json.loads(record.model_dump_json())
+        assert list(validator.iter_errors(content)) == []
+        content["study"]["moon_phase"] = "full"
+        content["assessment"]["classification"] = "splendid"
+        assert {tuple(e.absolute_path) for e in validator.iter_errors(content)} == {
+            ("study",),
+            ("assessment", "classification"),
+        }
