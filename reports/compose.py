@@ -19,6 +19,8 @@ from reports.record import Severity, StudyRecord
 from reports.typesetting import typeset_all
 
 TEXT_WIDTH_MM = 178.0
+_POPULATION = "population"
+"""The picture of the patient against a reference population."""
 _WHOLE_STUDY = ("study", "series", "calibration")
 _SAID_WITH_SERVICES = frozenset({"date_of_service_assumed"})
 """Findings about coverage, which say nothing on the images."""
@@ -140,4 +142,21 @@ def _pictures(record: StudyRecord, words: Language) -> Section:
         )
         for number, figure in enumerate(record.quality.figures, start=1)
     )
-    return Section("pictures", words("section.pictures"), (Pictures(items),) if items else ())
+    blocks: list[Pictures | Paragraph] = [Pictures(items)] if items else []
+    why = _why_no_population(record, words)
+    if why:
+        blocks.append(Paragraph(words("text.no_population", reason=why), "note"))
+    return Section("pictures", words("section.pictures"), tuple(blocks))
+
+
+def _why_no_population(record: StudyRecord, words: Language) -> str:
+    """Why a hip density is not shown against a reference population by age; nothing where it is, or where there is none."""
+    measured = any(f.abmd_g_cm2 is not None and f.abmd_g_cm2.total_hip is not None for f in record.femora)
+    if not measured or any(figure.id == _POPULATION for figure in record.quality.figures):
+        return ""
+    study = record.study
+    if study.patient_sex not in ("F", "M"):
+        return words("text.no_population_sex")
+    if record.assessment.reference_population is None:
+        return words("text.no_population_table")
+    return words("text.no_population_age") if study.patient_age_years is None else words("text.no_reason")

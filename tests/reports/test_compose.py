@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.assessment import assess
+from pipeline.reference_population import reference_population
 from reports.citations import Citations, in_words
 from reports.compose import compose
 from reports.document import Column, Document, Paragraph, Row, Table
@@ -237,6 +238,20 @@ def test_references_are_numbered_once() -> None:
     assert citations.cite("Binkley 2005", None, "WHO  1994") == "[2, 3]"
     assert citations.cite(None) == ""
     assert citations.listed() == (("[1]", "Looker 1998"), ("[2]", "Binkley 2005"), ("[3]", "WHO 1994"))
+
+
+@pytest.mark.parametrize(
+    ("sex", "age", "why"),
+    [(None, 71, "the sex is not recorded"), ("F", 71, "no published table for this sex could be verified"),
+     ("M", None, "the age is not recorded")],
+)  # fmt: skip
+def test_a_hip_without_reference_population_says_why(sex: str | None, age: int | None, why: str) -> None:
+    record = example_record()
+    study = record.study.model_copy(update={"patient_sex": sex, "patient_age_years": age})
+    assessment = record.assessment.model_copy(update={"reference_population": reference_population(sex)})
+    text = section_text(record.model_copy(update={"study": study, "assessment": assessment}), "pictures")
+    assert f"not shown against a reference population by age: {why}." in text
+    assert "pictures" not in [s.id for s in compose(example_record(femora=())).sections]
 
 
 def test_marks_of_verification_are_said_in_words() -> None:
