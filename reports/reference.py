@@ -57,7 +57,8 @@ In `OUT/`:
 | `cohort.csv`, `cohort.parquet` | one row per study; the same columns in both |
 | `measurements.parquet` | one row per study, structure and quantity, including those that are absent |
 | `cohort_dictionary.csv` | what every column of the cohort table means |
-| `index.html` | overview page with sortable table, counts and links |
+| `agreement.json` | how strengths of neighbouring levels, and of left and right hip, agree over the studies |
+| `index.html` | overview page with sortable table, agreement, counts and links |
 
 ## Rules of the record
 
