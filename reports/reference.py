@@ -104,8 +104,8 @@ finds the study again in the input, analyses it with the recorded settings, and 
 * the label maps beside the record, structure by structure (Dice overlap);
 * versions, shown where they changed: they explain a difference and are none.
 
-Files that the record was made with (`--masks`, `--calibration`, `--profile`, `--plan`, `--knowledge`, `--reference-cohort`) must
-be given again, and their content must be the same: the record holds its hash.
+Files that the record was made with (`--masks`, `--calibration`, `--profile`, `--plan`, `--knowledge`, `--reference-cohort`)
+must be given again, and their content must be the same: the record holds its hash.
 
 Verdicts: `same`; `within_tolerance` (numbers: up to 0.02 standard uncertainties, set by `--tolerance`; 0.1 % where no
 uncertainty is known, and of the peak for a curve; 0.005 for probabilities and scores; 2 % or one step of the last digit in a
