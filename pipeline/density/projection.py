@@ -18,7 +18,7 @@ from pipeline.volume import Grid, Volume
 
 PIXEL_MM = 0.8
 _STEP_MM = 0.8
-_RIM_MM = 1.6
+_RIM_MM = 2.1
 _SHELL_MM = (2.5, 6.0)
 _OTHER_BONE_HU = 150.0
 _GAS_HU = -250.0
@@ -106,10 +106,10 @@ class Projection:
 def bone_paths(volume: Volume, segmentation: Segmentation, femur: Femur, calibration: Calibration) -> BonePaths:
     """Prepare a femur for projection.
 
-    Inside the mask each voxel counts with its own density; where the locally averaged density is below zero (fatty
-    marrow) it counts as none. In a rim of 1.6 mm outside the mask, what exceeds the soft tissue next to it counts as
-    well: that is the bone which blur and partial volume moved out. Soft tissue therefore adds nothing, and blurring the
-    image changes no total.
+    Inside the mask each voxel counts with its own density; where the locally averaged density is below that of marrow it
+    counts as none. In a rim of 2.1 mm outside the mask, what exceeds the soft tissue next to it counts as well: that is the
+    bone which blur and partial volume moved out, or which a mask drawn a pixel too small left out. Soft tissue therefore
+    adds nothing, and blurring the image changes no total.
     """
     margin = int(np.ceil(_MARGIN_MM / min(volume.spacing_mm)))
     window = mask_window(segmentation, femur.label, femur.name, margin=margin)
@@ -118,7 +118,7 @@ def bone_paths(volume: Volume, segmentation: Segmentation, femur: Femur, calibra
     mask = labels == femur.label
     spacing = volume.spacing_mm
     outside_mm = ndimage.distance_transform_edt(~mask, sampling=spacing)
-    # Thick slices: the next voxel counts as rim even when its centre is farther than 1.6 mm.
+    # Thick slices: the next voxel counts as rim even when its centre is farther than that.
     rim = ((outside_mm <= _RIM_MM) | ndimage.binary_dilation(mask)) & ~mask & (labels == 0)
     soft = (hu < _OTHER_BONE_HU) & (hu > _GAS_HU) & (labels == 0)
     if volume.valid is not None:
