@@ -1,7 +1,7 @@
 """Speed of the virtual tests, convergence with voxel size, and agreement with bones that other programs solved.
 
     python -m benchmarks.strength [--data DIR] [--json FILE] [--threads N] [--repeat N]
-                                  [--voxels] [--yield] [--ensemble] [--study]
+                                  [--voxels] [--yield] [--pose] [--ensemble] [--study]
 
 `--study` builds and solves eight bodies (the real one, scaled from a T10 to an L5) and two femora (left, and mirrored), once
 linearly and once along their elastic-plastic curves; `--ensemble` compares the cost of an ensemble with that of one test.
@@ -33,12 +33,13 @@ from fea.bone.evaluate import TestResult, add_yield, run, run_linear
 from fea.bone.femur import build_sideways_fall, build_stance
 from fea.bone.femur_pose import pose_of_femur
 from fea.bone.profiles import load_profile
-from fea.bone.vertebra import build_vertebra, pose_of_body
+from fea.bone.vertebra import BodyPose, build_vertebra, pose_of_body
 
 Image = tuple[NDArray, NDArray, NDArray]
 
 # Of the L4: FAIM and ParOSol, at 0.2924 mm.
 _PUBLISHED = {"FAIM": (23297.0, 6812.0), "ParOSol": (23359.0, 6830.0)}
+_TILTS_DEG = ((2, 0), (-2, 0), (4, 0), (-4, 0), (8, 0), (-8, 0), (0, 2), (0, -2), (0, 4), (0, -4), (0, 8), (0, -8))
 _VOXELS_MM = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
 
@@ -81,6 +82,10 @@ def main() -> None:
                 measure(f"yield, femur, {edge:g} mm", partial(_hip, femur, edge, "femur-plastic"), True)
             for edge in _VOXELS_MM[2:]:
                 measure(f"yield, femur, {edge:g} mm, 8 pts", partial(_hip, femur, edge, "femur-plastic"), True, 8)
+    if arguments.pose:
+        for forward, sideways in _TILTS_DEG:
+            measure(f"L4 tilted {forward:+g}, {sideways:+g}", partial(_tilted, body, (forward, sideways)), True)
+        measure("L4, axes of the image", partial(_tilted, body, None), True)
     if arguments.ensemble:
         for row in _ensembles(body, femur if folder is not None else None, arguments.threads):
             rows.append(row)
@@ -116,6 +121,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--voxels", action="store_true", help="also convergence with voxel size")
+    parser.add_argument("--pose", action="store_true", help="also a body loaded aslant by some degrees")
     parser.add_argument("--ensemble", action="store_true", help="also the cost and the parts of ensembles")
     parser.add_argument("--study", action="store_true", help="also a whole study: eight bodies and two femora")
     parser.add_argument("--yield", dest="with_yield", action="store_true", help="also elastic-plastic curves")
@@ -151,6 +157,18 @@ def _spine(image: Image, voxel_mm: float, profile: str) -> TestModel:
     density, mask, matrix = image
     pose = pose_of_body(mask, matrix)
     return build_vertebra(density, mask, matrix, pose, load_profile(profile), voxel_mm=voxel_mm)
+
+
+def _tilted(image: Image, angles_deg: tuple[float, float] | None) -> TestModel:
+    """The body in its pose turned forwards and sideways, or (None) in the axes of the image, as the reference model has it."""
+    density, mask, matrix = image
+    pose = pose_of_body(mask, matrix)
+    if angles_deg is None:
+        superior, posterior = np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0])
+        pose = BodyPose(pose.origin_mm, np.cross(posterior, superior), posterior, superior)
+    else:
+        pose = pose.tilted(*angles_deg)
+    return build_vertebra(density, mask, matrix, pose, load_profile("kopperdahl2002"), voxel_mm=1.0)
 
 
 def _hip(image: Image, voxel_mm: float, profile: str, *, stance: bool = False) -> TestModel:

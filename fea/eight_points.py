@@ -20,13 +20,12 @@ from fea.yielding import (
     FIRST_LAW_ROW,
     FIRST_STATE_ROW,
     FIRST_STRESS_ROW,
-    GROWTH_ROW,
     LOST_ROW,
-    MU_ROW,
     STORED_ROW,
     Yielding,
     return_rows,
     soften_rows,
+    stiffen_rows,
 )
 
 POINTS = 8
@@ -36,7 +35,6 @@ POINT_LAW_ROWS = LAW_ROWS - 1  # per point; no hourglass ratio
 # Rows of scratch: mean strains and hourglass modes as `measure` leaves them, and what both become as forces
 _MODES, _FORCES = 6, 18
 SCRATCH_ROWS = 36
-_KEPT_SHEAR = 1e-2  # of the elastic stiffness
 _OWN = EXTRA_ROWS  # where they begin in a pass over stresses, whose law has rows before them
 
 
@@ -268,21 +266,6 @@ def collect_point(
         )  # fmt: skip
 
 
-@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-def stiffen_point(a: int, n: int, portion: float, m: np.ndarray) -> None:
-    """Leave the tangent of a point that flows a little stiffness against shear.
-
-    With perfect plasticity and nothing that softens gradually, a voxel all of whose points flow has none, and a correction
-    could carry it anywhere. The state found is the same.
-    """
-    growth, mu = row(m, GROWTH_ROW * SCRATCH + a, n), row(m, MU_ROW * SCRATCH + a, n)
-    pressure, shear = row(m, FIRST_LAW_ROW * SCRATCH + a, n), row(m, (FIRST_LAW_ROW + 1) * SCRATCH + a, n)
-    for i in range(n):
-        more = _KEPT_SHEAR * portion * mu[i] if growth[i] > 0.0 else 0.0
-        shear[i] += more
-        pressure[i] -= 2.0 / 3.0 * more
-
-
 @rows_of(PointYielding)
 def yielding_rows(
     material: PointYielding,
@@ -317,7 +300,7 @@ def yielding_rows(
         return_rows(law, a, n, stride, at, old, extra)
         if law.residual >= 0:
             soften_rows(law, a, n, stride, at, old, extra)
-        stiffen_point(a, n, law.volume / 16.0, extra)
+        stiffen_rows(law, a, n, extra)
         collect_point(mine, a, n, z, y, x, rz, ry, rx, extra)
         if not own:
             continue
@@ -368,7 +351,7 @@ def stress_slab(
     rate: np.ndarray,
     state: np.ndarray,
     law: np.ndarray,
-    numbers: tuple[float, float, float, float, float, float, float],
+    numbers: tuple[float, float, float, float, float, float, float, float],
     follow: float,
     commit: bool,
     ranges: np.ndarray,
@@ -382,10 +365,11 @@ def stress_slab(
     scratch: np.ndarray,
 ) -> None:
     """Internal forces, tangents and energies; parameters as in `yielding.stress_slab`, states and tangents of all points."""
-    lam_unit, mu_unit, volume, b, c, hardening, residual = numbers
+    lam_unit, mu_unit, volume, b, c, hardening, residual, kept = numbers
     material = Yielding(
         first.reshape(-1), second.reshape(-1), strength.reshape(-1), rate.reshape(-1), state.reshape(-1),
-        law.reshape(-1), energies.reshape(-1), lam_unit, mu_unit, volume / POINTS, b, c, hardening, residual, follow, commit,
+        law.reshape(-1), energies.reshape(-1), lam_unit, mu_unit, volume / POINTS, b, c, hardening, residual, kept, follow,
+        commit,
     )  # fmt: skip
     mode = NOTHING if commit else RAW
     slab(PointYielding(material), mode, u, ranges, q, inverse, force, None, sums, z0, z1, scratch)

@@ -24,6 +24,7 @@ from fea.yielding import ENERGIES, EXTRA_ROWS, KEPT_ALPHA, KEPT_RATIO, STATE_ROW
 _INNER = 0.25  # relative tolerance of the linear system in a Newton step
 _INNER_LIMIT = 150
 _LINE_SEARCHES = 4
+_KEPT_SHEAR = 0.01  # of the elastic stiffness, in the tangent of voxels that flow
 
 
 @dataclass
@@ -79,7 +80,17 @@ class Body:
         self.law = zeros_field((nz, rows, law_rows, stride), np.float32)
         b, c = material.cone()
         volume = float(np.prod(level.spacing_mm))
-        self.numbers = (*map(float, level.factors), volume, b, c, float(material.hardening_ratio), residual)
+        # under forces the tangent must be free to lose its stiffness where the body does
+        kept = _KEPT_SHEAR if load is None else 0.0
+        self.numbers = (
+            *map(float, level.factors),
+            volume,
+            b,
+            c,
+            float(material.hardening_ratio),
+            residual,
+            kept,
+        )
         self.energies = np.zeros((nz + 1, ENERGIES))
         self.sums = np.zeros(nz + 1)
         self.du, self.r, self.p, self.kp = (level.zeros() for _ in range(4))

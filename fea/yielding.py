@@ -32,7 +32,7 @@ _GROWTH, _MISES, _MEAN, _BULK, _MU, _YOUNG = 46, 47, 48, 49, 50, 51
 EXTRA_ROWS = 52
 # what `fea.eight_points` wants of them
 FIRST_STRESS_ROW, FIRST_STATE_ROW, FIRST_LAW_ROW = _STRESS, _STATE, _PRESSURE
-STORED_ROW, LOST_ROW, GROWTH_ROW, MU_ROW = _STORED, _LOST, _GROWTH, _MU
+STORED_ROW, LOST_ROW = _STORED, _LOST
 
 _ROOT_6 = 6.0**0.5
 _LEAST_HOURGLASS = 0.02
@@ -48,7 +48,8 @@ class Yielding(NamedTuple):
     state, law : (nz, ny+1, STATE_ROWS, stride) read, and written by a commit; (nz, ny+1, LAW_ROWS, stride) written
     energies : (nz, ENERGIES), added to
     b, c, hardening : the cone, and H / E
-    residual, follow : of `soften`; `residual` < 0: no softening
+    residual, follow : of `soften_rows`; `residual` < 0: no softening
+    kept : of `stiffen_rows`, a part of the elastic stiffness
     """
 
     first: np.ndarray
@@ -65,6 +66,7 @@ class Yielding(NamedTuple):
     c: float
     hardening: float
     residual: float
+    kept: float
     follow: float
     commit: bool
 
@@ -218,6 +220,22 @@ def soften_rows(material: Yielding, a: int, n: int, stride: int, at: int, old: i
 
 
 @njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def stiffen_rows(material: Yielding, a: int, n: int, extra: np.ndarray) -> None:
+    """Leave the tangent of voxels that flow a little stiffness against shear.
+
+    Perfectly plastic ones have none, and where they hang on nothing else a correction could carry them anywhere. The state
+    found is the same.
+    """
+    growth, mu = row(extra, _GROWTH * SCRATCH + a, n), row(extra, _MU * SCRATCH + a, n)
+    pressure, shear = row(extra, _PRESSURE * SCRATCH + a, n), row(extra, _SHEAR * SCRATCH + a, n)
+    kept = material.kept * material.volume / 16.0
+    for i in range(n):
+        more = kept * mu[i] if growth[i] > 0.0 else 0.0
+        shear[i] += more
+        pressure[i] -= 2.0 / 3.0 * more
+
+
+@njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
 def _forces(
     material: Yielding,
     a: int,
@@ -321,6 +339,7 @@ def yielding_rows(
     return_rows(material, a, n, stride, at, old, extra)
     if material.residual >= 0:
         soften_rows(material, a, n, stride, at, old, extra)
+    stiffen_rows(material, a, n, extra)
     stored, lost = _forces(material, a, n, stride, at, q, extra, h, g)
     if not own:
         return
@@ -355,7 +374,7 @@ def stress_slab(
     rate: np.ndarray,
     state: np.ndarray,
     law: np.ndarray,
-    numbers: tuple[float, float, float, float, float, float, float],
+    numbers: tuple[float, float, float, float, float, float, float, float],
     follow: float,
     commit: bool,
     ranges: np.ndarray,
@@ -375,16 +394,16 @@ def stress_slab(
     first, second, strength, rate, state, law
         See `Yielding`; four, four, and the last two with their rows before the stride.
     numbers : tuple
-        lam_unit, mu_unit, volume, b, c, hardening, residual.
+        lam_unit, mu_unit, volume, b, c, hardening, residual, kept.
     commit : bool
         Replace the state by the one at `u`, and write neither forces nor tangent.
     energies : float64 (nz+1, ENERGIES)
         Zero; per element layer the stored energy, and the dissipation and the loss of the hourglass modes since the state.
     """
-    lam_unit, mu_unit, volume, b, c, hardening, residual = numbers
+    lam_unit, mu_unit, volume, b, c, hardening, residual, kept = numbers
     material = Yielding(
         first.reshape(-1), second.reshape(-1), strength.reshape(-1), rate.reshape(-1), state.reshape(-1),
-        law.reshape(-1), energies.reshape(-1), lam_unit, mu_unit, volume, b, c, hardening, residual, follow, commit,
+        law.reshape(-1), energies.reshape(-1), lam_unit, mu_unit, volume, b, c, hardening, residual, kept, follow, commit,
     )  # fmt: skip
     mode = NOTHING if commit else RAW
     slab(material, mode, u, ranges, q, inverse, force, None, sums, z0, z1, scratch)

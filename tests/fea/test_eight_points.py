@@ -77,8 +77,9 @@ def test_forces_are_those_of_the_quadrature(law: YieldMaterial, seed: int) -> No
 
 @pytest.mark.parametrize("law", LAWS)
 def test_tangent_is_the_derivative_of_the_forces(law: YieldMaterial) -> None:
-    """Centred differences at a state with bending; points that flow keep a hundredth of their stiffness against shear."""
+    """Centred differences at a state with bending."""
     body = one_voxel(law)
+    body.numbers = (*body.numbers[:-1], 0.0)  # without the stiffness that flowing points keep for Newton's sake
     level, layout, rng = body.solver.level, body.solver.layout, np.random.default_rng(7)
     place = np.stack(np.meshgrid([0, 1.0], [0, 1.0], [0, 1.0], indexing="ij"), -1) * SPACING
     state = layout.field_in(rng.normal(0, 0.004, (2, 2, 2, 3)) - 0.002 * place)
@@ -94,8 +95,7 @@ def test_tangent_is_the_derivative_of_the_forces(law: YieldMaterial) -> None:
     moved[:] = change
     body.tangent(moved, product)
     assert np.linalg.norm(difference - elastic) > 0.1 * np.linalg.norm(elastic)  # much of it flows
-    kept = np.linalg.norm(product - difference) / np.linalg.norm(elastic)
-    assert kept < 0.011
+    np.testing.assert_allclose(product, difference, atol=2e-5 * np.abs(difference).max())
 
 
 def test_below_yield_it_is_the_element_of_the_linear_solver() -> None:

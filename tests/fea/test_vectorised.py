@@ -37,7 +37,7 @@ THREE = types.UniTuple(N, 3)
 RANGES = types.Array(N, 3, "C")
 SLAB = (N, N)
 
-YIELDING = types.NamedTuple([*[R32] * 4, R64, R32, R64, *[F64] * 8, FLAG], yielding.Yielding)
+YIELDING = types.NamedTuple([*[R32] * 4, R64, R32, R64, *[F64] * 9, FLAG], yielding.Yielding)
 ORTHOTROPIC = types.NamedTuple([R32, R32], elastic.Orthotropic)
 TANGENT = types.NamedTuple([R32, R32, R32], tangent.Tangent)
 
@@ -62,6 +62,7 @@ HOT = [
     (transfer.prolong, (*SLAB, V32, THREE, V32, RANGES, V32), 4),
     (yielding._measure, (R64, N, N, N, N, N, R64, R64, R64), 40),
     (yielding.return_rows, (YIELDING, N, N, N, N, N, R64), 60),
+    (yielding.stiffen_rows, (YIELDING, N, N, R64), 3),
     (yielding._forces, (YIELDING, N, N, N, N, R64, R64, R64, R64), 100),
     (mesh_kernels._strain, (R32, R32, R32, R32, N, N, R32), 100),
     (mesh_kernels._strain, (R64, R64, R32, R32, N, N, R64), 100),
