@@ -257,7 +257,7 @@ def test_class_probabilities_are_said_whenever_a_limit_lies_within_the_interval(
 
 def test_what_no_interval_states_is_named(template):
     codes = {f.code: f for f in summarise_spine(bodies(template, L1=90.0, L2=90.0), WIDE, age_years=70.0).findings}
-    assert "4 to 25 mg/cm3 too low" in codes["marrow_fat_unseen"].text
+    assert "about 11 mg/cm3 too low on average, up to 25" in codes["marrow_fat_unseen"].text
     assert "does not include it" in codes["marrow_fat_unseen"].text
     assert "120 kVp without contrast" in codes["l1_hu_cut_offs"].text
 
