@@ -69,8 +69,8 @@ _BAR_MM = 8.0
 """Room for a colour bar with its numbers."""
 _LOADED_PERCENT = 12.0
 """So much of a model, from its loaded end, tells where the middle of that end is."""
-_ARROW_MM = 9.0
-"""Length of the arrow of a load, in mm of the patient."""
+_SHORTEST_ARROW_MM, _ARROW_SHARE = 9.0, 0.2
+"""Length of the arrow of a load, in mm of the patient, and its share of the model in the direction of the load."""
 
 
 def draw_spine(sagittal: SliceView | None, coronal: SliceView | None, *, said: Said | None = None) -> Picture:
@@ -287,6 +287,10 @@ def _ticks(scale: Normalize) -> list[float]:
     return [0.0, most / 4 if isinstance(scale, PowerNorm) else most / 2, most]
 
 
+def _arrow_mm(extent_mm: float) -> float:
+    return max(_SHORTEST_ARROW_MM, _ARROW_SHARE * extent_mm)
+
+
 def _with_room(cut: FieldCut) -> FieldCut:
     """The cut with white beside the bone where arrows of load and support need it."""
     inside = np.argwhere(np.isfinite(cut.values))
@@ -295,7 +299,7 @@ def _with_room(cut: FieldCut) -> FieldCut:
     axis = int(np.argmax(np.abs(cut.load_direction)))
     size, pixel_mm = cut.values.shape[axis], cut.ct.pixel_mm[axis]
     free = (int(inside[:, axis].min()), int(size - 1 - inside[:, axis].max()))
-    needed = math.ceil(_ARROW_MM / pixel_mm)
+    needed = math.ceil(_arrow_mm(float(np.ptp(inside[:, axis])) * pixel_mm) / pixel_mm)
     width = [(0, 0), (0, 0)]
     width[axis] = (max(0, needed - free[0]), max(0, needed - free[1]))
     image, values = (np.pad(a.astype(float), width, constant_values=np.nan) for a in (cut.ct.image, cut.values))
@@ -331,6 +335,7 @@ def _draw_load(axis: Axes, cut: FieldCut) -> None:
     towards = np.asarray(cut.load_direction, dtype=float)
     towards = towards / np.linalg.norm(towards)
     left, right, bottom, top = extent_mm(cut.ct)
+    length_mm = _arrow_mm(float(np.ptp(inside @ towards)))
     for direction in (towards, -towards):
         depth = inside @ direction
         middle = inside[depth <= np.percentile(depth, _LOADED_PERCENT)].mean(axis=0)
@@ -338,8 +343,8 @@ def _draw_load(axis: Axes, cut: FieldCut) -> None:
         on_line = np.abs((inside - middle) @ across) < 2.0
         surface = depth[on_line].min() if on_line.any() else depth.min()
         tip = middle + (surface - middle @ direction) * direction
-        tail = np.clip(tip - _ARROW_MM * direction, (top, left), (bottom, right))  # it stays inside its panel
-        tip = tail + _ARROW_MM * direction
+        tail = np.clip(tip - length_mm * direction, (top, left), (bottom, right))  # it stays inside its panel
+        tip = tail + length_mm * direction
         axis.annotate(
             "", xy=(tip[1], tip[0]), xytext=(tail[1], tail[0]), annotation_clip=False,
             arrowprops={"arrowstyle": "-|>", "color": VERMILION, "linewidth": 1.6, "mutation_scale": 8, "shrinkA": 0,
