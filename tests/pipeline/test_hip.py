@@ -152,6 +152,18 @@ def test_slice_thickness_changes_little(upright, slice_mm):
         assert thick.bmc_g[region].value == pytest.approx(upright.bmc_g[region].value, rel=0.01)
 
 
+@pytest.mark.parametrize("change", [ndimage.binary_erosion, ndimage.binary_dilation])
+def test_a_mask_drawn_a_pixel_off_changes_little(upright, change):
+    volume, segmentation, _ = femur()
+    bone = segmentation.femora[0]
+    mask = segmentation.labels == bone.label
+    inner = np.stack([change(plane) for plane in mask])
+    off = replace(segmentation, labels=np.where(inner, bone.label, 0).astype(np.uint8))
+    result = measure_hip(volume, off, bone, exact_calibration(SLOPE))
+    for region in ("total_hip", "femoral_neck"):
+        assert result.abmd_g_cm2[region].value == pytest.approx(upright.abmd_g_cm2[region].value, rel=0.05)
+
+
 def test_the_marrow_term_can_be_taken_out_again(upright):
     for region, quantity in upright.abmd_g_cm2.items():
         share = upright.abmd_without_marrow_g_cm2[region] / quantity.value
