@@ -108,6 +108,7 @@ class Header:
     extra: dict[str, object] = field(default_factory=dict)
 
 
+_LEAST_JPEG2000 = 32  # its wavelets halve an image five times
 _COMPRESSION = {None: ExplicitVRLittleEndian, "rle": RLELossless, "jpeg2000": JPEG2000Lossless}
 
 
@@ -142,6 +143,9 @@ def write_ct_series(
     """
     if compression not in _COMPRESSION:
         raise ValueError(f"compression is {compression!r}; it must be one of {list(_COMPRESSION)}")
+    if compression == "jpeg2000" and min(hu.shape[1:]) < _LEAST_JPEG2000:
+        size = f"{hu.shape[1]} x {hu.shape[2]}"
+        raise ValueError(f"JPEG 2000 needs slices of at least {_LEAST_JPEG2000} pixels each way; these have {size}")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     template = _common(header, lattice)

@@ -75,6 +75,8 @@ def write_study(
     """
     if file_format not in ("dicom", "enhanced", "nifti"):
         raise ValueError(f"file_format is {file_format!r}; it must be dicom, enhanced or nifti")
+    if compression is not None and file_format != "dicom":
+        raise ValueError(f"compression is for file_format dicom, not for {file_format}")
     if maker not in MAKERS:
         raise ValueError(f"maker is {maker!r}; it must be one of {', '.join(MAKERS)}")
     require_number("slice_mm", slice_mm, 0.05, 20.0)
@@ -118,6 +120,7 @@ def write_study(
         "kernel": kernel,
         "maker": maker,
         "slice_thickness_mm": slice_mm,
+        "gantry_tilt_deg": gantry_tilt_deg,
         "contrast_agent": _AGENTS[phantom.contrast],
         "tube_current_ma": 220.0 * max(dose, 0.01),
         **phantom.patient,

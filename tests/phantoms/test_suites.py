@@ -150,6 +150,7 @@ def test_a_tilted_gantry_leans_the_slices_and_keeps_their_distance_along_the_tab
     lean = [float(v) for v in images[0].ImageOrientationPatient]
     assert lean[:3] == [1.0, 0.0, 0.0]
     assert np.degrees(np.arctan2(lean[5], lean[4])) == pytest.approx(12.0, abs=0.01)
+    assert {float(image.GantryDetectorTilt) for image in images} == {12.0}, "and the header says so"
     steps = {
         tuple(np.round(np.subtract(b.ImagePositionPatient, a.ImagePositionPatient), 3))
         for a, b in itertools.pairwise(images)

@@ -70,6 +70,13 @@ def test_either_a_kind_or_a_suite() -> None:
         ("water", {"native_labels_mm": 1.0}, {}, "no labelled structures"),
         ("cube", {"edge_mm": -3}, {}, "edge_mm"),
         ("cube", {"native_labels_mm": 0.001}, {}, "million voxels"),
+        (
+            "cube",
+            {"edge_mm": 8.0, "compression": "jpeg2000", "localizer": False},
+            {},
+            "JPEG 2000 needs slices of at least 32",
+        ),
+        ("cube", {"compression": "rle"}, {"file_format": "nifti"}, "compression is for file_format dicom"),
         ("spine", {"fat_mm": -50}, {}, "fat_mm"),
         ("spine", {"age_years": "old"}, {}, "age_years is 'old'"),
         ("spine", {"hips": "maybe"}, {}, "true or false"),
@@ -88,7 +95,7 @@ def test_nonsense_is_named_in_one_line_before_anything_is_made(
 
 
 def test_makers_and_labels_of_the_object_itself_are_set_like_anatomy(tmp_path: Path) -> None:
-    options = {"edge_mm": 8.0, "maker": "SIEMENS", "localizer": False, "native_labels_mm": 0.5}
+    options: dict[str, object] = {"edge_mm": 8.0, "maker": "SIEMENS", "localizer": False, "native_labels_mm": 0.5}
     write_one("cube", tmp_path, seed=1, options=options, scan=SCAN)
     assert {pydicom.dcmread(path).Manufacturer for path in tmp_path.rglob("*.dcm")} == {"SIEMENS"}
     native = nibabel.load(tmp_path / "truth_labels_native.nii.gz")
