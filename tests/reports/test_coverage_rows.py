@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import reports
 from pipeline.cli import app
 from pipeline.errors import InputRefused
 from pipeline.settings import Settings
@@ -354,6 +359,21 @@ def test_without_coding_a_record_names_no_code_and_everything_else_runs() -> Non
     for text in (render_html(bare, Path("nowhere")), fhir_text(bare)):
         assert not [code.number for code in KNOWLEDGE.codes if code.number in text]
     assert {row["quantity"] for row in measurements(bare)} == {row["quantity"] for row in measurements(record)}
+
+
+def test_the_data_can_be_taken_out_of_the_package_and_everything_else_runs(tmp_path: Path) -> None:
+    package = Path(reports.__file__).parent
+    shutil.copytree(package, tmp_path / "reports", ignore=shutil.ignore_patterns("__pycache__", "data"))
+    shutil.copytree(package / "language", tmp_path / "reports" / "language", dirs_exist_ok=True)
+    script = (
+        "from reports.coverage import load_knowledge; from reports.coverage.services import services_of\n"
+        "import reports.html, reports.fhir\n"
+        "assert load_knowledge().codes == (), reports.__file__"
+    )
+    assert not (tmp_path / "reports" / "coverage" / "data").exists()
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
 
 
 def test_the_settings_of_a_run_read_the_users_own_files(tmp_path: Path) -> None:
