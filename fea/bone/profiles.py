@@ -260,6 +260,7 @@ def parse_profile(text: str, origin: str) -> BoneProfile:
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"profile {origin} is not valid TOML: {error}.") from error
     _require_known_entries(table, origin)
+    _require_finite(table, "", origin)
     try:
         profile = _profile(table, hashlib.sha256(text.encode()).hexdigest()[:12])
     except KeyError as error:
@@ -362,6 +363,18 @@ def _require_known_entries(table: Mapping[str, Any], origin: str) -> None:
                 )
 
 
+def _require_finite(value: Any, where: str, origin: str) -> None:
+    """Refuse inf and nan, which TOML knows and every comparison lets pass."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _require_finite(part, f"{where}.{key}".lstrip("."), origin)
+    elif isinstance(value, list):
+        for part in value:
+            _require_finite(part, where, origin)
+    elif isinstance(value, float) and not np.isfinite(value):
+        raise ProfileError(f"profile {origin}: {where} is {value}.")
+
+
 def _law(table: Mapping[str, Any]) -> Law:
     pieces = tuple(
         PowerLaw(
@@ -376,6 +389,10 @@ def _law(table: Mapping[str, Any]) -> Law:
     if not pieces or starts[0] != 0.0 or starts != sorted(set(starts)):
         raise ValueError("the pieces of a law must start at 0 and rise")
     return Law(pieces, str(table["source"]))
+
+
+def _rises(law: Law) -> bool:
+    return all(piece.coefficient > 0 and piece.exponent > 0 for piece in law.pieces)
 
 
 def _require_sense(profile: BoneProfile, origin: str) -> None:
@@ -399,6 +416,13 @@ def _require_sense(profile: BoneProfile, origin: str) -> None:
             profile.linear_rule_coefficient, profile.pistoia_strain, profile.nonlinear_strain, profile.hip_displacement
         )
         <= 0,
+        "criteria: a strain above 0.2 is no small strain (0.019 is 1.9 %)": max(
+            profile.pistoia_strain, profile.nonlinear_strain, profile.hip_displacement
+        )
+        > 0.2,
+        "modulus_mpa: coefficients and exponents must be positive": not _rises(profile.modulus),
+        "yield_stress_mpa: coefficients and exponents must be positive": profile.yield_stress is not None
+        and not _rises(profile.yield_stress),
         "criteria.strength cannot be 'offset-yield'": profile.strength is Criterion.OFFSET_YIELD,
         "criteria.strength 'nonlinear-strain' needs a yield_stress_mpa law": profile.strength
         is Criterion.NONLINEAR_STRAIN
