@@ -114,7 +114,7 @@ def read(path: Path) -> tuple[CalibrationRecord, ...]:
     InputRefused
         ``calibration_unreadable`` with the field that is wrong.
     """
-    remedy = "Give phantom, internal, kvp, or the path of a calibration file (openbct calibrate writes one)."
+    remedy = "Give auto, phantom, internal, kvp, or the path of a calibration file (openbct calibrate writes one)."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "entries" in content:
