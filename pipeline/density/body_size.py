@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 _BODY_HU = -300.0
+_SOLID_HU = -700.0
 _FEWEST_SLICES = 5
 _CUT_SHARE = 0.02
 _EDGE_BLOCKS = 1.5
@@ -16,7 +17,7 @@ _SMALLEST_AREA_MM2 = 10_000.0
 def water_equivalent_diameter_mm(
     mean_hu: NDArray[np.float32], spacing_mm: tuple[float, float, float]
 ) -> tuple[float | None, float | None]:
-    """Diameter of the cylinder of water that attenuates like the body, from slices that hold its whole outline.
+    """Diameter of the cylinder of water that attenuates like body and table, from slices that hold the body's whole outline.
 
     Parameters
     ----------
@@ -44,7 +45,9 @@ def water_equivalent_diameter_mm(
         body = ndimage.binary_fill_holes(body)
         if body.sum() * pixel_mm2 < _SMALLEST_AREA_MM2:
             continue
-        water_mm2 = float(np.maximum(image[body] / 1000.0 + 1.0, 0.0).sum()) * pixel_mm2
+        # Table and plate harden the beam as the body does; only the air and foam around it are left out.
+        counted = body | (image > _SOLID_HU)
+        water_mm2 = float(np.maximum(image[counted] / 1000.0 + 1.0, 0.0).sum()) * pixel_mm2
         outline = body & ~ndimage.binary_erosion(body)
         touching = (outline & edge).sum() > _CUT_SHARE * outline.sum()
         (cut if touching else whole).append(2.0 * float(np.sqrt(water_mm2 / np.pi)))
