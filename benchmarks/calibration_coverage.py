@@ -15,7 +15,7 @@ unevenness of the field, tissue other than by these laws. Rows called ``shown`` 
 uncertainty that stand for it: ``what patients showed beyond that`` (phantomless), ``evenness of the field`` (plate).
 
 ``--projected`` scans plates under patients as physics instead (12 mm of trunk at L2, some 25 s of processor time each): by how
-much the line of the rods is off in the middle of the body, because the beam is harder there.
+much the line of the rods is off in the middle of the body, because the beam is harder there, and that of air, fat and muscle.
 """
 
 from __future__ import annotations
@@ -298,15 +298,18 @@ def projected_plate(kvp: float, fat_mm: float, size: float) -> str:
     slab = replace(phantom, low_mm=low, high_mm=high)
     image = slab.image(kvp, slice_mm=2.1, pixel_mm=0.9, dose=4.0, mode="projections", sub_slice_mm=2.1, threads=1)
     truth = slab.truth(image)
-    volume = Volume(image.hu, Grid(image.hu.shape, image.lattice.index_to_lps), Acquisition(kvp=kvp))
-    plate = find_plate(volume, Segmentation(np.zeros(image.hu.shape, np.uint8), volume.grid))
+    grid = Grid(image.hu.shape, image.lattice.index_to_lps)
+    volume, segmentation = Volume(image.hu, grid, Acquisition(kvp=kvp)), segmentation_of(image, truth, grid)
+    plate = find_plate(volume, segmentation)
     title = f"| {kvp:.0f} | {image.water_equivalent_diameter_mm:.0f} |"
     if plate is None or not plate.rods:
-        return f"{title} not found | | |"
+        return f"{title} not found | | | |"
     line = line_from_plate(plate, kvp=kvp)
     errors = [
         line.slope_mg_cm3_per_hu * d * truth.hu_per_mg_cm3 + line.intercept_mg_cm3 - d for d in (0.0, 100.0, 200.0)
     ]
+    tissues = calibrate(volume, segmentation, choice="internal")
+    errors.append(float(tissues.density_mg_cm3(100.0 * truth.hu_per_mg_cm3)) - 100.0)
     return title + "".join(f" {error:+.1f} |" for error in errors)
 
 
@@ -318,7 +321,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--projected", action="store_true", help="plates under patients, scanned as physics")
     options = parser.parse_args(arguments)
     if options.projected:
-        print("| kVp | water, mm | error at 0 | at 100 | at 200 mg/cm3 |\n| --- | --- | --- | --- | --- |")
+        print("| kVp | water, mm | plate at 0 | at 100 | at 200 | phantomless at 100 mg/cm3 |")
+        print("| --- | --- | --- | --- | --- | --- |")
         for chosen in _PROJECTED[: options.count]:
             print(projected_plate(*chosen), flush=True)
         return 0
