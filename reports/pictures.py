@@ -14,7 +14,7 @@ from reports.figures_charts import (
 )
 from reports.figures_output import Picture
 from reports.language import load_language
-from reports.language.phrases import phrases_of
+from reports.language.phrases import phrases_in
 from reports.names import level_name
 from reports.panels import PAGE_WIDTH_MM
 from reports.record import Figure, StudyRecord, write_atomically
@@ -31,7 +31,7 @@ def draw_pictures(record: StudyRecord, evidence: Evidence, *, language: str = "e
     The chart of density stands beside the cuts of the spine, which leave room for it.
     """
     words = load_language(language)
-    phrases = phrases_of(words.code, words.decimal_mark)
+    phrases = phrases_in(words)
     said = phrases.said if phrases is not None else None
     pictures: list[Picture | None] = []
     if evidence.sagittal is not None or evidence.coronal is not None:

@@ -88,8 +88,9 @@ storing them in Orthanc and reading them back (`pytest -m pacs tests/reports`).
 `--language de` of `run` and `report`, or the path of a language file: a copy of `reports/language/en.toml` with the
 same keys and the same gaps in braces; `[locale]` holds decimal mark and order of a date. A file that lacks a word is
 refused by name. Sentences that stand in the record (findings, assessment, methods) are English there;
-`reports/language/phrases.<code>.toml` holds templates for them. A sentence is replaced only where a template fits the
-whole of it, else it stays as recorded. Payer statements are printed in the language of their source.
+`reports/language/phrases.<code>.toml`, or a table `[sentences]` in a file of your own, holds templates for them. A
+sentence is replaced only where a template fits the whole of it, else it stays as recorded. Payer statements are
+printed in the language of their source.
 
 ## Verifying a record
 

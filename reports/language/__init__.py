@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +22,8 @@ class Language:
     """
 
     words: dict[str, str]
+    sentences: dict[str, str] = field(default_factory=dict)
+    """Of a user's own language file: English sentences of a record with gaps in braces, and how they read in this language."""
 
     def __call__(self, key: str, /, **values: object) -> str:
         return self.words[key].format(**values) if values else self.words[key]
@@ -86,7 +88,8 @@ def load_language(code: str = "en") -> Language:
     Parameters
     ----------
     code : str
-        ``en``, or the path of a TOML file with the same keys as ``reports/language/en.toml``.
+        ``en``, or the path of a TOML file with the same keys as ``reports/language/en.toml``, and if wanted a table
+        ``[sentences]`` like that of ``reports/language/phrases.de.toml``.
 
     Raises
     ------
@@ -99,13 +102,15 @@ def load_language(code: str = "en") -> Language:
         raise ValueError(
             f"no report language '{code}'; there are: {', '.join(languages())}, or the path of a .toml file"
         )
-    words, english = _words_of(Path(code).read_text(encoding="utf-8")), load_language("en").words
+    content = tomllib.loads(Path(code).read_text(encoding="utf-8"))
+    sentences = content.pop("sentences", {})
+    words, english = _flat(content), load_language("en").words
     wrong = sorted(set(words) ^ set(english)) or sorted(k for k in english if _gaps(words[k]) != _gaps(english[k]))
     if wrong:
         raise ValueError(
             f"{Path(code).name}: missing, unknown or with other gaps than in English: {', '.join(wrong[:8])}"
         )
-    return Language(words)
+    return Language(words, sentences)
 
 
 def _words_of(text: str) -> dict[str, str]:

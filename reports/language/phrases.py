@@ -122,9 +122,22 @@ def phrases_of(code: str, decimal_mark: str) -> Phrases | None:
     return Phrases(tomllib.loads(file.read_text(encoding="utf-8"))["sentences"], decimal_mark)
 
 
+def phrases_in(words: Language) -> Phrases | None:
+    """The phrases of a language: those of the user's own file, else those that ship.
+
+    Raises
+    ------
+    ValueError
+        If a sentence of the user's file has other gaps than the English one.
+    """
+    if words.sentences:
+        return Phrases(words.sentences, words.decimal_mark)
+    return phrases_of(words.code, words.decimal_mark)
+
+
 def spoken(record: StudyRecord, words: Language) -> StudyRecord:
     """The record with its sentences in the language of the report, as far as templates exist; numbers are untouched."""
-    phrases = phrases_of(words.code, words.decimal_mark)
+    phrases = phrases_in(words)
     return record if phrases is None else _spoken(record, phrases)
 
 

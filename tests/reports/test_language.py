@@ -95,6 +95,22 @@ def test_a_template_with_other_gaps_is_refused() -> None:
         Phrases({"{a} of {b}": "{a} von {c}"}, ",")
 
 
+def test_a_language_of_ones_own_is_one_file_with_words_and_sentences(tmp_path: Path) -> None:
+    words = (files("reports.language") / "en.toml").read_text(encoding="utf-8")
+    words = words.replace('code = "en"', 'code = "fr"').replace('decimal_mark = "."', 'decimal_mark = ","')
+    sentence = "L1: height loss of {loss} % (grade {grade}): {what}"
+    own = tmp_path / "fr.toml"
+    own.write_text(
+        f'{words}[sentences]\n"{sentence}" = "L1: perte de {{loss}} %, degré {{grade}} : {{what}}"\n', encoding="utf-8"
+    )
+    text = repr(compose(example_record(), language=str(own)))
+    assert "L1: perte de 22\\xa0%, degré 1 : a reader has to confirm the fracture." in text
+    own.write_text(own.read_text(encoding="utf-8").replace("perte de {loss}", "perte de {autre}"), encoding="utf-8")
+    load_language.cache_clear()
+    with pytest.raises(ValueError, match="other gaps"):
+        compose(example_record(), language=str(own))
+
+
 def test_a_record_in_german_keeps_every_number_and_every_code() -> None:
     record = load_record(OLD)
     german = spoken(record, GERMAN)
