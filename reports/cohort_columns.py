@@ -210,8 +210,11 @@ def _service(cpt: str) -> Iterator[CohortColumn]:
         ("last_known_status", "status of the newest edition held, where the status is stale"),
         ("payer", "payer that was asked for"),
         ("policy", "policy of the payer"),
+        ("edition", "edition of the policy that the status comes from"),
     ):
         yield service.column(f"coverage_{key}", "text", f"{cpt}: {meaning}", f"coverage.{key}")
+    flags = f"{cpt}: codes of all that was said of the coverage, sorted, joined by ;"
+    yield service.column("coverage_flags", "text", flags, "coverage.flags")
     date = f"{cpt}: date for which coverage was looked up"
     yield service.column("date_of_service", "date", date, "coverage.date_of_service")
 

@@ -329,6 +329,7 @@ def _quantities(
             unit="[hnsf'U]",
             uncertainty=float(np.linalg.norm(list(parts.values()))),
             method=f"mean of {hu.size} voxels, {where}",
+            reference="docs/methods.md, section 2 (regions of this program)",
             components=parts,
         ),
         Quantity(

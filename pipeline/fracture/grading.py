@@ -17,6 +17,7 @@ from reports.quantity import Quantity
 
 DEFORMITIES = ("none", "wedge", "biconcave", "crush")
 _METHOD = "six-point morphometry on a 5 mm mid-sagittal slab in the body's own frame"
+_METHOD_REFERENCE = "docs/methods.md, section 4 (points and patches of this program)"
 _THICK_SLICE_MM = 3.0
 _ROUNDING_MM = 0.01
 _NEIGHBOURS = 3
@@ -286,6 +287,7 @@ def _shape(
                 unit="mm",
                 uncertainty=float(slab.uncertainty_mm[i]),
                 method=_METHOD,
+                reference=_METHOD_REFERENCE,
                 components={"endplate_location": float(slab.uncertainty_mm[i])},
             )
             for i, position in enumerate(POSITIONS)
@@ -306,6 +308,7 @@ def _shape(
                 / (slab.posterior_mm[2] - slab.posterior_mm[0])
             ),
             method="angle between the endplates at the midline",
+            reference=_METHOD_REFERENCE,
         ),
         height_loss=Quantity(
             value=worst.value,

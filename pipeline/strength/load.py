@@ -131,6 +131,7 @@ def soft_tissue_over_trochanter(volume: Volume, strength: Strength, subject: str
         unit="mm",
         uncertainty=float(np.hypot(spread, _TISSUE_UNCERTAINTY_MM)),
         method="median of five rays from the trochanter to the skin along the vertical of the fall",
+        reference="docs/strength.md, load and strength (rays of this program)",
         components={"posture": _TISSUE_UNCERTAINTY_MM, "place": spread},
     )
 

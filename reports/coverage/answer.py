@@ -105,6 +105,11 @@ class Coverage(BaseModel):
     text: str
     knowledge_version: str
 
+    @property
+    def flags(self) -> str | None:
+        """Codes of all warnings, sorted and joined by semicolons, as a table holds them."""
+        return ";".join(sorted({warning.code for warning in self.warnings})) or None
+
 
 _ITEMS = (
     ("order", "Order or standing protocol, and who asked", "practice", None),
