@@ -101,8 +101,9 @@ def _translate(figure: Figure, said: Said) -> None:
         written = text.get_text()
         if written:
             lines = written.count("\n") + 1
-            translated = said(written) if said(written) != written else said(" ".join(written.split("\n")))
-            if translated != " ".join(written.split("\n")):
+            joined = " ".join(written.split("\n"))
+            translated = said(joined) if said(joined) != joined else said(written)
+            if translated not in (joined, written):
                 text.set_text(translated if "\n" in translated else "\n".join(_in_lines(translated, lines)))
 
 

@@ -61,17 +61,17 @@ class Phrases:
     def __init__(self, sentences: dict[str, str], decimal_mark: str) -> None:
         self._mark = decimal_mark
         self._exact: dict[str, str] = {}
-        self._patterns: list[tuple[re.Pattern[str], str]] = []
+        found: list[tuple[int, re.Pattern[str], str]] = []
         for english, other in sentences.items():
             gaps = _gaps(english)
             if sorted(gaps) != sorted(_gaps(other)):
                 raise ValueError(f"other gaps than in the English sentence: {english}")
             if gaps:
-                self._patterns.append((_pattern(english), other))
+                found.append((len(_letters(english)), _pattern(english), other))
             else:
                 self._exact[english.lower()] = other
         # The most particular first: the one with most letters outside its gaps.
-        self._patterns.sort(key=lambda pair: -len(pair[0].pattern))
+        self._patterns = [(pattern, other) for _, pattern, other in sorted(found, key=lambda entry: -entry[0])]
 
     def said(self, text: str) -> str:
         """`text` in the other language where a template fits the whole of it, else as it is."""
@@ -88,18 +88,23 @@ class Phrases:
         if subject is not None:
             rest = self._said(subject.group(2), depth + 1)
             return None if rest is None else subject.group(1) + rest
+        # Sentence by sentence before as a whole: a gap would take several of them.
+        if (each := self._each(text, _NEXT_SENTENCE, " ", depth)) is not None:
+            return each
         for pattern, other in self._patterns:
             found = pattern.fullmatch(text)
             if found is not None:
                 made = other.format(**{name: self._gap(value, depth + 1) for name, value in found.groupdict().items()})
                 return made[:1].upper() + made[1:] if text[:1].isupper() else made
-        for split, join in ((_NEXT_SENTENCE, " "), (_NEXT_IN_LIST, "; ")):
-            parts = split.split(text)
-            if len(parts) > 1:
-                listed = [self._said(part, depth + 1) for part in parts]
-                if None not in listed:
-                    return join.join(part for part in listed if part is not None)
-        return None
+        return self._each(text, _NEXT_IN_LIST, "; ", depth)
+
+    def _each(self, text: str, split: re.Pattern[str], join: str, depth: int) -> str | None:
+        """Several parts that are all known, or None."""
+        parts = split.split(text)
+        if len(parts) < 2:
+            return None
+        said = [self._said(part, depth + 1) for part in parts]
+        return join.join(part for part in said if part is not None) if None not in said else None
 
     def _gap(self, text: str, depth: int) -> str:
         """What stands in a gap: itself a phrase, a list of phrases, or carried over as it is."""
@@ -170,6 +175,11 @@ def _sentences(value: Any, phrases: Phrases) -> Any:
 
 def _gaps(text: str) -> list[str]:
     return [name for _, name, _, _ in Formatter().parse(text) if name]
+
+
+def _letters(text: str) -> str:
+    """What stands outside of the gaps."""
+    return "".join(literal for literal, _, _, _ in Formatter().parse(text))
 
 
 def _pattern(english: str) -> re.Pattern[str]:
