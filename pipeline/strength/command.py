@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from fea.bone.profiles import BoneProfile, VirtualTest
 from pipeline.density import calibrate
@@ -244,10 +245,11 @@ def _body_of(mask: NDArray[np.bool_], grid: Grid) -> tuple[NDArray[np.bool_], tu
     if hole is None:
         return mask, ()
     findings: tuple[Finding, ...] = ()
-    points = place.to_lps(np.argwhere(mask[box]).astype(float))
-    behind = float(np.mean((points - hole.centre_lps_mm) @ hole.posterior_lps > 0))
-    if behind > 0.5:
-        # A body outweighs its arch: more bone behind the canal than before it means that the image lies about its axes.
+    # The thickest place of a vertebra lies in its body, at every level; in the upper chest the arch has more bone.
+    solid = np.pad(ndimage.binary_fill_holes(mask[box]), 1)
+    depth = ndimage.distance_transform_edt(solid, sampling=place.spacing_mm)[1:-1, 1:-1, 1:-1]
+    thickest = place.to_lps(np.array([np.unravel_index(int(depth.argmax()), depth.shape)], float))[0]
+    if float((thickest - hole.centre_lps_mm) @ hole.posterior_lps) > 0:
         hole = replace(hole, posterior_lps=-hole.posterior_lps)
         text = "The body lies behind the canal: front and back are exchanged in the header of the image."
         findings = (Finding("orientation_implausible", Severity.WARNING, text),)

@@ -341,22 +341,28 @@ def test_metal_is_found_in_an_image_of_hounsfield_units() -> None:
     assert code(strength_from_image, hu, bone.mask, bone.matrix, test="spine-compression") == "metal"
 
 
-def whole_vertebra() -> tuple[Bone, Bone]:
-    """A body alone, and the same body with an arch round a canal and a spinous process."""
+def whole_vertebra(*, heavy_arch: bool = False) -> tuple[Bone, Bone]:
+    """A body alone, and the same body with an arch round a canal and a spinous process; in the upper chest a heavy one."""
     base = oval_body()
-    grown = ((0, 0), (0, 40), (0, 0))
+    grown = ((0, 0), (0, 40), (30, 30) if heavy_arch else (0, 0))
     density = np.pad(base.density, grown, constant_values=-80.0)
-    body = Bone(density, np.pad(base.mask, grown), base.matrix)
+    matrix = base.matrix.copy()
+    matrix[:3, 3] -= grown[2][0] * matrix[:3, 2]
+    body = Bone(density, np.pad(base.mask, grown), matrix)
     x, y, z = (body.matrix[row, 3] + n for row, n in zip((0, 1, 2), np.indices(body.mask.shape)[::-1], strict=True))
     around = np.hypot(x, 0.9 * (y - 25.0))
     arch = (around > 9) & (around < 14) & (np.abs(z) < 8)
     spinous = (np.abs(x) < 3) & (y > 36) & (y < 55) & (np.abs(z) < 7)
     mask = body.mask | arch | spinous
+    if heavy_arch:
+        mask |= (around > 9) & (np.abs(y - 33.0) < 9) & (np.abs(x) < 55) & (np.abs(z) < 11)
+        assert (mask & (y > 25.0)).sum() > 0.5 * mask.sum(), "more bone behind the middle of the canal than before it"
     return body, Bone(np.where(mask, 150.0, -80.0).astype(np.float32), mask, body.matrix)
 
 
-def test_the_arch_of_a_whole_vertebra_is_cut_off() -> None:
-    body, whole = whole_vertebra()
+@pytest.mark.parametrize("heavy_arch", [False, True], ids=["lumbar", "upper chest"])
+def test_the_arch_of_a_whole_vertebra_is_cut_off(heavy_arch: bool) -> None:
+    body, whole = whole_vertebra(heavy_arch=heavy_arch)
     options = {"test": "spine-compression", "mineral": "K2HPO4"}
     alone = strength_from_image(body.density, body.mask, body.matrix, **options)
     cut = strength_from_image(whole.density, whole.mask, whole.matrix, **options)
