@@ -72,7 +72,7 @@ def _typeset(workplace: Path, content: dict[str, Any]) -> bytes:
 
 def _pages(pdf: bytes) -> int:
     """Pages of a PDF file as typst writes them: each its own object outside of any stream."""
-    return len(re.findall(rb"/Type/Page\b", pdf))
+    return len(re.findall(rb"/Type\s*/Page\b", pdf))
 
 
 def _compiled(workplace: Path, content: str) -> bytes:
