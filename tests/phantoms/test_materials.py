@@ -33,10 +33,10 @@ def test_tissues_read_what_radiologists_expect_at_120_kvp():
 
 
 def test_hu_per_mineral_agrees_with_the_handbook_table():
-    # Computed from the same attenuation data by hand at 55, 62, 69 and 76 keV: between the rows 50..80 keV of the table.
-    assert 1.15 < mineral_hu_per_mg_cm3("k2hpo4", 140) < 1.25
-    assert 1.37 < mineral_hu_per_mg_cm3("k2hpo4", 120) < 1.51
-    assert 1.67 > mineral_hu_per_mg_cm3("k2hpo4", 100) > 1.51
+    # Rows of a table from other attenuation data (NIST): 1.67, 1.51, 1.37 and 1.25 at 60, 65, 70 and 75 keV; ours are 64, 70, 74.
+    assert 1.25 < mineral_hu_per_mg_cm3("k2hpo4", 140) < 1.37
+    assert mineral_hu_per_mg_cm3("k2hpo4", 120) == pytest.approx(1.37, rel=0.03)
+    assert 1.51 < mineral_hu_per_mg_cm3("k2hpo4", 100) < 1.67
     assert mineral_hu_per_mg_cm3("hydroxyapatite", 120) < mineral_hu_per_mg_cm3("k2hpo4", 120)
 
 
