@@ -33,7 +33,7 @@ def test_tissues_read_what_radiologists_expect_at_120_kvp():
 
 
 def test_hu_per_mineral_agrees_with_the_handbook_table():
-    # Rows of a table from other attenuation data (NIST): 1.67, 1.51, 1.37 and 1.25 at 60, 65, 70 and 75 keV; ours are 64, 70, 74.
+    # A table from other data (NIST): 1.67, 1.51, 1.37 and 1.25 at 60, 65, 70 and 75 keV; ours are 64, 70 and 74.
     assert 1.25 < mineral_hu_per_mg_cm3("k2hpo4", 140) < 1.37
     assert mineral_hu_per_mg_cm3("k2hpo4", 120) == pytest.approx(1.37, rel=0.03)
     assert 1.51 < mineral_hu_per_mg_cm3("k2hpo4", 100) < 1.67
