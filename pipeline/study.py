@@ -379,6 +379,8 @@ def _calibration(work: _Work) -> record.Calibration | None:
             )
             for s in made.samples
         ),
+        alternatives=tuple(record.CalibrationAlternative(**asdict(other)) for other in made.alternatives),
+        budget_mg_cm3=dict(made.budget),
         findings=_findings([Finding("calibration_choice", Severity.INFO, _capitalised(made.reason)), *made.findings]),
     )
 

@@ -13,6 +13,7 @@ from reports.names import level_name
 from reports.quantity import Quantity, printed_unit
 from reports.record import Calibration, Coverage, Service, Strength, StudyRecord
 
+_COMPARED_AT_HU = 130
 _PHANTOM = "phantom_"
 """Methods of calibration that name a phantom begin with it."""
 _MOST_PARTS = 4
@@ -276,7 +277,19 @@ def _calibration_text(record: StudyRecord, words: Language, citations: Citations
         text = words(
             "method.line", residual=f"{line.residual_mg_cm3:.1f} mg/cm³".replace(".", words.decimal_mark), **values
         )
-    return f"{text} {citations.cite(line.reference)}".strip()
+    text = f"{text} {citations.cite(line.reference)}".strip()
+    if not line.alternatives:
+        return text
+    own = f"{_COMPARED_AT_HU * line.slope_mg_cm3_per_hu + line.intercept_mg_cm3:.0f}"
+    others = "; ".join(
+        words(
+            "method.alternative" if other.comparable else "method.alternative_scale",
+            method=calibration_name(other.method, words),
+            density=f"{other.density_at_130_hu_mg_cm3:.0f} ± {other.uncertainty_mg_cm3:.0f}",
+        )
+        for other in line.alternatives
+    )
+    return f"{text} {words('method.alternatives', own=own, others=others)}"
 
 
 def _calibrated_by(text: str, line: Calibration, words: Language) -> str:

@@ -219,6 +219,25 @@ class CalibrationSample(Part):
     """Standard deviation of the reading."""
 
 
+class CalibrationAlternative(Part):
+    """Another calibration that was possible on the same images, for comparison."""
+
+    method: str
+    """How its line was found."""
+    slope_mg_cm3_per_hu: float
+    """Slope of its line."""
+    intercept_mg_cm3: float
+    """Density at 0 HU."""
+    density_at_130_hu_mg_cm3: float
+    """What it makes of 130 HU."""
+    uncertainty_mg_cm3: float
+    """Standard uncertainty of that."""
+    comparable: bool
+    """False where its mineral scale is another one."""
+    note: str = ""
+    """What is particular to it."""
+
+
 class Calibration(Part):
     """HU to mineral density: ``density = slope * HU + intercept``."""
 
@@ -242,5 +261,9 @@ class Calibration(Part):
     """The reference materials it rests on; empty for constants from elsewhere."""
     findings: tuple[Finding, ...] = ()
     """What is to be said about it."""
+    alternatives: tuple[CalibrationAlternative, ...] = ()
+    """The other methods that were possible on the same images."""
+    budget_mg_cm3: dict[str, float] = Field(default_factory=dict)
+    """Parts of its standard uncertainty at 100 mg/cm3 by name."""
     other_series: tuple[Calibration, ...] = ()
     """Further calibrations, when spine and hips come from different series."""

@@ -35,6 +35,7 @@ from reports.migrations import migrated
 from reports.origin import (
     Acquisition,
     Calibration,
+    CalibrationAlternative,
     CalibrationSample,
     Finding,
     Part,
@@ -53,6 +54,7 @@ __all__ = [
     "Acquisition",
     "Assessment",
     "Calibration",
+    "CalibrationAlternative",
     "CalibrationSample",
     "Coverage",
     "Element",

@@ -199,7 +199,11 @@ def _reasons(
     cpt: str, supported: dict[str, bool], elements: tuple[Element, ...], by_person: set[str]
 ) -> tuple[str, ...]:
     if not supported[cpt]:
-        lacking = [f"{e.element.lower()} ({e.basis.rstrip('.')})" for e in elements if e.met == "no" and e.element not in by_person]
+        lacking = [
+            f"{e.element.lower()} ({e.basis.rstrip('.')})"
+            for e in elements
+            if e.met == "no" and e.element not in by_person
+        ]
         others = [other for other, is_supported in supported.items() if is_supported]
         instead = f" They support {others[0]} only." if others else ""
         return (f"The data do not support {cpt}: missing {'; '.join(lacking)}.{instead}",)
