@@ -308,7 +308,8 @@ def demo(output: Output = Path("openbct-demo")) -> None:
 def phantom(
     output: Output,
     kind: Annotated[
-        str | None, typer.Argument(help="Kind of phantom; an unknown one lists them all.", show_default=False)
+        str | None,
+        typer.Argument(help="Kind of phantom, or a suite; an unknown one lists them all.", show_default=False),
     ] = None,
     suite: Annotated[str | None, typer.Option(help="A ready-made suite instead of one phantom.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="How many studies of the suite.")] = None,
@@ -331,10 +332,13 @@ def phantom(
 
     Example: openbct phantom torso -o phantom --seed 3 --kvp 100 --set age_years=80
     """
+    from phantoms import SUITES
     from pipeline.phantom_command import write_many, write_one
 
+    if kind in SUITES and suite is None:
+        kind, suite = None, kind
     if (kind is None) == (suite is None):
-        raise Refusal("bad_phantom", "needs either a kind or --suite.", subject="phantom")
+        raise Refusal("bad_phantom", "needs either a kind or a suite.", subject="phantom")
     if suite is not None:
         with progress_bar(False) as bar:
             task = bar.add_task(suite, total=None)

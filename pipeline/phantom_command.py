@@ -23,7 +23,7 @@ def write_one(kind: str, output: Path, *, seed: int, options: dict[str, Any], sc
         If there is no such kind, or it cannot be made so.
     """
     if kind not in phantoms.KINDS:
-        known = f"kinds are: {', '.join(phantoms.KINDS)}; suites (--suite) are: {', '.join(phantoms.SUITES)}"
+        known = f"kinds are: {', '.join(phantoms.KINDS)}; suites are: {', '.join(phantoms.SUITES)}"
         raise Refusal("unknown_phantom", f"is not known; {known}.", subject=f"phantom '{kind}'")
     scan = scan | {name: value for name, value in options.items() if name in _OF_THE_SCAN}
     options = {name: value for name, value in options.items() if name not in _OF_THE_SCAN}

@@ -51,6 +51,12 @@ def test_what_cannot_be_made_is_refused_by_name(tmp_path: Path, call: object, re
     assert refusal.value.reason == reason
 
 
+def test_a_suite_is_known_by_its_name_alone(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["phantom", "hostile", "--count", "1", "-o", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "suite.json").is_file()
+
+
 def test_either_a_kind_or_a_suite() -> None:
     for arguments in (["phantom", "-o", "x"], ["phantom", "cube", "--suite", "smoke", "-o", "x"]):
         result = CliRunner().invoke(app, arguments)
