@@ -17,6 +17,7 @@ _PRINTED = (
     (re.compile(r"\bK2HPO4\b"), lambda _: "K₂HPO₄"),
     (re.compile(r"(?<![\w.,:%°³²)\]-])-(?=\d)"), lambda _: "−"),  # a sign, not a hyphen between two words or numbers
     (re.compile(r"(?<= )x(?= )"), lambda _: "×"),
+    (re.compile(r"(?<= )\+-(?= )"), lambda _: "±"),
     (re.compile(r"(?<=\d) ?%"), lambda _: f"{_NO_BREAK}%"),
     (re.compile(r"(?<=\S) ([±×]) (?=\S)"), lambda m: f"{_NO_BREAK}{m.group(1)}{_NO_BREAK}"),
     (re.compile(r"(?<=[\d³]) (?=(?:mg/cm³|g/cm²|N/mm|mm|N|HU|HE|MPa|kPa|ml|kV|kVp|K₂HPO₄|HA)(?![\w/]))"), lambda _: _NO_BREAK),
