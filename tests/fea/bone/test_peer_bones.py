@@ -111,18 +111,26 @@ def test_linear_reaction_of_real_bones_in_calculix(tmp_path, real_data, build, v
 @needs_calculix
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_plastic_curve_of_a_real_vertebra_in_calculix(tmp_path, real_data) -> None:
+@pytest.mark.parametrize(
+    ("points", "within"),
+    [
+        (8, 1e-4),
+        pytest.param(
+            1, 0.01, marks=pytest.mark.xfail(reason="1.007 % apart at 1.9 % strain: one point cannot do better")
+        ),
+    ],
+)
+def test_plastic_curve_of_a_real_vertebra_in_calculix(tmp_path, real_data, points, within) -> None:
     """With eight points of stress in a voxel, as CalculiX has, the same curve; with one, 1 % apart at 1.9 % strain."""
     model = vertebra(2.0, real_data)
     material = YieldMaterial(model.yield_stress_mpa)
     factors = list(np.array((0.12, 0.28, 0.52, 1.0)) * 0.019 * model.lengths_mm["body"] / model.applied_mm)
     theirs = calculix(tmp_path, model, material, factors)
-    for points, within in ((8, 1e-4), (1, 0.015)):
-        curve = solve_curve(model.voxel_model(), model.supports, material, factors, rtol=1e-5, stress_points=points)
-        ours = curve.reaction_n[model.loaded][1:, model.load_axis]
-        print(f"{points} points, ours over CalculiX:", np.round(ours / theirs, 6))
-        assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
-        np.testing.assert_allclose(ours, theirs, rtol=within)
+    curve = solve_curve(model.voxel_model(), model.supports, material, factors, rtol=1e-5, stress_points=points)
+    ours = curve.reaction_n[model.loaded][1:, model.load_axis]
+    print("ours over CalculiX:", np.round(ours / theirs, 6))
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    np.testing.assert_allclose(ours, theirs, rtol=within)
 
 
 @needs_parosol
