@@ -248,7 +248,7 @@ def _cut_out(
     whole = segmentation.mask(structure)
     checks.require_mask(whole, structure.name)
     box = box_around(whole, volume.grid)
-    mask = whole[box]
+    mask = whole[box].copy()  # a view would keep the mask of the whole volume for as long as the model lives
     checks.require_one_piece(mask, structure.name)
     checks.require_inside(whole, None, structure.name, open_end=open_end)
     if volume.valid is not None:
