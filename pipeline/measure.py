@@ -18,7 +18,7 @@ from pipeline.density.spine import SpineDensity, summarise_spine
 from pipeline.density.vertebra import VertebraDensity, measure_vertebra
 from pipeline.errors import NotMeasurable
 from pipeline.fracture import VertebraShape, grade_vertebrae
-from pipeline.record_parts import findings_part, fracture_part, score_part, strength_part
+from pipeline.record_parts import findings_part, fracture_part, hip_parts, strength_part
 from pipeline.segmentation.model import Femur, Segmentation, Vertebra
 from pipeline.strength import Strength, femur_strength, profile_fits, vertebra_strength, with_ensemble
 from pipeline.strength.load import Load, body_size, lifting, load_of_a_fall
@@ -30,8 +30,6 @@ SPINE_TEST = "spine-compression"
 HIP_TEST = "hip-sideways-fall"
 HIP_SECOND_TEST = "hip-stance"
 _FRACTURED_GRADE = 2
-_POPULATION = "NHANES III, white women 20-29 years, for both sexes"
-_Z_POPULATION = "NHANES 2005-2008, all ethnic groups, same sex and decade of age"
 # An endplate that was guessed, or a body that has collapsed, is no specimen for a compression test.
 _NO_MODEL = frozenset({"disc_not_visible", "collapsed_body"})
 _NO_STRENGTH = errors.Finding("strength_not_asked", errors.Severity.INFO, "Strength was not asked for.")
@@ -321,20 +319,13 @@ class _Sheet:
         }
         no_density = self.reasons.get((femur.name, "abmd_g_cm2"))
         reasons = dict.fromkeys(("abmd_g_cm2", "t_score", "z_score"), no_density) | self._no_strength(femur.name)
-        scores: dict[str, record.Score] = {}
-        z_scores: dict[str, record.Score] = {}
         if hip is not None:
-            numbers["abmd_g_cm2"] = record.HipDensity(**hip.abmd_g_cm2)
-            scores = {name: score_part(name, q, _POPULATION) for name, q in hip.t_scores.items()}
-            leading = [scores[name] for name in ("total_hip", "femoral_neck") if name in scores]
-            numbers["t_score"] = min(leading, key=lambda s: s.value, default=None)
+            numbers |= hip_parts(hip)
             why = "; ".join(hip.missing.values()) or "No region could be scored."
             reasons["t_score"] = _first_failure(hip.findings) or errors.Finding(
                 "no_region", errors.Severity.FAILURE, why
             )
-            z_scores = {name: score_part(name, q, _Z_POPULATION, "{Z-score}") for name, q in hip.z_scores.items()}
-            numbers["z_score"] = min(z_scores.values(), key=lambda s: s.value, default=None)
-            if not z_scores:
+            if not hip.z_scores:
                 reasons["z_score"] = errors.Finding("no_verified_reference", errors.Severity.INFO, hip.z_score_reason)
         fall = self._load_of_a_fall(femur)
         stages = (hip, self.strengths.get(femur.name), fall)
@@ -344,8 +335,6 @@ class _Sheet:
             label=femur.label,
             score=femur.score,
             complete=femur.fit_for_strength,
-            t_scores=scores,
-            z_scores=z_scores,
             further=fall.quantities if fall is not None else {},
             other_tests=self._second_test(femur.name),
             **self._state(femur, stages, numbers, reasons),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pipeline import errors
+from pipeline.density.hip import HipDensity
 from pipeline.fracture import VertebraShape
 from pipeline.strength import Strength
 from reports import record
@@ -45,6 +47,36 @@ def fracture_part(shape: VertebraShape) -> record.Fracture | None:
             "note": "possible, reader to confirm" if shape.genant_grade == 1 else None,
         }
     )
+
+
+_POPULATION = "NHANES III, white women 20-29 years, for both sexes"
+_MALE_POPULATION = "NHANES III, white men 20-29 years, unverified reference, never classified"
+_Z_POPULATION = "NHANES 2005-2008, all ethnic groups, same sex and decade of age"
+
+
+def hip_parts(hip: HipDensity) -> dict[str, Any]:
+    """Densities and scores of a hip by the keys of `record.Femur`; the lowest of total hip and neck leads the scores."""
+    scores = {name: score_part(name, q, _POPULATION) for name, q in hip.t_scores.items()}
+    z_scores = {name: score_part(name, q, _Z_POPULATION, "{Z-score}") for name, q in hip.z_scores.items()}
+    on_scale = {}
+    if hip.on_dxa_scale_g_cm2:
+        on_scale = {
+            "dxa_scale": hip.dxa_scale,
+            "dxa_scale_abmd_g_cm2": record.HipRegions(**hip.on_dxa_scale_g_cm2),
+        }
+    return {
+        "abmd_g_cm2": record.HipDensity(**hip.abmd_g_cm2),
+        "bmc_g": record.HipRegions(**hip.bmc_g),
+        "area_cm2": record.HipRegions(**hip.area_cm2),
+        **on_scale,
+        "t_score": min(scores.values(), key=lambda s: s.value, default=None),
+        "t_scores": scores,
+        "male_reference_t_scores": {
+            name: score_part(name, q, _MALE_POPULATION) for name, q in hip.male_reference_t_scores.items()
+        },
+        "z_score": min(z_scores.values(), key=lambda s: s.value, default=None),
+        "z_scores": z_scores,
+    }
 
 
 def score_part(region: str, quantity: Quantity, population: str, unit: str = "{T-score}") -> record.Score:

@@ -163,6 +163,10 @@ def write_cohort(
     ]
 
 
+_ONLY_IF_ASKED = frozenset({"dxa_scale_abmd_g_cm2"})
+"""Keys whose absence needs no reason."""
+
+
 def measurements(record: StudyRecord) -> Iterator[dict[str, object]]:
     """Every number of a record, and every number that is absent, in long form."""
     structures: tuple[Structure, ...] = (*record.vertebrae, *record.femora)
@@ -180,11 +184,13 @@ def measurements(record: StudyRecord) -> Iterator[dict[str, object]]:
 
 def _numbers(structure: Structure) -> Iterator[tuple[str, Quantity | None]]:
     """All quantities of a structure by their key, those inside a group as ``group.part``."""
-    skipped = {*Structure.model_fields, "side", "level", "level_confidence", "level_alternatives"}
+    skipped = {*Structure.model_fields, "side", "dxa_scale", "level", "level_confidence", "level_alternatives"}
     for key in type(structure).model_fields:
         if key in skipped:
             continue
         found = getattr(structure, key)
+        if found is None and key in _ONLY_IF_ASKED:
+            continue
         if isinstance(found, Quantity) or found is None:
             yield key, found
         else:

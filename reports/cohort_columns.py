@@ -27,6 +27,7 @@ _ENDS = (DONE, REFUSED, "failed")
 _STATES = ("ok", "warning", "failed", "absent", NOT_FOUND)
 _CLASSES = ("normal", "low", "osteoporosis_range")
 _GRADES = ("0", "1", "2", "3")
+_SCALES = ("hologic", "lunar")
 
 
 @dataclass(frozen=True)
@@ -285,6 +286,25 @@ def _femur(side: str) -> Iterator[CohortColumn]:
     stance = replace(femur, root=lambda r: _stance(femur.root(r)))
     yield from _new(stance.quantity("stance_strength_n", "N", f"strength {of} in single-leg stance", "strength_n"))
     yield from _new([stance.column("stance_profile", "text", "profile of that test", "strength_n.profile")])
+    yield from _new(_hip_contents(femur, of), since="1.3")
+
+
+def _hip_contents(femur: _Group, of: str) -> Iterator[CohortColumn]:
+    """What stands behind areal density, and what is given beside it."""
+    for region in HipDensity.model_fields:
+        words = region.replace("_", " ")
+        yield from femur.quantity(f"bmc_{region}_g", "g", f"mineral content {of}, {words}", f"bmc_g.{region}")
+        yield from femur.quantity(f"area_{region}_cm2", "cm2", f"projected area {of}, {words}", f"area_cm2.{region}")
+    yield femur.column(
+        "dxa_scale", "text", "maker of DXA devices on whose scale density was asked for", allowed=_SCALES
+    )
+    for region in ("total_hip", "femoral_neck"):
+        words, stem = region.replace("_", " "), f"dxa_scale_abmd_{region}_g_cm2"
+        yield from femur.quantity(stem, "g/cm2", f"areal density {of} on that scale, {words}",
+                                  f"dxa_scale_abmd_g_cm2.{region}")  # fmt: skip
+        yield from femur.quantity(f"male_reference_t_score_{region}", "{T-score}",
+                                  f"T-score {of} against young men, {words}; unverified reference, of men only",
+                                  f"male_reference_t_scores.{region}")  # fmt: skip
 
 
 def _strength_in_context(bone: _Group, of: str, task: str, prefix: str = "") -> Iterator[CohortColumn]:

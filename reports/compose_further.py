@@ -9,7 +9,7 @@ from reports.document import Block, Column, Paragraph, Row, Section, Table
 from reports.language import Language, capitalised
 from reports.names import listed, structure_name
 from reports.quantity import printed_unit
-from reports.record import Strength, Structure, StudyRecord
+from reports.record import HipRegions, Strength, Structure, StudyRecord
 
 _FIRST_FAILURE = "fails_first_in."
 _CORTICAL_SHARE = "cortical_load_share"
@@ -33,6 +33,9 @@ def further_section(record: StudyRecord, words: Language) -> Section:
         table = _table(group, words)
         if table is not None:
             blocks.append(table)
+    regions = _regions_table(record, words)
+    if regions is not None:
+        blocks.append(regions)
     if blocks:
         blocks.append(Paragraph(words("text.further_legend"), "note"))
     return Section("further", words("section.further"), tuple(blocks))
@@ -53,6 +56,32 @@ def _table(bones: Sequence[Structure], words: Language) -> Table | None:
     rows += [Row((listed(of, names), text), spans=True) for text, of in missing.items()]
     columns = (Column(words("column.bone"), share=1.2), *(measure.column for measure in measures))
     return Table(words("section.further"), columns, tuple(rows)) if rows else None
+
+
+def _regions_table(record: StudyRecord, words: Language) -> Table | None:
+    """Area and mineral content of each region of the hip, and its areal density on another scale where it was asked for."""
+    femora = sorted(record.femora, key=lambda f: f.side != "right")
+    scale = next((f.dxa_scale for f in femora if f.dxa_scale is not None), None)
+    rows = []
+    for femur in femora:
+        for region in HipRegions.model_fields:
+            numbers = [
+                getattr(regions, region, None) for regions in (femur.area_cm2, femur.bmc_g, femur.dxa_scale_abmd_g_cm2)
+            ]
+            if any(number is not None for number in numbers):
+                cells = [_NOTHING if number is None else words.quantity(number, unit=False) for number in numbers]
+                name = words(f"region.{region}")
+                rows.append(Row((structure_name(femur, words), name, *(cells if scale else cells[:2]))))
+    columns = [
+        Column(words("column.bone"), share=1.2),
+        Column(words("further.hip_region"), share=1.7),
+        Column(words("further.area_cm2"), printed_unit("cm2"), "right", 1.7),
+        Column(words("further.bmc_g"), printed_unit("g"), "right", 1.7),
+    ]
+    if scale is not None:
+        title = words("further.dxa_scale_abmd_g_cm2", maker=scale.capitalize())
+        columns.append(Column(title, printed_unit("g/cm2"), "right", 2.2))
+    return Table(words("further.hip_regions"), tuple(columns), tuple(rows)) if rows else None
 
 
 def _measures(bones: Sequence[Structure], words: Language) -> list[_Measure]:

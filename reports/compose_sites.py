@@ -176,6 +176,7 @@ def _add_femur(table: _SiteTable, femur: Femur, words: Language, classed: bool, 
             else:
                 table.measured(name, number, status)
     _add_scores(table, femur, "t", [*femur.t_scores.values()] or [femur.t_score], words, classed)
+    _add_scores(table, femur, "male_t", [*femur.male_reference_t_scores.values()], words, classed=False)
     _add_scores(table, femur, "z", [*femur.z_scores.values()] or [femur.z_score], words, classed)
     reasons = {key: _reason(femur, key, words) for key in ("strength_n", "stiffness_n_mm")}
     if femur.strength_n is None and femur.stiffness_n_mm is None and len(set(reasons.values())) == 1:

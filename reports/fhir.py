@@ -29,7 +29,12 @@ QUANTITIES = {
     "height_loss": "Height loss of vertebral body",
     "genant_grade": "Genant grade",
     "abmd": "Areal bone mineral density from CT",
+    "bmc": "Bone mineral content from CT",
+    "area": "Projected area of bone from CT",
+    "abmd_hologic": "Areal bone mineral density from CT, on the scale of Hologic devices",
+    "abmd_lunar": "Areal bone mineral density from CT, on the scale of Lunar devices",
     "t_score": "T-score from CT",
+    "t_score_male": "T-score from CT against young men, unverified reference",
     "z_score": "Z-score from CT",
     "strength": "Bone strength by finite elements",
     "stiffness": "Bone stiffness by finite elements",
@@ -44,6 +49,8 @@ _UCUM = {
     "mm": "mm",
     "%": "%",
     "g/cm2": "g/cm2",
+    "g": "g",
+    "cm2": "cm2",
     "mg/cm3": "mg/cm3",
     "1": "1",
     "deg": "deg",
@@ -187,7 +194,19 @@ def _rows(structure: Vertebra | Femur) -> list[dict[str, Any]]:
         density = structure.abmd_g_cm2
         for region in ("total_hip", "femoral_neck", "trochanter", "intertrochanter"):
             add("abmd", "abmd_g_cm2", getattr(density, region) if density else None, region)
-        for code, scores in (("t_score", structure.t_scores), ("z_score", structure.z_scores)):
+        for code, key, beside in (
+            ("bmc", "bmc_g", structure.bmc_g),
+            ("area", "area_cm2", structure.area_cm2),
+            (f"abmd_{structure.dxa_scale}", "dxa_scale_abmd_g_cm2", structure.dxa_scale_abmd_g_cm2),
+        ):
+            for region, number in beside or ():
+                if number is not None:  # the reason for an absent one stands with the areal density
+                    add(code, key, number, region)
+        for code, scores in (
+            ("t_score", structure.t_scores),
+            ("t_score_male", structure.male_reference_t_scores),
+            ("z_score", structure.z_scores),
+        ):
             for region, score in scores.items():
                 add(code, code, score, region)
     add("strength", "strength_n", structure.strength_n)

@@ -70,4 +70,13 @@ def _from_1_1(content: dict[str, Any]) -> dict[str, Any]:
     return content | {"schema_version": "1.2"}
 
 
-_STEPS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"1.0": _from_1_0, "1.1": _from_1_1}
+def _from_1_2(content: dict[str, Any]) -> dict[str, Any]:
+    """1.3 gave content, area and further scores of the hip keys of their own; before, sentences said them."""
+    return content | {"schema_version": "1.3"}
+
+
+_STEPS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "1.0": _from_1_0,
+    "1.1": _from_1_1,
+    "1.2": _from_1_2,
+}

@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from reports.hip import HipDensity, HipRegions, Score
 from reports.judgement import (
     Assessment,
     Coverage,
@@ -64,6 +64,7 @@ __all__ = [
     "Fracture",
     "Heights",
     "HipDensity",
+    "HipRegions",
     "Omission",
     "OtherService",
     "Quality",
@@ -92,7 +93,7 @@ __all__ = [
     "write_atomically",
 ]
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 """Version of the record format: a new minor version only adds keys, a new major version changes a meaning."""
 
 
@@ -244,46 +245,31 @@ class Vertebra(Structure):
         return {key: getattr(self, key) for key in keys}
 
 
-class HipDensity(Part):
-    """DXA-equivalent areal density by region; None for a region that could not be measured."""
-
-    total_hip: Quantity | None = None
-    """Neck, trochanter and intertrochanter together."""
-    femoral_neck: Quantity | None = None
-    """Box across the neck."""
-    trochanter: Quantity | None = None
-    """Region of the greater trochanter."""
-    intertrochanter: Quantity | None = None
-    """Region between the trochanters, down to below the lesser trochanter."""
-
-
-class Score(Quantity):
-    """A T- or Z-score: which region, against whom."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    finest_step: ClassVar[Decimal | None] = Decimal("0.1")
-
-    region: Literal["total_hip", "femoral_neck", "trochanter", "intertrochanter"]
-    """Region of the hip."""
-    population: str
-    """Reference population: survey, sex, age, scanner scale."""
-
-
 class Femur(Structure):
     """One proximal femur and what was measured on it.
 
-    `t_score` leads: the lower of total hip and femoral neck. `t_scores` holds all regions. The same for `z_score`.
+    `t_score` leads: the lower of total hip and femoral neck. `t_scores` holds all regions. The same for `z_score`. Content
+    and area stand where areal density does, and are absent for its reasons.
     """
 
     side: Literal["left", "right"]
     """Side of the patient."""
     abmd_g_cm2: HipDensity | None = None
     """Areal density by region."""
+    bmc_g: HipRegions | None = None
+    """Mineral content by region: areal density times area."""
+    area_cm2: HipRegions | None = None
+    """Projected area of the bone by region."""
+    dxa_scale: Literal["hologic", "lunar"] | None = None
+    """Maker of DXA devices on whose scale areal density was asked for as well."""
+    dxa_scale_abmd_g_cm2: HipRegions | None = None
+    """Areal density on that scale, not classified; there are equations for total hip and femoral neck."""
     t_score: Score | None = None
     """The lower of total hip and femoral neck."""
     t_scores: dict[str, Score] = Field(default_factory=dict)
     """By region."""
+    male_reference_t_scores: dict[str, Score] = Field(default_factory=dict)
+    """Of men, in addition: by region against young men, an unverified reference; never classified."""
     z_score: Score | None = None
     """The lower of total hip and femoral neck."""
     z_scores: dict[str, Score] = Field(default_factory=dict)
@@ -293,12 +279,29 @@ class Femur(Structure):
     stiffness_n_mm: Quantity | None = None
     """Stiffness in that test."""
 
+    def reason_for(self, key: str) -> Finding | None:
+        """As of any structure; content and area are absent for the reasons of areal density."""
+        first, dot, region = key.partition(".")
+        return super().reason_for(f"abmd_g_cm2{dot}{region}" if first in ("bmc_g", "area_cm2") else key)
+
     def _numbers(self) -> dict[str, object]:
         keys = ("abmd_g_cm2", "t_score", "z_score", "strength_n", "stiffness_n_mm")
         numbers: dict[str, object] = {key: getattr(self, key) for key in keys}
         if self.abmd_g_cm2 is not None:
             numbers |= {f"abmd_g_cm2.{region}": getattr(self.abmd_g_cm2, region) for region in HipDensity.model_fields}
         return numbers
+
+    @model_validator(mode="after")
+    def _content_and_area_stand_where_density_does(self) -> Femur:
+        for key in ("bmc_g", "area_cm2", "dxa_scale_abmd_g_cm2"):
+            beside: HipRegions | None = getattr(self, key)
+            for region in HipRegions.model_fields if beside is not None else ():
+                density = None if self.abmd_g_cm2 is None else getattr(self.abmd_g_cm2, region)
+                if density is None and getattr(beside, region) is not None:
+                    raise ValueError(f"{self.name}: {key}.{region} is there without an areal density")
+        if (self.dxa_scale is None) != (self.dxa_scale_abmd_g_cm2 is None):
+            raise ValueError(f"{self.name}: areal density on a DXA scale and the name of the scale go together")
+        return self
 
 
 class Figure(Part):

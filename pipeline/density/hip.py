@@ -197,7 +197,6 @@ def measure_hip(
         scores = {r: _t_score(abmd[r], r, "women") for r in _CLASSIFIED if r in abmd}
         male = {r: _t_score(abmd[r], r, "men") for r in _CLASSIFIED if r in abmd and sex == "M"}
         class_, probabilities = _classify(scores, age_years, findings)
-    findings += _contents(femur, bmc, area, male)
     z_scores, z_reason = _z_scores(abmd, sex, age_years, calibration)
     return HipDensity(
         name=femur.name,
@@ -408,33 +407,12 @@ def _z_scores(
 def _conversion_finding(femur: Femur, converted: dict[str, Quantity], scale: str) -> list[Finding]:
     if not converted:
         return []
-    values = ", ".join(
-        f"{region.replace('_', ' ')} {q.value:.3f} +- {q.uncertainty or 0.0:.3f} g/cm2"
-        for region, q in converted.items()
-    )
     text = (
-        f"{femur.name}: on the scale of {scale.capitalize()} devices {values} (standardised BMD, Hui 1997 and Lu 2001). "
-        "This supposes that areal density by CT stands on the scale of the reference (Hologic), which no paired measurement "
-        "has shown. T-scores are the same on either scale."
+        f"{femur.name}: areal density is also given on the scale of {scale.capitalize()} devices (standardised BMD, Hui 1997 "
+        "and Lu 2001). This supposes that areal density by CT stands on the scale of the reference (Hologic), which no paired "
+        "measurement has shown. T-scores are the same on either scale."
     )
     return [Finding("dxa_scale", Severity.WARNING, text)]
-
-
-def _contents(
-    femur: Femur, bmc: dict[str, Quantity], area: dict[str, Quantity], male: dict[str, Quantity]
-) -> list[Finding]:
-    """What stands behind the areal densities, and the T-scores of a man against young men."""
-    findings = []
-    if bmc:
-        values = ", ".join(f"{r.replace('_', ' ')} {q.value:.1f} g in {area[r].value:.1f} cm2" for r, q in bmc.items())
-        findings.append(Finding("hip_contents", Severity.INFO, f"{femur.name}: mineral content and area: {values}."))
-    if male:
-        values = ", ".join(
-            f"{r.replace('_', ' ')} {q.value:+.1f} +- {q.uncertainty or 0.0:.1f}" for r, q in male.items()
-        )
-        text = f"{femur.name}: T-score against young white men (unverified reference, never classified): {values}."
-        findings.append(Finding("male_reference", Severity.WARNING, text))
-    return findings
 
 
 def _findings(volume: Volume, femur: Femur, calibration: Calibration, missing: dict[str, str]) -> list[Finding]:

@@ -53,7 +53,14 @@ def own(value: str, meaning: str) -> Code:
 
 VBMD = own("VBMD", "Volumetric bone mineral density")
 ABMD_CT = own("ABMD_CT", "Areal bone mineral density from CT")
+BMC_CT = own("BMC_CT", "Bone mineral content from CT")
+AREA_CT = own("BONE_AREA_CT", "Projected area of bone from CT")
+ABMD_ON_SCALE = {
+    "hologic": own("ABMD_HOLOGIC", "Areal bone mineral density from CT on the scale of Hologic"),
+    "lunar": own("ABMD_LUNAR", "Areal bone mineral density from CT on the scale of Lunar"),
+}
 TSCORE_CT = own("TSCORE_CT", "T-score from CT")
+TSCORE_MALE_CT = own("TSCORE_MALE_CT", "T-score from CT against young men, unverified reference")
 ZSCORE_CT = own("ZSCORE_CT", "Z-score from CT")
 HEIGHTS = {
     "anterior": own("VB_HT_ANT", "Anterior height of vertebral body"),

@@ -194,15 +194,22 @@ def _measurements(structure: Vertebra | Femur) -> list[Measurement]:
         if structure.fracture is not None:
             rows += _with_uncertainty(concepts.HEIGHT_LOSS, structure.fracture.height_loss)
     else:
-        if structure.abmd_g_cm2 is not None:
-            for region, code in concepts.DENSITY_REGIONS.items():
-                quantity = getattr(structure.abmd_g_cm2, region)
-                if quantity is not None:
-                    rows += _with_uncertainty(concepts.ABMD_CT, quantity, region=code)
-        for region, score in structure.t_scores.items():
-            rows += _with_uncertainty(concepts.TSCORE_CT, score, region=concepts.DENSITY_REGIONS[region])
-        for region, score in structure.z_scores.items():
-            rows += _with_uncertainty(concepts.ZSCORE_CT, score, region=concepts.DENSITY_REGIONS[region])
+        for name, regions in (
+            (concepts.ABMD_CT, structure.abmd_g_cm2),
+            (concepts.BMC_CT, structure.bmc_g),
+            (concepts.AREA_CT, structure.area_cm2),
+            (concepts.ABMD_ON_SCALE.get(structure.dxa_scale or ""), structure.dxa_scale_abmd_g_cm2),
+        ):
+            for region, quantity in regions or ():
+                if quantity is not None and name is not None:
+                    rows += _with_uncertainty(name, quantity, region=concepts.DENSITY_REGIONS[region])
+        for name, scores in (
+            (concepts.TSCORE_CT, structure.t_scores),
+            (concepts.TSCORE_MALE_CT, structure.male_reference_t_scores),
+            (concepts.ZSCORE_CT, structure.z_scores),
+        ):
+            for region, score in scores.items():
+                rows += _with_uncertainty(name, score, region=concepts.DENSITY_REGIONS[region])
     if structure.strength_n is not None:
         rows += _with_uncertainty(concepts.STRENGTH_FE, structure.strength_n)
     if structure.stiffness_n_mm is not None:

@@ -13,6 +13,7 @@ from pipeline.density.hip import HIP_REGIONS, _classify, measure_hip
 from pipeline.density.hip_regions import silhouette, with_tails
 from pipeline.density.projection import PIXEL_MM, Projection, bone_paths, pose_of, project
 from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
+from pipeline.record_parts import hip_parts
 from pipeline.segmentation.model import Segmentation
 from pipeline.settings import Settings
 from reports.quantity import Quantity
@@ -229,11 +230,18 @@ def test_probabilities_stand_beside_a_class_whose_interval_holds_a_limit():
         assert {f.severity for f in findings if f.code == "class_uncertain"} == expected
 
 
-def test_mineral_content_and_area_are_said(upright):
-    said = next(f.text for f in upright.findings if f.code == "hip_contents")
-    assert (
-        f"total hip {upright.bmc_g['total_hip'].value:.1f} g in {upright.area_cm2['total_hip'].value:.1f} cm2" in said
-    )
+def test_the_record_holds_content_area_and_further_scores(upright):
+    parts = hip_parts(upright)
+    for region in HIP_REGIONS:
+        content, area, areal = (getattr(parts[key], region) for key in ("bmc_g", "area_cm2", "abmd_g_cm2"))
+        assert content.value == pytest.approx(areal.value * area.value)
+        assert (content.unit, area.unit) == ("g", "cm2")
+    assert "dxa_scale" not in parts and not parts["male_reference_t_scores"]
+    man = hip_parts(measured(sex="M", age_years=65.0, dxa_scale="lunar"))
+    assert man["dxa_scale"] == "lunar" and man["dxa_scale_abmd_g_cm2"].trochanter is None
+    assert man["dxa_scale_abmd_g_cm2"].total_hip.value > man["abmd_g_cm2"].total_hip.value
+    for region, score in man["male_reference_t_scores"].items():
+        assert score.value < man["t_scores"][region].value and "unverified" in score.population
 
 
 def test_below_fifty_years_no_class_is_given():
@@ -244,7 +252,7 @@ def test_below_fifty_years_no_class_is_given():
 
 def test_male_reference_is_additional_and_marked_unverified():
     result = measured(sex="M", age_years=65.0)
-    assert "unverified" in next(f.text for f in result.findings if f.code == "male_reference")
+    assert set(result.male_reference_t_scores) == {"total_hip", "femoral_neck"}
     assert all("unverified" in q.method for q in result.male_reference_t_scores.values())
     assert all("women" in q.method for q in result.t_scores.values())
     assert "total_hip" in result.z_scores  # NHANES 2005-2008, men 61 to 70

@@ -21,6 +21,7 @@ from reports.record import (
     Fracture,
     Heights,
     HipDensity,
+    HipRegions,
     Omission,
     Quality,
     RejectedSeries,
@@ -259,6 +260,14 @@ def femora(draw: st.DrawFn, side: str) -> Femur:
         why = finding("not_in_field_of_view", "failure", draw(TEXTS))
         return Femur.model_validate({"name": f"femur_{side}", "side": side, "status": "absent", "findings": [why]})
     regions = {name: draw(_maybe(_quantities(0.2, 1.6, "g/cm2"))) for name in HipDensity.model_fields}
+    beside = {
+        key: HipRegions(**{name: draw(_quantities(low, high, unit)) for name, there in regions.items() if there is not None})
+        for key, low, high, unit in (("bmc_g", 1, 60, "g"), ("area_cm2", 2, 60, "cm2"))
+    }  # fmt: skip
+    scale = draw(st.sampled_from([None, "hologic", "lunar"]))
+    if scale is not None:
+        there = [name for name in ("total_hip", "femoral_neck") if regions[name] is not None]
+        beside["dxa_scale_abmd_g_cm2"] = HipRegions(**{name: draw(_quantities(0.2, 1.6, "g/cm2")) for name in there})
     scores = {
         name: draw(_quantities(-5, 3, "{T-score}").map(
             lambda q, name=name: Score(**q.model_dump(), region=name, population=WOMEN)))
@@ -272,7 +281,11 @@ def femora(draw: st.DrawFn, side: str) -> Femur:
     absent = [key for key, number in numbers.items() if number is None]
     absent += [f"abmd_g_cm2.{name}" for name, number in regions.items() if number is None]
     return Femur.model_validate({
-        "name": f"femur_{side}", "side": side, "status": "ok", "t_scores": scores,
+        "name": f"femur_{side}", "side": side, "status": "ok", "t_scores": scores, "dxa_scale": scale, **beside,
+        "male_reference_t_scores": {
+            name: score.model_copy(update={"value": score.value - 0.625, "population": "young men, unverified"})
+            for name, score in scores.items() if draw(st.booleans())
+        },
         "not_measured": dict.fromkeys(absent, _REASON), **numbers,
     })  # fmt: skip
 

@@ -48,10 +48,10 @@ def numbers_of(record: StudyRecord) -> dict[Place, Quantity]:
             found[body.name, f"heights_mm.{part}"] = getattr(body.heights_mm, part) if body.heights_mm else None
         found[body.name, "fracture.height_loss"] = body.fracture.height_loss if body.fracture else None
     for femur in record.femora:
-        regions = femur.abmd_g_cm2
-        for region in type(regions).model_fields if regions else ():
-            found[femur.name, f"abmd_g_cm2.{region}"] = getattr(regions, region)
-        for kind in ("t_scores", "z_scores"):
+        for key in ("abmd_g_cm2", "bmc_g", "area_cm2", "dxa_scale_abmd_g_cm2"):
+            for region, number in getattr(femur, key) or ():
+                found[femur.name, f"{key}.{region}"] = number
+        for kind in ("t_scores", "male_reference_t_scores", "z_scores"):
             for region, score in getattr(femur, kind).items():
                 found[femur.name, f"{kind}.{region}"] = score
         found[femur.name, "strength_n"], found[femur.name, "stiffness_n_mm"] = femur.strength_n, femur.stiffness_n_mm
@@ -147,6 +147,10 @@ def _column(place: Place, levels: dict[str, str | None]) -> str:
         }.get(first, f"{stem}_{quantity}")
     return {
         "abmd_g_cm2": f"{name}_abmd_{part}_g_cm2",
+        "bmc_g": f"{name}_bmc_{part}_g",
+        "area_cm2": f"{name}_area_{part}_cm2",
+        "dxa_scale_abmd_g_cm2": f"{name}_dxa_scale_abmd_{part}_g_cm2",
+        "male_reference_t_scores": f"{name}_male_reference_t_score_{part}",
         "t_scores": f"{name}_t_score_{part}",
         "z_scores": f"{name}_z_score_{part}",
     }.get(first, f"{name}_{quantity}")

@@ -130,10 +130,11 @@ def test_a_record_written_by_version_1_0_is_read_and_brought_up_to_date() -> Non
     assert record.other_services == () and record.software.code_sha256 is None  # nobody wrote them down
 
 
-def test_a_record_written_by_version_1_1_is_read_whole() -> None:
-    file = OLD.with_name("record-1.1.json")
+@pytest.mark.parametrize("version", ["1.1", "1.2"])
+def test_a_record_written_by_a_version_that_only_lacks_keys_is_read_whole(version: str) -> None:
+    file = OLD.with_name(f"record-{version}.json")
     written = json.loads(file.read_text(encoding="utf-8"))
-    assert written["schema_version"] == "1.1"
+    assert written["schema_version"] == version
     read = json.loads(load_record(file).model_dump_json())
 
     def kept(before: object, after: object) -> bool:
@@ -147,7 +148,7 @@ def test_a_record_written_by_version_1_1_is_read_whole() -> None:
     assert kept(written | {"schema_version": SCHEMA_VERSION}, read)
 
 
-@pytest.mark.parametrize("name", ["record-1.0.json", "record-1.1.json"])
+@pytest.mark.parametrize("name", ["record-1.0.json", "record-1.1.json", "record-1.2.json"])
 def test_a_record_brought_up_to_date_survives_its_file(tmp_path: Path, name: str) -> None:
     record = load_record(OLD.with_name(name))
     assert load_record(save_record(record, tmp_path / "record.json")) == record

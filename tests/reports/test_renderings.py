@@ -88,9 +88,10 @@ def reported_numbers(record: StudyRecord) -> list[Quantity]:
         numbers += [body.trabecular_hu, body.vbmd_mg_cm3, body.strength_n, body.stiffness_n_mm]
         numbers.append(body.fracture.height_loss if body.fracture else None)
     for femur in record.femora:
-        regions = femur.abmd_g_cm2
-        numbers += [getattr(regions, name) for name in type(regions).model_fields] if regions else []
-        numbers += [*femur.t_scores.values(), femur.strength_n, femur.stiffness_n_mm]
+        for regions in (femur.abmd_g_cm2, femur.bmc_g, femur.area_cm2, femur.dxa_scale_abmd_g_cm2):
+            numbers += [number for _, number in regions or ()]
+        numbers += [*femur.t_scores.values(), *femur.male_reference_t_scores.values()]
+        numbers += [femur.strength_n, femur.stiffness_n_mm]
     return [number for number in numbers if number is not None]
 
 
