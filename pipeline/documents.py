@@ -128,9 +128,10 @@ def write_dicom(
         Become parametric maps.
     """
     arches = segmentation.arch_map()
-    content = record.model_dump_json(exclude={"timings_s", "software"}).encode() + segmentation.labels.tobytes()
-    content += arches.labels.tobytes() if arches is not None else b""
-    provenance = Provenance(version=version, digest=hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(record.model_dump_json(exclude={"timings_s", "software"}).encode())
+    for labels in (segmentation.labels, *(() if arches is None else (arches.labels,))):
+        digest.update(np.ascontiguousarray(labels).data)
+    provenance = Provenance(version=version, digest=digest.hexdigest())
     sources = list(headers)
     objects: dict[str, Dataset | None] = {}
     objects["segmentation"] = segmentation_object(

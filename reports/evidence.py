@@ -260,7 +260,7 @@ def femur_view(
     ValueError
         If the mask is empty.
     """
-    box = ndimage.find_objects(mask.astype(np.uint8))
+    box = ndimage.find_objects(mask.view(np.uint8))
     if not box:
         raise ValueError(f"the mask of {name} is empty")
     pad = np.ceil(margin_mm / np.asarray(spacing_mm)).astype(int)
@@ -268,9 +268,10 @@ def femur_view(
     high = np.minimum([s.stop for s in box[0]] + pad, hu.shape)
     k, i = np.arange(low[0], high[0])[::-1, None], np.arange(low[2], high[2])[None, :]
     j = np.clip(_mean_surface(mask, k, i), box[0][1].start, box[0][1].stop - 1)
-    at = np.stack(np.broadcast_arrays(k, j, i))
-    image = ndimage.map_coordinates(hu.astype(np.float32), at, order=1, mode="nearest")
-    inside = ndimage.map_coordinates(mask.astype(np.float32), at, order=1, mode="nearest") > 0.5
+    at = np.stack(np.broadcast_arrays(k - low[0], j - low[1], i - low[2]))
+    near = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    image = ndimage.map_coordinates(hu[near].astype(np.float32), at, order=1, mode="nearest")
+    inside = ndimage.map_coordinates(mask[near].astype(np.float32), at, order=1, mode="nearest") > 0.5
     pixel_mm = (float(spacing_mm[0]), float(spacing_mm[2]))
     outline = Outline(name, mask=inside)
     return SliceView(image, pixel_mm, "CT", (outline,), sides=("R", "L", "H", "F"))
