@@ -18,7 +18,7 @@ from pipeline.density.spine import SpineDensity, summarise_spine
 from pipeline.density.vertebra import VertebraDensity, measure_vertebra
 from pipeline.errors import NotMeasurable
 from pipeline.fracture import VertebraShape, grade_vertebrae
-from pipeline.record_parts import findings_part, fracture_part, hip_parts, strength_part
+from pipeline.record_parts import findings_part, fracture_part, hip_parts, missing_regions, strength_part
 from pipeline.segmentation.model import Femur, Segmentation, Vertebra
 from pipeline.strength import Strength, femur_strength, profile_fits, vertebra_strength, with_ensemble
 from pipeline.strength.load import Load, body_size, lifting, load_of_a_fall
@@ -329,6 +329,9 @@ class _Sheet:
                 reasons["z_score"] = errors.Finding("no_verified_reference", errors.Severity.INFO, hip.z_score_reason)
         fall = self._load_of_a_fall(femur)
         stages = (hip, self.strengths.get(femur.name), fall)
+        state = self._state(femur, stages, numbers, reasons)
+        if hip is not None:
+            state["not_measured"] |= missing_regions(hip)
         return record.Femur(
             name=femur.name,
             side="left" if femur.side == "left" else "right",
@@ -337,7 +340,7 @@ class _Sheet:
             complete=femur.fit_for_strength,
             further=fall.quantities if fall is not None else {},
             other_tests=self._second_test(femur.name),
-            **self._state(femur, stages, numbers, reasons),
+            **state,
             **numbers,
         )
 

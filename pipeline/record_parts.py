@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline import errors
-from pipeline.density.hip import HipDensity
+from pipeline.density.hip import HipDensity, missing_region
 from pipeline.fracture import VertebraShape
 from pipeline.strength import Strength
 from reports import record
@@ -76,6 +76,14 @@ def hip_parts(hip: HipDensity) -> dict[str, Any]:
         },
         "z_score": min(z_scores.values(), key=lambda s: s.value, default=None),
         "z_scores": z_scores,
+    }
+
+
+def missing_regions(hip: HipDensity) -> dict[str, record.Finding]:
+    """Why regions of a hip that was measured have no areal density, by key."""
+    return {
+        f"abmd_g_cm2.{region}": findings_part([missing_region(hip.name, [region], reason)])[0]
+        for region, reason in hip.missing.items()
     }
 
 

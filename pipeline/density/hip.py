@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -415,14 +416,18 @@ def _conversion_finding(femur: Femur, converted: dict[str, Quantity], scale: str
     return [Finding("dxa_scale", Severity.WARNING, text)]
 
 
+def missing_region(name: str, regions: Sequence[str], reason: str) -> Finding:
+    """That regions of a hip could not be placed."""
+    listed = ", ".join(region.replace("_", " ") for region in regions)
+    return Finding("hip_region_missing", Severity.WARNING, f"{name}: no {listed}: {reason}.")
+
+
 def _findings(volume: Volume, femur: Femur, calibration: Calibration, missing: dict[str, str]) -> list[Finding]:
     findings = [f for f in femur.findings if f.severity is Severity.WARNING]
     by_reason: dict[str, list[str]] = {}
     for region, reason in missing.items():
-        by_reason.setdefault(reason, []).append(region.replace("_", " "))
-    for reason, names in by_reason.items():
-        text = f"{femur.name}: no {', '.join(names)}: {reason}."
-        findings.append(Finding("hip_region_missing", Severity.WARNING, text))
+        by_reason.setdefault(reason, []).append(region)
+    findings += [missing_region(femur.name, names, reason) for reason, names in by_reason.items()]
     if volume.spacing_mm[0] > _THICK_SLICE_MM:
         text = f"{femur.name}: slices are {volume.spacing_mm[0]:.1f} mm apart; areal density needs 3 mm or less."
         findings.append(Finding("thick_slices_hip", Severity.WARNING, text))

@@ -13,6 +13,7 @@ from pipeline.density.hip import HIP_REGIONS, _classify, measure_hip
 from pipeline.density.hip_regions import silhouette, with_tails
 from pipeline.density.projection import PIXEL_MM, Projection, bone_paths, pose_of, project
 from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
+from pipeline.measure import measure
 from pipeline.record_parts import hip_parts
 from pipeline.segmentation.model import Segmentation
 from pipeline.settings import Settings
@@ -271,6 +272,15 @@ def test_short_shaft_keeps_the_neck_and_refuses_the_total():
     assert {"femoral_neck", "trochanter"} <= set(result.abmd_g_cm2)
     assert "total_hip" not in result.abmd_g_cm2
     assert "10 mm are needed" in result.missing["total_hip"]
+
+
+def test_a_region_that_is_missing_is_missing_in_the_record_with_its_reason():
+    volume, segmentation, _ = femur(shaft_mm=52.0)
+    (bone,) = measure(volume, segmentation, calibration_choice="kvp", strength=False).femora
+    assert bone.abmd_g_cm2.femoral_neck is not None and bone.t_score.region == "femoral_neck"
+    for key in ("abmd_g_cm2.total_hip", "bmc_g.total_hip", "area_cm2.intertrochanter"):
+        assert "10 mm are needed" in bone.reason_for(key).text
+    assert bone.abmd_g_cm2.total_hip is None and bone.bmc_g.total_hip is None
 
 
 def test_without_a_lesser_trochanter_the_total_is_refused():
