@@ -161,6 +161,22 @@ class Acquisition:
     """``"F"``, ``"M"``, ``"O"`` or None."""
     patient_height_m: float | None = None
     patient_weight_kg: float | None = None
+    rescale_type: str | None = None
+    real_world_unit: str | None = None
+    """Code of the unit of the first real world value mapping."""
+    derivation: str | None = None
+    """Derivation Description and the meanings of the derivation codes: free text, for matching only."""
+    beam_filter: str | None = None
+    """Filter Type and Filter Material."""
+    multienergy: bool = False
+    """Whether the header states a multi-energy acquisition."""
+    detector_type: str | None = None
+    """``"INTEGRATING"``, ``"MULTILAYER"``, ``"PHOTON_COUNTING"``, of a multi-energy acquisition."""
+    monoenergetic_kev: float | None = None
+    source_kvps: tuple[float, ...] = ()
+    """Tube voltages of all sources that a multi-energy image was made of."""
+    paired_kvp: float | None = None
+    """Tube voltage of another stack of the same study that was scanned at the same time at the same places."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,26 +10,18 @@ from pipeline.density import tables
 from pipeline.density.tissues import TissueSurvey
 from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.ingest.kernels import KernelClass, kernel_class
+from pipeline.ingest.spectral import (
+    mixed_voltages,
+    pair_half,
+    photon_counting,
+    spectral_product,
+    tin_filter,
+    usable_voltage_kvp,
+)
 from pipeline.volume import Volume
 
 _SOFT_TISSUE_HU = (0.0, 135.0)
 _FEWEST_SOFT_VOXELS = 2000
-_NOT_HU = (
-    (r"\bmono|\bvmi\b|\b\d{2,3} ?kev\b", "a virtual monoenergetic image"),
-    (r"\bvnc\w?\b|\bvue\b|\bvne\b|virtual (non|un|native)|calcium supp|\bcasupp", "a virtual non-contrast image"),
-    (r"\biodine\b|\biod\b", "an iodine map"),
-    (r"z ?eff|effective (z|atomic)", "a map of the effective atomic number"),
-    (r"electron dens|\brho\b", "a map of electron density"),
-    (r"\bmd\b|material|\bwater ?\(|\buric acid", "a map of a material"),
-)
-"""What spectral products are called in series descriptions and ImageType, lower case, underscores as spaces."""
-_MIXED = r"\b[mf] ?0[.,]\d|\bmixed\b|\bcomposed\b|\bblended\b|\baverage[d ]+(of )?(dual|2|two)"
-_TIN = r"\bsn ?(70|[89]0|1[0-5]0)(kvp?)?\b|\b(70|[89]0|1[0-5]0) ?(kvp?)? ?sn\b|\btin filter"
-
-
-def _said(volume: Volume) -> str:
-    facts = volume.acquisition
-    return " ".join((facts.series_description or "", *facts.image_type)).lower().replace("_", " ")
 
 
 def require_hu_of_a_voltage(volume: Volume) -> None:
@@ -43,8 +34,7 @@ def require_hu_of_a_voltage(volume: Volume) -> None:
     NotMeasurable
         ``spectral_image``, naming the product.
     """
-    text = _said(volume)
-    kind = next((kind for pattern, kind in _NOT_HU if re.search(pattern, text)), None)
+    kind = spectral_product(volume.acquisition)
     if kind is not None:
         raise NotMeasurable(
             "spectral_image",
@@ -55,29 +45,53 @@ def require_hu_of_a_voltage(volume: Volume) -> None:
 
 
 def require_plain_filter(volume: Volume) -> None:
-    """Refuse energies by tube voltage for a beam behind a tin filter, which is much harder than its voltage says.
+    """Refuse energies by tube voltage for a beam that is not the usual one of its voltage.
+
+    Behind a tin filter it is much harder than its voltage says; the halves of a dual-energy pair are not meant to be measured
+    alone (one may be behind tin, and each holds the scatter of the other's tube).
 
     Raises
     ------
     NotMeasurable
-        ``tin_filter``.
+        ``tin_filter`` or ``dual_energy_pair``.
     """
-    if re.search(_TIN, _said(volume)):
+    facts = volume.acquisition
+    if tin_filter(facts):
         raise NotMeasurable(
             "tin_filter",
             "was made behind a tin filter (one of a dual-energy pair, or a low-dose scan), whose energy is not known.",
             subject="the series",
             remedy="Use the series without it, a phantom in the scan, or a calibration file of this setting.",
         )
+    half = pair_half(facts)
+    if half is not None:
+        raise NotMeasurable(
+            "dual_energy_pair",
+            f"is {half}: densities are not taken from one half by its voltage.",
+            subject="the series",
+            remedy="Use the mixed series of the same scan, a phantom in the scan, or a calibration file of this setting.",
+        )
 
 
 def with_known_voltage(volume: Volume) -> tuple[Volume, list[Finding]]:
-    """The scan, without its tube voltage if it is a mixture of two, and the finding that says so."""
-    if not re.search(_MIXED, _said(volume)):
+    """The scan, without its tube voltage where that does not tell the energy, and the finding that says why."""
+    facts = volume.acquisition
+    covered = "none is assumed, and the uncertainty covers 80 to 140 kVp."
+    if mixed_voltages(facts):
+        finding = Finding(
+            "dual_energy_mixed", Severity.WARNING, f"The series is mixed from two tube voltages: {covered}"
+        )
+    elif facts.kvp is not None and usable_voltage_kvp(facts) is None:
+        text = f"The header gives {facts.kvp:.0f} kVp, which is no tube voltage of body CT: {covered}"
+        finding = Finding("kvp_implausible", Severity.WARNING, text)
+    elif photon_counting(facts):
+        text = (
+            f"A detector that counts photons weighs their energies otherwise than the constants of a voltage: {covered}"
+        )
+        finding = Finding("photon_counting", Severity.WARNING, text)
+    else:
         return volume, []
-    text = "The series is mixed from two tube voltages: none is assumed, and the uncertainty covers 80 to 140 kVp."
-    mixed = replace(volume, acquisition=replace(volume.acquisition, kvp=None))
-    return mixed, [Finding("dual_energy_mixed", Severity.WARNING, text)]
+    return replace(volume, acquisition=replace(facts, kvp=None)), [finding]
 
 
 def require_plausible_scale(volume: Volume) -> None:

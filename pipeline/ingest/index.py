@@ -33,7 +33,9 @@ _ATTRIBUTES = """
     ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID SamplesPerPixel PhotometricInterpretation NumberOfFrames
     Rows Columns PixelSpacing BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit
     RescaleSlope RescaleIntercept RescaleType LossyImageCompression StackID SharedFunctionalGroupsSequence
-    PerFrameFunctionalGroupsSequence DirectoryRecordSequence
+    PerFrameFunctionalGroupsSequence DirectoryRecordSequence DerivationDescription DerivationCodeSequence FilterType
+    FilterMaterial RealWorldValueMappingSequence MultienergyCTAcquisition MultienergyCTAcquisitionSequence
+    MultienergyCTCharacteristicsSequence CTAdditionalXRaySourceSequence
 """
 _TAGS: list[Any] = [pydicom.datadict.tag_for_keyword(keyword) for keyword in _ATTRIBUTES.split()]
 
@@ -192,6 +194,43 @@ def _contrast(get: Get) -> str | None:
     )
 
 
+def _all_of(value: Any, keyword: str, depth: int = 4) -> list[Any]:
+    """Every value of a keyword in the items of a sequence, at any depth up to `depth`."""
+    found: list[Any] = []
+    for item in value if isinstance(value, pydicom.Sequence) else ():
+        if (own := _value(item, keyword)) is not None:
+            found.append(own)
+        if depth > 1:
+            for element in item:
+                if element.VR == "SQ":
+                    found.extend(_all_of(element.value, keyword, depth - 1))
+    return found
+
+
+def _multienergy_facts(get: Get) -> dict[str, Any]:
+    """What the header says about spectra and filters; frames of an Enhanced object have their groups flattened."""
+    acquired = get("MultienergyCTAcquisitionSequence")
+    characteristics = get("MultienergyCTCharacteristicsSequence")
+    energies = [get("MonoenergeticEnergyEquivalent"), *_all_of(characteristics, "MonoenergeticEnergyEquivalent")]
+    others = _all_of(get("CTAdditionalXRaySourceSequence"), "KVP")
+    sources = [get("KVP"), *others] if others else _all_of(acquired, "KVP")
+    units = [get("MeasurementUnitsCodeSequence")]
+    units += _all_of(get("RealWorldValueMappingSequence"), "MeasurementUnitsCodeSequence", 1)
+    derivation = [get("DerivationDescription"), *_all_of(get("DerivationCodeSequence"), "CodeMeaning", 1)]
+    filters = [_text(get(keyword)) for keyword in ("FilterType", "FilterMaterial")]
+    kinds = [get("MultienergyDetectorType"), *_all_of(acquired, "MultienergyDetectorType")]
+    return {
+        "rescale_type": _text(get("RescaleType")),
+        "real_world_unit": next((_text(_value(u[0], "CodeValue")) for u in units if u), None),
+        "derivation": " ".join(_text(part) or "" for part in derivation).strip() or None,
+        "beam_filter": " ".join(part for part in filters if part) or None,
+        "multienergy": str(get("MultienergyCTAcquisition") or "").upper() == "YES" or bool(acquired),
+        "detector_type": next((str(kind).upper() for kind in kinds if kind), None),
+        "monoenergetic_kev": next((_positive(energy) for energy in energies if energy is not None), None),
+        "source_kvps": tuple(kvp for value in sources if (kvp := _positive(value)) is not None),
+    }
+
+
 def acquisition_of(get: Get) -> Acquisition:
     """The acquisition facts of one frame."""
     sex = str(get("PatientSex") or "").strip().upper()[:1]
@@ -223,6 +262,7 @@ def acquisition_of(get: Get) -> Acquisition:
         # Sizes beyond 2.5 were typed in centimetres or inches; which one is not known, so the size is not known.
         patient_height_m=size_m if size_m is not None and 0.3 < size_m < 2.5 else None,
         patient_weight_kg=_positive(get("PatientWeight")),
+        **_multienergy_facts(get),
     )
 
 

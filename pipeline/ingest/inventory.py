@@ -14,6 +14,7 @@ from pipeline.errors import Finding, InputRefused, Severity
 from pipeline.ingest import nifti
 from pipeline.ingest.index import Frame, read_header
 from pipeline.ingest.sources import Candidate, Reader, Skipped, walk
+from pipeline.ingest.spectral import paired_kvp
 from pipeline.ingest.split import split_series
 from pipeline.ingest.stacks import MINIMUM_SLICES, Geometry, Stack, geometry_of, geometry_problems
 from pipeline.volume import Acquisition
@@ -201,10 +202,22 @@ def _dicom_studies(frames: Iterable[Frame]) -> list[Study]:
             _dicom_series(group, mixed=bool(series_uid) and len(patients_of[series_uid]) > 1)
             for series_uid, group in by_series.items()
         ]
+        series = _with_pairs(series)
         series.sort(key=lambda s: (s.number if s.number is not None else 1 << 30, s.uid))
         date = next((f.acquisition.acquisition_date for f in members if f.acquisition.acquisition_date), None)
         studies.append(Study(_pseudonym(uid, patient), "dicom", members[0].identity.study_uid, date, tuple(series)))
     return studies
+
+
+def _with_pairs(series: Sequence[Series]) -> list[Series]:
+    """The series of a study, each stack knowing whether it is one half of a dual-energy pair."""
+    stacks = [stack for one in series for stack in one.stacks if one.modality == "CT"]
+
+    def marked(stack: Stack) -> Stack:
+        kvp = paired_kvp(stack, stacks) if stack.acquisition.modality == "CT" else None
+        return stack if kvp is None else replace(stack, acquisition=replace(stack.acquisition, paired_kvp=kvp))
+
+    return [replace(one, stacks=tuple(marked(stack) for stack in one.stacks)) for one in series]
 
 
 def _dicom_series(frames: list[Frame], *, mixed: bool) -> Series:

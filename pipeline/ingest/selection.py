@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.errors import InputRefused
 from pipeline.ingest.inventory import Inventory, Study
 from pipeline.ingest.kernels import KernelClass, kernel_class
+from pipeline.ingest.spectral import other_unit, pair_half, spectral_product
 from pipeline.ingest.stacks import MINIMUM_SLICES, Stack, lower_first
 
 REGIONS = ("spine", "hips")
@@ -38,42 +39,6 @@ _MODALITIES = {
     "SR": "structured report",
     "DOC": "document",
 }
-_SPECTRAL_TOKENS = {
-    "MONO": "monoenergetic image",
-    "MONOENERGETIC": "monoenergetic image",
-    "MONO_E": "monoenergetic image",
-    "VMI": "monoenergetic image",
-    "VNC": "virtual non-contrast image",
-    "VNE": "virtual non-contrast image",
-    "VUE": "virtual non-contrast image",
-    "VIRTUALNONCONTRAST": "virtual non-contrast image",
-    "IODINE": "iodine map",
-    "WATER": "material map",
-    "CALCIUM": "material map",
-    "MD": "material map",
-    "MAT": "material map",
-    "MATERIAL": "material map",
-    "ZEFF": "effective atomic number map",
-    "Z_EFF": "effective atomic number map",
-    "RHO": "electron density map",
-    "ELECTRON_DENSITY": "electron density map",
-    "PERFUSION": "perfusion map",
-}
-_SPECTRAL_PHRASES = (
-    (
-        r"mono\s?-?\s?(e\b|energ|\+|plus)|\bmono[ _]?\+?[ _]?\d{2,3}\b|\b\d{2,3}\s?_?ke_?v\b|\bvmi\b",
-        "monoenergetic image",
-    ),
-    (
-        r"\bvnc\b|virtual\s?(non|un|native)|\bvue\b|\bvnca\b|ca(lcium)?[ _-]?supp",
-        "virtual non-contrast or calcium-suppressed image",
-    ),
-    (r"\biod(ine)?\b|\biodine", "iodine map"),
-    (r"\bz[ _-]?eff|effective z|atomic number", "effective atomic number map"),
-    (r"electron dens|\brho/z\b", "electron density map"),
-    (r"\bmd[ _(]|material dens|\bwater ?\(|uric acid", "material map"),
-    (r"\bperf(usion)?\b|\bcbf\b|\bcbv\b|\bmtt\b", "perfusion map"),
-)
 _PROJECTION_TOKENS = {
     "MIP",
     "MINIP",
@@ -108,8 +73,8 @@ class Verdict:
     usable : bool
     code : str
         ``usable``, else the reason in snake_case: ``not_ct``, ``localizer``, ``derived_mpr``, ``projection``,
-        ``spectral_image``, ``lossy_compression``, ``too_thick``, ``too_few_slices``, ``not_axial``, ``other_region``,
-        ``not_hounsfield``, ``secondary_capture``, or the code of a problem of the stack.
+        ``spectral_image``, ``dual_energy_pair``, ``lossy_compression``, ``too_thick``, ``too_few_slices``, ``not_axial``,
+        ``other_region``, ``not_hounsfield``, ``secondary_capture``, or the code of a problem of the stack.
     reason : str
         One sentence.
     score : float
@@ -163,17 +128,6 @@ def _tokens(stack: Stack) -> set[str]:
     return tokens
 
 
-def _spectral_kind(stack: Stack) -> str | None:
-    for token in _tokens(stack):
-        for piece in (token, *token.split("_")):
-            if piece in _SPECTRAL_TOKENS:
-                return _SPECTRAL_TOKENS[piece]
-    texts = f"{stack.acquisition.series_description or ''} {' '.join(stack.acquisition.image_type)}".lower().replace(
-        "_", " "
-    )
-    return next((kind for pattern, kind in _SPECTRAL_PHRASES if re.search(pattern, texts)), None)
-
-
 def _hard_reason(stack: Stack) -> tuple[str, str] | None:
     """Why a stack may never be measured in, as (code, sentence); user's wishes do not change it."""
     facts = stack.acquisition
@@ -189,9 +143,8 @@ def _hard_reason(stack: Stack) -> tuple[str, str] | None:
         return "secondary_capture", "is a secondary capture (screen shot)"
     if found := tokens & _PROJECTION_TOKENS:
         return "projection", f"is a projection or rendering ({', '.join(sorted(found))})"
-    rescale = stack.frames[0].coding.rescale_type if stack.frames else None
-    if rescale is not None and rescale.upper() not in {"HU", "HU_MOD", "US"}:
-        return "not_hounsfield", f"holds values of type {rescale}, not HU"
+    if unit := other_unit(facts):
+        return "not_hounsfield", f"holds values of {unit}, not HU"
     fatal = stack.fatal
     if stack.count < MINIMUM_SLICES and (
         fatal is None or fatal.code in {"single_slice", "missing_slices", "uneven_spacing"}
@@ -208,8 +161,10 @@ def _hard_reason(stack: Stack) -> tuple[str, str] | None:
 def _soft_reason(stack: Stack) -> tuple[str, str] | None:
     """Why a stack is not used unless the user names its series."""
     facts = stack.acquisition
-    if kind := _spectral_kind(stack):
+    if kind := spectral_product(facts):
         return "spectral_image", f"is a dual-energy or derived product ({kind}), not HU at the tube voltage"
+    if half := pair_half(facts):
+        return "dual_energy_pair", f"is {half}; of such pairs the mixed image is used"
     geometry, step = stack.geometry, stack.step_mm
     if geometry is not None and not geometry.is_axial:
         return "not_axial", "is a coronal, sagittal or steeply oblique reformat"
