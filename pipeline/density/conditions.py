@@ -79,16 +79,20 @@ def with_known_voltage(volume: Volume) -> tuple[Volume, list[Finding]]:
     covered = "none is assumed, and the uncertainty covers 80 to 140 kVp."
     if mixed_voltages(facts):
         finding = Finding(
-            "dual_energy_mixed", Severity.WARNING, f"The series is mixed from two tube voltages: {covered}"
+            "dual_energy_mixed", Severity.WARNING, "The series is mixed from two tube voltages: " + covered
         )
     elif facts.kvp is not None and usable_voltage_kvp(facts) is None:
-        text = f"The header gives {facts.kvp:.0f} kVp, which is no tube voltage of body CT: {covered}"
-        finding = Finding("kvp_implausible", Severity.WARNING, text)
-    elif photon_counting(facts):
-        text = (
-            f"A detector that counts photons weighs their energies otherwise than the constants of a voltage: {covered}"
+        finding = Finding(
+            "kvp_implausible",
+            Severity.WARNING,
+            f"The header gives {facts.kvp:.0f} kVp, which is no tube voltage of body CT: " + covered,
         )
-        finding = Finding("photon_counting", Severity.WARNING, text)
+    elif photon_counting(facts):
+        finding = Finding(
+            "photon_counting",
+            Severity.WARNING,
+            "A detector that counts photons weighs their energies otherwise than the constants of a voltage: " + covered,
+        )
     else:
         return volume, []
     return replace(volume, acquisition=replace(facts, kvp=None)), [finding]
