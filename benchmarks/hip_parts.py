@@ -75,7 +75,7 @@ def hips() -> list[Case]:
 
 
 @dataclass(frozen=True)
-class _KnownMarrow:
+class KnownMarrow:
     """Materials whose marrow all reads one density; the texture of soft tissue stays."""
 
     materials: Materials
@@ -90,7 +90,21 @@ class _KnownMarrow:
         return self.materials.hu_per_mineral(mineral)
 
 
-def _turned(lattice: Lattice, phantom: Phantom, turned: tuple[int, float] | None) -> Lattice:
+def with_marrow(
+    phantom: Phantom, lattice: Lattice, materials: Materials, marrow_mg_cm3: float, *, sigma_hu: float
+) -> NDArray[np.float32]:
+    """The image of a phantom all of whose marrow reads one density on the true line; float32 ndarray of shape (Z, Y, X), HU."""
+    bones = frozenset(
+        name for s in phantom.solids if s.rind == "bone_matrix" for name in (s.matrix, s.other_matrix or s.matrix)
+    )
+    known = KnownMarrow(materials, bones, marrow_mg_cm3 * materials.hu_per_mg_cm3)
+    exact, _ = render(phantom.solids, lattice, known, background=phantom.background, seed=phantom.seed, threads=1)  # type: ignore[arg-type]
+    seen = form_image(exact, lattice.spacing_mm, kernel="standard", sigma_hu=sigma_hu, seed=phantom.seed)
+    return np.asarray(seen, np.float32)
+
+
+def turned_lattice(lattice: Lattice, phantom: Phantom, turned: tuple[int, float] | None) -> Lattice:
+    """The lattice turned about the middle of the phantom: the patient lies askew."""
     if turned is None:
         return lattice
     axis, angle = turned
@@ -104,7 +118,8 @@ def _turned(lattice: Lattice, phantom: Phantom, turned: tuple[int, float] | None
     return Lattice(lattice.shape, matrix)
 
 
-def _femur(true: FemurTruth) -> Femur:
+def femur_of(true: FemurTruth) -> Femur:
+    """The femur as a perfect segmentation would find it."""
     marks = FemurLandmarks(
         head_centre_lps_mm=np.array(true.head_centre_lps_mm),
         head_radius_mm=true.head_radius_mm,
@@ -117,7 +132,8 @@ def _femur(true: FemurTruth) -> Femur:
     return Femur(true.name, true.side, true.label, marks, 1.0)
 
 
-def _true_line(gain_hu: float, kvp: float) -> Calibration:
+def true_line(gain_hu: float, kvp: float) -> Calibration:
+    """The line of the phantom's own scanner, without any error."""
     return Calibration(1.0 / gain_hu, 0.0, "K2HPO4", np.zeros((2, 2)), 0.0, "true", "phantom", kvp, "the phantom's own")
 
 
@@ -136,12 +152,12 @@ def examine(case: Case, *, draws: int) -> Outcome:
     phantom = make_phantom("hip", seed=61, side="left", **case.options)
     scan = {"kvp": 120.0, "slice_mm": 1.5, "pixel_mm": 0.9, "dose": 1.0} | case.scan
     kvp, slice_mm = scan["kvp"], scan["slice_mm"]
-    lattice = _turned(phantom.lattice(pixel_mm=scan["pixel_mm"], spacing_mm=slice_mm), phantom, case.turned)
+    lattice = turned_lattice(phantom.lattice(pixel_mm=scan["pixel_mm"], spacing_mm=slice_mm), phantom, case.turned)
     image = phantom.image(kvp, slice_mm=slice_mm, dose=scan["dose"], lattice=lattice)
     true = phantom.truth(image).femora[0]
     materials = phantom.materials(kvp)
-    line = _true_line(materials.hu_per_mg_cm3, kvp)
-    femur, tissue = _femur(true), tables.number("hip.bone_tissue_mg_cm3")
+    line = true_line(materials.hu_per_mg_cm3, kvp)
+    femur, tissue = femur_of(true), tables.number("hip.bone_tissue_mg_cm3")
     marrow = tables.number("hip.marrow_mg_cm3")
 
     def measured(
@@ -164,17 +180,12 @@ def examine(case: Case, *, draws: int) -> Outcome:
         np.where(labels == true.label, scaled + marrow, scaled).astype(np.float32),
         labels,
         Grid(labels.shape, fine.index_to_lps),
-        lambda _v, _s: _true_line(1.0, kvp),
+        lambda _v, _s: true_line(1.0, kvp),
     )
     # Image: every marrow reads what is taken off for it. That mineral takes the place of marrow, as the rule has it, the
     # phantom does not know, nor that bone tissue is more than its mineral: some -0.015 and +0.02 g/cm2 of this part.
-    bones = frozenset(
-        name for s in phantom.solids if s.rind == "bone_matrix" for name in (s.matrix, s.other_matrix or s.matrix)
-    )
-    known = _KnownMarrow(materials, bones, marrow * materials.hu_per_mg_cm3)
-    exact, _ = render(phantom.solids, lattice, known, background=phantom.background, seed=phantom.seed, threads=1)  # type: ignore[arg-type]
     sigma = noise_hu(scan["dose"], kvp, slice_mm, "standard")
-    seen = form_image(exact, lattice.spacing_mm, kernel="standard", sigma_hu=sigma, seed=phantom.seed)
+    seen = with_marrow(phantom, lattice, materials, marrow, sigma_hu=sigma)
     imaged, _, _ = measured(seen, image.labels, grid, lambda _v, _s: line)
     own, _, _ = measured(image.hu, image.labels, grid, lambda _v, _s: line)
     whole, stated, calibration = measured(image.hu, image.labels, grid, calibrate)

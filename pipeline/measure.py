@@ -322,9 +322,8 @@ class _Sheet:
         if hip is not None:
             numbers |= hip_parts(hip)
             why = "; ".join(hip.missing.values()) or "No region could be scored."
-            reasons["t_score"] = _first_failure(hip.findings) or errors.Finding(
-                "no_region", errors.Severity.FAILURE, why
-            )
+            withheld = [f for f in hip.findings if f.code.startswith("t_score_withheld")]
+            reasons["t_score"] = withheld[0] if withheld else errors.Finding("no_region", errors.Severity.FAILURE, why)
             if not hip.z_scores:
                 reasons["z_score"] = errors.Finding("no_verified_reference", errors.Severity.INFO, hip.z_score_reason)
         fall = self._load_of_a_fall(femur)

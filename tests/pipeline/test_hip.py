@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from pipeline.density.dxa_scale import on_scale, standardised
-from pipeline.density.hip import HIP_REGIONS, _classify, measure_hip
+from pipeline.density.hip import HIP_REGIONS, _classify, _t_score, measure_hip
 from pipeline.density.hip_regions import silhouette, with_tails
 from pipeline.density.projection import PIXEL_MM, Projection, bone_paths, pose_of, project
 from pipeline.errors import Finding, InputRefused, NotMeasurable, Severity
@@ -178,6 +178,26 @@ def test_uncertainty_is_the_quadrature_of_its_components(upright):
         assert {"calibration", "boundary", "marrow", "noise", "bone_edge", "pose"} == set(quantity.components)
 
 
+def test_the_edge_of_the_shadow_is_doubt_about_the_area_and_not_about_the_content(upright):
+    for region in HIP_REGIONS:
+        areal, content, area = (q[region] for q in (upright.abmd_g_cm2, upright.bmc_g, upright.area_cm2))
+        assert "bone_edge" not in content.components and "bone_edge" in area.components
+        for quantity in (content, area):
+            assert quantity.uncertainty == pytest.approx(np.linalg.norm(list(quantity.components.values())))
+        assert content.components["marrow"] == pytest.approx(areal.components["marrow"] * area.value)
+
+
+def test_what_the_published_error_against_dxa_holds_is_not_counted_twice():
+    own = {"calibration": 0.03, "pose": 0.02, "bone_edge": 0.01, "noise": 0.001}
+    quantity = Quantity(value=0.8, unit="g/cm2", uncertainty=0.04, method="given", components=own)
+    score = _t_score(quantity, "total_hip", "women")
+    parts = {name: part * 0.122 for name, part in score.components.items()}
+    held = np.linalg.norm([parts[name] for name in ("pose", "bone_edge", "noise", "ct_against_dxa")])
+    assert held == pytest.approx(0.044) and parts["calibration"] == pytest.approx(0.03)
+    wide = quantity.model_copy(update={"components": own | {"pose": 0.08}})
+    assert _t_score(wide, "total_hip", "women").components["ct_against_dxa"] == 0.0
+
+
 def test_plain_fat_counts_like_bone_without_mineral():
     volume, segmentation, _ = femur()
     hollow = volume.hu.copy()
@@ -198,8 +218,6 @@ def test_plain_fat_counts_like_bone_without_mineral():
 
 @pytest.mark.parametrize(("region", "abmd", "t_score"), [("femoral_neck", 0.558, -2.5), ("total_hip", 0.637, -2.5)])
 def test_t_score_hits_the_published_cut(region, abmd, t_score):
-    from pipeline.density.hip import _t_score
-
     quantity = Quantity(value=abmd, unit="g/cm2", uncertainty=0.02, method="given", components={"calibration": 0.02})
     score = _t_score(quantity, region, "women")
     assert score.value == pytest.approx(t_score, abs=0.005)
@@ -251,6 +269,21 @@ def test_below_fifty_years_no_class_is_given():
     assert "class_withheld_age" in {f.code for f in result.findings}
 
 
+def recorded(monkeypatch, volume, segmentation):
+    """The one femur of a volume as the record holds it, by an exact calibration."""
+    monkeypatch.setattr("pipeline.measure.calibrate", lambda *_given, **_options: exact_calibration(SLOPE))
+    return measure(volume, segmentation, strength=False).femora[0]
+
+
+def test_children_have_no_t_score_and_the_record_says_why(monkeypatch):
+    child = measured(age_years=14.0, sex="M")
+    assert child.abmd_g_cm2 and not child.t_scores and not child.male_reference_t_scores and not child.z_scores
+    volume, segmentation, _ = femur()
+    volume = replace(volume, acquisition=replace(volume.acquisition, patient_age_years=14.0))
+    bone = recorded(monkeypatch, volume, segmentation)
+    assert bone.t_score is None and bone.reason_for("t_score").code == "t_score_withheld_age"
+
+
 def test_male_reference_is_additional_and_marked_unverified():
     result = measured(sex="M", age_years=65.0)
     assert set(result.male_reference_t_scores) == {"total_hip", "femoral_neck"}
@@ -274,9 +307,9 @@ def test_short_shaft_keeps_the_neck_and_refuses_the_total():
     assert "10 mm are needed" in result.missing["total_hip"]
 
 
-def test_a_region_that_is_missing_is_missing_in_the_record_with_its_reason():
+def test_a_region_that_is_missing_is_missing_in_the_record_with_its_reason(monkeypatch):
     volume, segmentation, _ = femur(shaft_mm=52.0)
-    (bone,) = measure(volume, segmentation, calibration_choice="kvp", strength=False).femora
+    bone = recorded(monkeypatch, volume, segmentation)
     assert bone.abmd_g_cm2.femoral_neck is not None and bone.t_score.region == "femoral_neck"
     for key in ("abmd_g_cm2.total_hip", "bmc_g.total_hip", "area_cm2.intertrochanter"):
         assert "10 mm are needed" in bone.reason_for(key).text
