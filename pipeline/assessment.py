@@ -102,6 +102,9 @@ def assess(
         spine_vbmd_mg_cm3=spine.vbmd_mg_cm3 if spine is not None else None,
         spine_vbmd_levels=spine.levels if spine is not None else (),
         spine_density_class=spine_class,
+        spine_outlier_levels=spine.outlier_levels if spine is not None else (),
+        l1_ct_number=spine.l1_hu if spine is not None else None,
+        l1_ct_number_band=spine.l1_band if spine is not None else None,
         hip_density_class=hip_class,
     )
 

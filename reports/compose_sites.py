@@ -74,6 +74,10 @@ def spine_section(record: StudyRecord, words: Language, citations: Citations) ->
         class_ = words(f"class.{assessment.spine_density_class or 'none'}")
         status = _worst_status([v for v in bodies if v.level in assessment.spine_vbmd_levels], words)
         table.measured(name, density, status, class_=class_)
+    if assessment.l1_ct_number is not None:
+        band = words(f"l1_band.{assessment.l1_ct_number_band}") if assessment.l1_ct_number_band else ""
+        status = _worst_status([v for v in bodies if v.level == "L1"], words)
+        table.measured(words("measure.l1_ct_number"), assessment.l1_ct_number, status, class_=band)
     graded = [(v, v.fracture) for v in bodies if v.fracture is not None]
     if not graded:
         table.missing(

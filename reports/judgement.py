@@ -83,6 +83,12 @@ class Assessment(Part):
     """L1 and L2, or the levels that took their place."""
     spine_density_class: Literal["normal", "low", "osteoporosis_range"] | None = None
     """Class of that mean; null where no class may be given."""
+    spine_outlier_levels: tuple[str, ...] = ()
+    """Levels whose density stands out from the profile of the others; not in the mean while two others are there."""
+    l1_ct_number: Quantity | None = None
+    """CT number of L1 in the elliptical region, which imitates the one that published cut-offs were found with."""
+    l1_ct_number_band: Literal["above_200", "160_to_200", "110_to_160", "100_to_110", "below_100"] | None = None
+    """Between which of these cut-offs (HU, found at 120 kVp without contrast agent) it lies; caveats are a finding."""
     hip_density_class: Literal["normal", "low", "osteoporosis_range"] | None = None
     """Class of the lowest hip T-score; null where no class may be given."""
     reference_population: ReferencePopulation | None = None

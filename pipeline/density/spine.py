@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.stats import norm
@@ -12,9 +13,18 @@ from pipeline.density import tables
 from pipeline.density.calibration import Calibration
 from pipeline.density.vertebra import VertebraDensity
 from pipeline.errors import Finding, Severity, Status
-from reports.quantity import Quantity
+from reports.quantity import Quantity, format_quantity
 
 SPINE_CLASSES = ("osteoporosis", "low bone mass", "normal")
+L1Band = Literal["above_200", "160_to_200", "110_to_160", "100_to_110", "below_100"]
+L1_BANDS: dict[L1Band, str] = {
+    "above_200": "above 200 HU, osteoporosis unlikely (negative predictive value 99 %)",
+    "160_to_200": "above 160 HU, the cut-off with 90 % sensitivity for osteoporosis",
+    "110_to_160": "between 110 HU (over 90 % specificity for osteoporosis) and 160 HU (90 % sensitivity)",
+    "100_to_110": "at or below 110 HU, the cut-off with over 90 % specificity for osteoporosis",
+    "below_100": "below 100 HU (positive predictive value for osteoporosis at least 68 %)",
+}
+"""What it means for a CT number of L1 to lie between published cut-offs (Pickhardt 2013, `tables.json`)."""
 _PREFERRED = ("L1", "L2")
 _SUBSTITUTES = ("L1", "L2", "T12", "L3", "L4", "T11")
 _YOUNGEST_CLASSIFIED_YEARS = 18.0
@@ -50,6 +60,13 @@ class SpineDensity:
     reference : str
         Which rule the class follows.
     findings : tuple of Finding
+    l1_hu : Quantity or None
+        CT number of L1 in the elliptical region, which imitates the one that the cut-offs were found with; None if L1 was
+        not measured.
+    l1_band : str or None
+        Between which of the published cut-offs it lies, one of `L1_BANDS`.
+    outlier_levels : tuple of str
+        Levels whose density stands out from the profile of the others, from cranial to caudal.
     """
 
     levels: tuple[str, ...]
@@ -59,6 +76,9 @@ class SpineDensity:
     statements: tuple[str, ...]
     reference: str
     findings: tuple[Finding, ...]
+    l1_hu: Quantity | None = None
+    l1_band: L1Band | None = None
+    outlier_levels: tuple[str, ...] = ()
 
 
 def summarise_spine(
@@ -84,14 +104,17 @@ def summarise_spine(
     outliers = _profile_outliers(by_level)
     findings = list(outliers.values())
     reference = f"trabecular vBMD: {tables.constant('spine.osteoporosis_le_mg_cm3').source}"
-    statements = _l1_statements(by_level, calibration)
-    findings += [Finding("l1_hu_cut_offs", Severity.INFO, text) for text in statements]
+    l1_hu = by_level["L1"].ellipse_hu if "L1" in by_level else None
+    l1_band = _l1_band(l1_hu.value) if l1_hu is not None else None
+    statements = _l1_statements(by_level, calibration, l1_band)
+    if statements:
+        findings.append(Finding("l1_hu_cut_offs", Severity.INFO, " ".join(statements)))
     doubts = {level: doubt for level, body in by_level.items() if (doubt := _doubt(body, level in outliers))}
     chosen = _levels([level for level in by_level if level not in doubts]) or _levels(list(by_level))
     if not chosen:
         text = "Spine density is not summarised: it needs two measurable bodies of T11 to L4 with certain levels."
         findings.append(Finding("too_few_levels", Severity.WARNING, text))
-        return SpineDensity((), None, None, {}, statements, reference, tuple(findings))
+        return SpineDensity((), None, None, {}, statements, reference, tuple(findings), l1_hu, l1_band, tuple(outliers))
     findings += _choice_findings(chosen, by_level, doubts)
     mean = _mean([by_level[level] for level in chosen], chosen, calibration)
     probabilities = class_probabilities(mean)
@@ -122,7 +145,18 @@ def summarise_spine(
         f"stated interval does not include it."
     )
     findings.append(Finding("marrow_fat_unseen", Severity.INFO, text))
-    return SpineDensity(chosen, mean, classification, probabilities, statements, reference, tuple(findings))
+    return SpineDensity(
+        chosen,
+        mean,
+        classification,
+        probabilities,
+        statements,
+        reference,
+        tuple(findings),
+        l1_hu,
+        l1_band,
+        tuple(outliers),
+    )
 
 
 def class_probabilities(vbmd: Quantity) -> dict[str, float]:
@@ -201,32 +235,48 @@ def _mean(bodies: list[VertebraDensity], levels: tuple[str, ...], calibration: C
     )
 
 
-def _l1_statements(by_level: dict[str, VertebraDensity], calibration: Calibration) -> tuple[str, ...]:
-    """What the published HU cut-offs for L1 say about this scan."""
-    body = by_level.get("L1")
-    if body is None or body.ellipse_hu is None:
-        return ()
-    hu = body.ellipse_hu.value
-    said = f"L1 trabecular attenuation {hu:.0f} HU (elliptical region)"
+def _l1_band(hu: float) -> L1Band:
+    """Between which published cut-offs a CT number of L1 lies, a key of `L1_BANDS`."""
     if hu > tables.number("l1_hu.npv99_gt"):
-        meaning = "above 200 HU: osteoporosis unlikely (negative predictive value 99 %)"
-    elif hu > tables.number("l1_hu.sensitivity90_le"):
-        meaning = "above 160 HU, the cut-off with 90 % sensitivity for osteoporosis"
-    elif hu > tables.number("l1_hu.specificity90_le"):
-        meaning = "between 110 HU (over 90 % specificity for osteoporosis) and 160 HU (90 % sensitivity)"
-    elif hu >= tables.number("l1_hu.ppv68_lt"):
-        meaning = "at or below 110 HU, the cut-off with over 90 % specificity for osteoporosis"
-    else:
-        meaning = "below 100 HU (positive predictive value for osteoporosis at least 68 %)"
-    caveats = ["cut-offs were found at 120 kVp without contrast agent, with hand-drawn regions"]
-    if calibration.kvp is None:
-        caveats.append("the tube voltage of this scan is not recorded")
-    elif abs(calibration.kvp - 120) > 5:
-        caveats.append(f"this scan was made at {calibration.kvp:.0f} kVp, so they do not hold unchanged")
-    if calibration.contrast_enhanced:
-        caveats.append("this scan is contrast enhanced, which raises HU")
+        return "above_200"
+    if hu > tables.number("l1_hu.sensitivity90_le"):
+        return "160_to_200"
+    if hu > tables.number("l1_hu.specificity90_le"):
+        return "110_to_160"
+    return "100_to_110" if hu >= tables.number("l1_hu.ppv68_lt") else "below_100"
+
+
+def _l1_statements(
+    by_level: dict[str, VertebraDensity], calibration: Calibration, band: L1Band | None
+) -> tuple[str, ...]:
+    """What the published HU cut-offs for L1 say about this scan, and what speaks against holding it against them."""
+    body = by_level.get("L1")
+    if body is None or body.ellipse_hu is None or band is None:
+        return ()
     source = tables.constant("l1_hu.npv99_gt").source
-    return (f"{said}: {meaning} [{source}]. Caveats: {'; '.join(caveats)}.",)
+    said = [
+        f"L1 reads {format_quantity(body.ellipse_hu)} in the elliptical region, {L1_BANDS[band]} [{source}].",
+        "These cut-offs were found at 120 kVp without contrast agent, with hand-drawn regions.",
+    ]
+    kvp = calibration.kvp
+    if kvp is None:
+        said.append("The tube voltage of this scan is not recorded, so that they may not hold.")
+    elif abs(kvp - 120) > 5:
+        factor = f"factor_to_120kvp.{kvp:.0f}"
+        at_120 = (
+            f": L1 would read about {100 * (tables.number(factor) - 1):+.0f} % at 120 kVp"
+            if tables.has_constant(factor)
+            else ""
+        )
+        said.append(f"This scan was made at {kvp:.0f} kVp, where they do not hold unchanged{at_120}.")
+    if calibration.contrast_enhanced:
+        low, high = tables.numbers("contrast.vertebra_bias_hu")
+        said.append(
+            f"This scan is contrast enhanced, which raised L1 by {low:.0f} to {high:.0f} HU in published studies."
+        )
+    if any(finding.code == "sharp_kernel" for finding in calibration.findings):
+        said.append("This scan was made with an edge-enhancing kernel, which they were not found with.")
+    return tuple(said)
 
 
 def _profile_outliers(by_level: dict[str, VertebraDensity]) -> dict[str, Finding]:

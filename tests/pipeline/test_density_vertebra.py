@@ -262,8 +262,28 @@ def test_what_no_interval_states_is_named(template):
     assert "120 kVp without contrast" in codes["l1_hu_cut_offs"].text
 
 
+@pytest.mark.parametrize(
+    ("hu", "band"),
+    [(201, "above_200"), (200, "160_to_200"), (160, "110_to_160"), (110, "100_to_110"), (100, "100_to_110"), (99, "below_100")],
+)  # fmt: skip
+def test_l1_lies_between_the_published_cut_offs(template, hu, band):
+    body = replace(template, ellipse_hu=template.ellipse_hu.model_copy(update={"value": float(hu)}))
+    assert summarise_spine([body], WIDE).l1_band == band
+
+
+def test_without_l1_nothing_is_said_of_it(template):
+    summary = summarise_spine(bodies(template, L2=90.0, L3=90.0), WIDE, age_years=70.0)
+    assert summary.l1_hu is None and summary.l1_band is None and summary.statements == ()
+
+
 def test_l1_statement_names_cut_off_and_caveats(template):
     kvp = replace(WIDE, kvp=100.0, contrast_enhanced=True)
     low = replace(template, ellipse_hu=template.ellipse_hu.model_copy(update={"value": 95.0}))
-    text = summarise_spine([low], kvp).statements[0]
+    summary = summarise_spine([low], kvp)
+    text = next(f.text for f in summary.findings if f.code == "l1_hu_cut_offs")
     assert "below 100 HU" in text and "100 kVp" in text and "contrast enhanced" in text
+    assert "-7 % at 120 kVp" in text  # the mean of a cohort at 100 kVp, 148 HU, is 137 HU at 120 kVp
+    assert summary.l1_hu.value == 95.0 and summary.l1_band == "below_100"
+    sharp = replace(WIDE, findings=(Finding("sharp_kernel", Severity.WARNING, "Said."),))
+    assert "edge-enhancing kernel" in " ".join(summarise_spine([low], sharp).statements)
+    assert "not recorded" in " ".join(summarise_spine([low], replace(WIDE, kvp=None)).statements)
