@@ -8,7 +8,9 @@ and results are kept in FOLDER: a second call goes on where the first was stoppe
 every number that the truth of a phantom knows, the table gives how many were measured, the mean error (bias), its standard
 deviation (precision), the 95 % limits of agreement, and how often the truth lay within one and within 1.96 of the stated
 standard uncertainties; then the same by each factor of the suite. Structures that were found under a wrong name, and numbers
-that were withheld, are counted. Of faults (`hostile`) the table sets what was expected beside what was found.
+that were withheld, are counted. Of faults (`hostile`) the table sets what was expected beside what was found. `hip-abmd` also
+prints the errors of areal density over pose and slice thickness against the projection of the phantom's own mineral, with the
+true line and with the one that was found (`benchmarks.hip_parts`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.accuracy_tables import VBMD, Pair, Result, draw, fault_table, report, summary
+from benchmarks.hip_parts import against_projection, examine, posed_hips
 from phantoms.kinds import invented_patient
 from phantoms.suites import SUITES, Case, cases, write_case
 from phantoms.truth import BELOW_LESSER_TROCHANTER_MM, FemurTruth, Truth, VertebraTruth
@@ -224,6 +227,11 @@ def main(arguments: list[str] | None = None) -> int:
     print("\n" + report(found))
     if options.suite == "hostile":
         print("\n" + fault_table(results))
+    if options.suite == "hip-abmd" and not options.only:
+        posed = posed_hips()
+        if options.count is not None:  # as many of them as of the suite
+            posed = [posed[round(n)] for n in np.linspace(0, len(posed) - 1, min(options.count, len(posed)))]
+        print("\n" + against_projection([examine(case, draws=0) for case in posed]))
     if options.json is not None:
         everything = found | {"suite": options.suite, "mode": options.mode, "results": [asdict(r) for r in results]}
         options.json.write_text(json.dumps(everything, indent=1), encoding="utf-8")
