@@ -32,8 +32,22 @@ VBMD_BANDS = (("osteoporosis\nrange", 80.0), ("low", 120.0), ("normal", float("i
 _BAND_SHADES = ("#c6d3e0", "#e1e9f0", "#f7f9fb")
 
 
-def draw_density_profile(vertebrae: Sequence[Vertebra], *, said: Said | None = None) -> Picture | None:
-    """Trabecular density by level with 95 % intervals over the class bands; None without any density."""
+def draw_density_profile(
+    vertebrae: Sequence[Vertebra],
+    *,
+    mean_of: Sequence[str] = (),
+    outliers: Sequence[str] = (),
+    said: Said | None = None,
+) -> Picture | None:
+    """Trabecular density by level with 95 % intervals over the class bands; None without any density.
+
+    Parameters
+    ----------
+    vertebrae : sequence of Vertebra
+    mean_of, outliers : sequence of str
+        Levels that make up the mean of the spine, drawn filled where it is known, and levels that stand out from the profile
+        of the others, which are marked.
+    """
     measured = [(i, v.vbmd_mg_cm3) for i, v in enumerate(vertebrae) if v.vbmd_mg_cm3 is not None]
     if not measured:
         return None
@@ -51,7 +65,16 @@ def draw_density_profile(vertebrae: Sequence[Vertebra], *, said: Said | None = N
         edge = upper
     for i, quantity in measured:
         error = _HALF_95 * quantity.uncertainty if quantity.uncertainty is not None else None
-        axis.errorbar(i, quantity.value, yerr=error, fmt="o", color=BLUE, markersize=3.5, linewidth=0.9, capsize=2)
+        apart, entered = vertebrae[i].level in outliers, not mean_of or vertebrae[i].level in mean_of
+        colour = VERMILION if apart else BLUE
+        axis.errorbar(
+            i, quantity.value, yerr=error, fmt="D" if apart else "o", color=colour, markersize=3.5, linewidth=0.9, capsize=2,
+            markerfacecolor=colour if entered else "white",
+        )  # fmt: skip
+        if apart:
+            axis.text(
+                i + 0.18, quantity.value, "!", fontsize=_TEXT_PT + 1.5, fontweight="bold", va="center", color=colour
+            )
     for i, vertebra in enumerate(vertebrae):
         if vertebra.vbmd_mg_cm3 is None:
             axis.text(
@@ -63,15 +86,18 @@ def draw_density_profile(vertebrae: Sequence[Vertebra], *, said: Said | None = N
     unit = printed_unit(measured[0][1].unit)
     axis.set_ylabel(f"vBMD ({unit})", fontsize=_TEXT_PT, color=INK)
     listed = "; ".join(f"{names[i]} {format_quantity(q)}" for i, q in measured)
+    caption = (
+        "Trabecular density by level with 95 % intervals. Bands: 80 and 120 mg/cm³ (ACR, ISCD), meant for the "
+        "mean of L1 and L2."
+    )
+    if mean_of:
+        caption += f" Filled: the mean is of {' and '.join(mean_of)}."
+    if outliers:
+        caption += f" Diamond with !: apart from the trend of the other levels ({', '.join(outliers)})."
     _fit(figure, axis)
     return as_picture(
-        figure,
-        "density",
-        said=said,
-        caption="Trabecular density by level with 95 % intervals. Bands: 80 and 120 mg/cm³ (ACR, ISCD), meant for the "
-        "mean of L1 and L2.",
-        alt=f"Chart of trabecular density by level: {listed}.",
-    )
+        figure, "density", said=said, caption=caption, alt=f"Chart of trabecular density by level: {listed}."
+    )  # fmt: skip
 
 
 def draw_calibration(calibration: Calibration, *, said: Said | None = None) -> Picture:

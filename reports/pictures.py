@@ -36,7 +36,8 @@ def draw_pictures(record: StudyRecord, evidence: Evidence, *, language: str = "e
     pictures: list[Picture | None] = []
     if evidence.sagittal is not None or evidence.coronal is not None:
         pictures.append(draw_spine(evidence.sagittal, evidence.coronal, said=said))
-    pictures.append(draw_density_profile(record.vertebrae, said=said))
+    levels = {"mean_of": record.assessment.spine_vbmd_levels, "outliers": record.assessment.spine_outlier_levels}
+    pictures.append(draw_density_profile(record.vertebrae, **levels, said=said))
     if evidence.crops:
         pictures.append(draw_vertebra_strip(evidence.crops, said=said))
     if any(hip.projection is not None or hip.coronal is not None for hip in evidence.hips):
