@@ -17,7 +17,13 @@ from pipeline.density.conditions import (
     require_plausible_scale,
     with_known_voltage,
 )
-from pipeline.density.internal import Line, effective_energy_line, tissue_constrained_line, two_reference_line
+from pipeline.density.internal import (
+    TISSUE_PART,
+    Line,
+    effective_energy_line,
+    tissue_constrained_line,
+    two_reference_line,
+)
 from pipeline.density.rods import Plate, find_plate, known_phantoms, line_from_plate
 from pipeline.density.tissues import TissueSample, TissueSurvey, survey_tissues
 from pipeline.errors import Finding, NotMeasurable, Severity
@@ -284,7 +290,7 @@ def _calibrate_by(name: str, volume: Volume, survey: TissueSurvey, plate: Plate 
         return from_plate(plate, volume.acquisition.kvp)
     require_plain_filter(volume)
     if name == "internal":
-        return _from_tissues(volume, survey, contrast)
+        return internal_calibration(survey, volume.acquisition.kvp, contrast_enhanced=contrast)
     return _from_kvp(volume.acquisition.kvp)
 
 
@@ -299,7 +305,7 @@ def from_plate(plate: Plate, kvp: float | None) -> Calibration:
     line = line_from_plate(plate, kvp=kvp)
     hardening = tables.number("uncertainty.phantom.hardening")
     certificate = tables.number("uncertainty.phantom.certificate")
-    field = tables.number("uncertainty.phantom.field_mg_cm3")
+    field = tables.number("uncertainty.field_mg_cm3")
     gradient = np.array([(100.0 - line.intercept_mg_cm3) / line.slope_mg_cm3_per_hu, 1.0])
     budget = (
         ("rods", float(np.sqrt(gradient @ line.covariance @ gradient))),
@@ -340,16 +346,20 @@ def from_plate(plate: Plate, kvp: float | None) -> Calibration:
     )
 
 
-def _from_tissues(volume: Volume, survey: TissueSurvey, contrast: bool) -> Calibration:
-    line, findings = tissue_constrained_line(survey, volume.acquisition.kvp, contrast_enhanced=contrast)
+def internal_calibration(survey: TissueSurvey, kvp: float | None, *, contrast_enhanced: bool) -> Calibration:
+    """The calibration that the reference tissues give, with the whole budget of its uncertainty.
+
+    Parameters and errors as `internal.tissue_constrained_line`.
+    """
+    line, findings = tissue_constrained_line(survey, kvp, contrast_enhanced=contrast_enhanced)
     names = ", ".join(line.used)
-    fitted = float(np.sqrt(sum(part**2 for _, part in line.budget)))
-    # What was published of patients holds what the fit admits, too; only the rest is added, in equal parts to slope and zero.
-    published = tables.number("uncertainty.internal.routine_patients_mg_cm3")
-    least = tables.number("uncertainty.internal.same_scanner_mg_cm3")
-    rest = float(np.sqrt(max(published**2 - fitted**2, least**2)))
+    # On a scanner whose line is known, tissues of real patients leave this much: what the fit admits for tissues is part of it,
+    # what it admits for the energy is not. Half of the square goes with the density, half does not.
+    known_scanner = tables.number("uncertainty.internal.same_scanner_mg_cm3")
+    tissues = dict(line.budget)[TISSUE_PART]
+    rest = float(np.sqrt(max(known_scanner**2 - tissues**2, tables.number("uncertainty.field_mg_cm3") ** 2)))
     budget = (*line.budget, ("what patients showed beyond that", rest))
-    source = tables.constant("uncertainty.internal.routine_patients_mg_cm3").source
+    source = tables.constant("uncertainty.internal.same_scanner_mg_cm3").source
     return Calibration(
         slope_mg_cm3_per_hu=line.slope_mg_cm3_per_hu,
         intercept_mg_cm3=line.intercept_mg_cm3,
@@ -360,7 +370,7 @@ def _from_tissues(volume: Volume, survey: TissueSurvey, contrast: bool) -> Calib
         method="internal_tissues",
         reference="fit of effective energy, gain and offset to reference tissues (docs/methods.md); "
         f"{_spelt(budget)}, from {source}",
-        kvp=volume.acquisition.kvp,
+        kvp=kvp,
         reason=f"no phantom in the scan; reference tissues found: {names}",
         findings=findings,
         samples=tuple(survey.samples.values()),

@@ -19,6 +19,10 @@ from pipeline.density.attenuation import (
 from pipeline.density.tissues import TissueSurvey
 from pipeline.errors import Finding, NotMeasurable, Severity
 
+ENERGY_PART = "energy of the X-rays in the body"
+TISSUE_PART = "reference tissues, gain and offset of the scanner"
+"""The two parts of the uncertainty of a fit, as a budget names them."""
+
 _TISSUES = ("air", "adipose", "muscle", "blood")
 _REFUSE_AT_SD = 4.0
 _WARN_AT_SD = 2.5
@@ -139,8 +143,8 @@ def _line_of_fit(parameters: NDArray[np.float64], jacobian: NDArray[np.float64],
         used=used,
         note=f"effective energy {energy:.1f} keV, gain {gain:.4f}, offset {offset:+.1f} HU",
         budget=(
-            ("energy of the X-rays in the body", float(np.sqrt(max(total - known, 0.0)))),
-            ("reference tissues, gain and offset of the scanner", float(np.sqrt(known))),
+            (ENERGY_PART, float(np.sqrt(max(total - known, 0.0)))),
+            (TISSUE_PART, float(np.sqrt(known))),
         ),
     )
 

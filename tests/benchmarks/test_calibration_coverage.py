@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.calibration_coverage import blood_of, fat_of, measured, muscle_of, quality_of
+from benchmarks.calibration_coverage import measured
+from benchmarks.drawn_people import blood_of, fat_of, muscle_of, quality_of
 from phantoms.materials import material_hu, mineral_hu_per_mg_cm3
 
 
