@@ -147,7 +147,7 @@ def draw_hips(hips: Sequence[HipView], *, said: Said | None = None) -> Picture:
     windows = " ".join(dict.fromkeys(window_text(view) for view in views))
     shown = "CT with the outline of the femur"
     if any(hip.projection is not None for hip in hips):
-        shown += ", and its projection as it is measured for areal density"
+        shown += ", and its projection as it is measured for areal density. Total hip: the regions drawn, together"
     return as_picture(
         figure,
         "hips",
