@@ -180,6 +180,7 @@ def _summary() -> Iterator[CohortColumn]:
     yield _whole("spine_vbmd_levels", "text", "levels in that mean, joined by +",
                  lambda r: "+".join(r.assessment.spine_vbmd_levels) or None, "assessment")  # fmt: skip
     yield overall.column("spine_density_class", "text", "class of that mean (80 and 120 mg/cm3)", allowed=_CLASSES)
+    yield from _new(_l1_and_profile(overall), since="1.3")
     yield overall.column("hip_density_class", "text", "class of hip_t_score (-1.0 and -2.5)", allowed=_CLASSES)
     lowest = _Group(_lowest_t_score, "femora")
     yield lowest.column("hip_t_score", "number", "lowest T-score of both hips", "value", unit="{T-score}")
@@ -243,11 +244,25 @@ def _calibration() -> Iterator[CohortColumn]:
     yield line.column("intercept_mg_cm3", "number", "intercept of the calibration", unit="mg/cm3")
 
 
+def _l1_and_profile(overall: _Group) -> Iterator[CohortColumn]:
+    """The CT number of L1 among published cut-offs, and levels that stand out."""
+    meaning = "CT number of L1 in the elliptical region, as published cut-offs were found (120 kVp, no contrast agent)"
+    yield from overall.quantity("l1_ct_number", "[hnsf'U]", meaning)
+    bands = ("above_200", "160_to_200", "110_to_160", "100_to_110", "below_100")
+    yield overall.column("l1_ct_number_band", "text", "between which of those cut-offs it lies (HU)", allowed=bands)
+    yield _whole("spine_outlier_levels", "text", "levels apart from the trend of the others, joined by +",
+                 lambda r: "+".join(r.assessment.spine_outlier_levels) or None, "assessment")  # fmt: skip
+
+
 def _vertebra(level: str) -> Iterator[CohortColumn]:
     body = _Group(lambda r: next((v for v in r.vertebrae if v.level == level), None), "vertebrae", f"{level.lower()}_")
     yield _status_column(body, level)
     yield from body.quantity("trabecular_hu", "[hnsf'U]", f"mean trabecular CT number of {level}")
     yield from body.quantity("vbmd_mg_cm3", "mg/cm3", f"trabecular density of {level}")
+    ellipse = f"trabecular density of {level} in an elliptical cylinder at mid height, as a reader draws it"
+    yield from _new(
+        body.quantity("vbmd_elliptical_mg_cm3", "mg/cm3", ellipse, "further.vbmd_elliptical_region"), since="1.3"
+    )
     for part in ("anterior", "middle", "posterior"):
         yield from body.quantity(f"height_{part}_mm", "mm", f"{part} height of {level}", f"heights_mm.{part}")
     yield from body.quantity("height_loss_percent", "%", f"largest height loss of {level}", "fracture.height_loss")
