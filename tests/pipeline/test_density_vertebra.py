@@ -213,6 +213,15 @@ def test_no_class_on_the_hydroxyapatite_scale_nor_for_children(template):
         assert code in {f.code for f in summary.findings}
 
 
+def test_a_density_in_hydroxyapatite_is_told_on_the_scale_of_the_classes_without_one(template):
+    summary = summarise_spine(bodies(template, L1=100.0, L2=100.0), replace(WIDE, mineral="HA"), age_years=60.0)
+    text = next(f.text for f in summary.findings if f.code == "class_withheld_mineral")
+    sd = np.hypot(0.87 * summary.vbmd_mg_cm3.uncertainty, 6.0)
+    assert f"about 87 ± {sd:.0f} mg/cm³ K₂HPO₄" in text
+    assert f"osteoporosis {100 * norm.cdf((80 - 87) / sd):.0f} %" in text
+    assert summary.classification is None
+
+
 def test_a_level_that_stands_out_is_named(template):
     profile = {"T11": 130.0, "T12": 128.0, "L1": 126.0, "L2": 190.0, "L3": 122.0, "L4": 120.0}
     texts = [
