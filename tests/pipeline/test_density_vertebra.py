@@ -100,6 +100,17 @@ def test_bone_that_differs_from_place_to_place_is_said_to_and_even_bone_is_not()
     assert "uneven_bone" in {f.code for f in measured(replace(volume, hu=half), segmentation).findings}
 
 
+def test_a_rare_place_is_said_where_bone_varies_too_much_for_it_to_be_left_out():
+    volume, segmentation = spine({"L1": BODY}, trabecular_hu=110.0)
+    grain = ndimage.gaussian_filter(np.random.default_rng(3).standard_normal(volume.shape), 3.0)
+    textured = replace(volume, hu=(volume.hu + 18.0 * grain / grain.std()).astype(np.float32))
+    assert "uneven_bone" not in {f.code for f in measured(textured, segmentation).findings}
+    lytic = measured(with_lump(textured, 7.0, -95.0), segmentation)
+    said = [f.text for f in lytic.findings if f.code == "uneven_bone"]
+    assert said and "less than its middle" in said[0]
+    assert lytic.trabecular_hu.value < measured(textured, segmentation).trabecular_hu.value - 2.0
+
+
 def test_an_endplate_that_was_guessed_may_lie_in_either_of_two_slices():
     volume, segmentation = spine({"L1": BODY}, spacing_mm=(5.0, 0.8, 0.8), trabecular_hu=100.0, noise_hu=5.0)
     z = volume.grid.to_lps(np.argwhere(np.ones(volume.shape)))[:, 2].reshape(volume.shape)
