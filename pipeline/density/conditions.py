@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.density import tables
+from pipeline.density.attenuation import effective_energy_kev, tissue_hu
+from pipeline.density.bright_tissue import BrightTissue, find_bright_tissue
 from pipeline.density.tissues import TissueSurvey
 from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.ingest.kernels import KernelClass, kernel_class
@@ -22,6 +25,9 @@ from pipeline.volume import Volume
 
 _SOFT_TISSUE_HU = (0.0, 135.0)
 _FEWEST_SOFT_VOXELS = 2000
+_WIDEST_SD = 4.0
+_UNKNOWN_KVP = 80.0
+"""Where the voltage is not known, the lowest in common use allows blood the most."""
 
 
 def require_hu_of_a_voltage(volume: Volume) -> None:
@@ -91,7 +97,8 @@ def with_known_voltage(volume: Volume) -> tuple[Volume, list[Finding]]:
         finding = Finding(
             "photon_counting",
             Severity.WARNING,
-            "A detector that counts photons weighs their energies otherwise than the constants of a voltage: " + covered,
+            "A detector that counts photons weighs their energies otherwise than the constants of a voltage: "
+            + covered,
         )
     else:
         return volume, []
@@ -99,32 +106,56 @@ def with_known_voltage(volume: Volume) -> tuple[Volume, list[Finding]]:
 
 
 def require_plausible_scale(volume: Volume) -> None:
-    """Refuse constants for the tube voltage when soft tissue reads what no soft tissue can.
+    """Refuse constants for the tube voltage when soft tissue or fat read what they cannot at that voltage.
 
-    Where neither a phantom nor the patient's own tissues could serve, nothing else would notice HU that are shifted: the
-    commonest value between -30 and 300 HU is that of muscle and organs, 25 to 115 HU on every real scan looked at, enhanced
-    ones included.
+    Where neither a phantom nor the patient's own tissues could serve, nothing else would notice HU that are shifted, or images
+    of another energy than their header says: the commonest value between -30 and 300 HU is that of muscle and organs, 25 to
+    115 HU on every real scan looked at, enhanced ones included; the commonest below is that of fat, which lies within four
+    standard deviations of what the internal calibration expects of it.
 
     Raises
     ------
     NotMeasurable
         ``hu_scale_implausible``.
     """
-    low, high = _SOFT_TISSUE_HU
     sample = volume.hu[::2, ::2, ::2]
     if volume.valid is not None:
         sample = sample[volume.valid[::2, ::2, ::2]]
-    counts, edges = np.histogram(sample, bins=np.arange(-30, 301, 10))
+    remedy = "Check the rescale values of the export, or give a calibration file."
+    low, high = _SOFT_TISSUE_HU
+    peak = _peak_hu(sample, -30.0, 300.0, 0.0)
+    if peak is not None and not low <= peak <= high:
+        text = f"the commonest soft tissue reads {peak:.0f} HU, where {low:.0f} to {high:.0f} HU are possible."
+        raise NotMeasurable("hu_scale_implausible", text, subject="the scan", remedy=remedy)
+    low, high = _fat_range_hu(volume.acquisition.kvp)
+    peak = _peak_hu(sample, -400.0, -30.0, 3.0)
+    if peak is not None and not low <= peak <= high:
+        text = f"fat reads {peak:.0f} HU, where {low:.0f} to {high:.0f} HU are possible."
+        raise NotMeasurable("hu_scale_implausible", text, subject="the scan", remedy=remedy)
+
+
+def _fat_range_hu(kvp: float | None) -> tuple[float, float]:
+    """What fat may read at a tube voltage: four standard deviations of people, scanner gain, offset and (if unknown) energy."""
+    energy_kev = effective_energy_kev(kvp or 120.0)
+    unknown_kev = 0.0 if kvp else tables.number("effective_energy_sd_unknown_kvp_kev")
+    expected = float(tissue_hu("adipose", energy_kev))
+    by_energy = float(tissue_hu("adipose", energy_kev + 1.0)) - expected
+    between_scanners = (tables.number("scanner_gain_sd") * expected, tables.number("scanner_offset_sd_hu"))
+    parts = (tables.number("tissue_sd_hu.adipose"), *between_scanners, by_energy * unknown_kev)
+    margin = _WIDEST_SD * float(np.linalg.norm(parts))
+    return expected - margin, expected + margin
+
+
+def _peak_hu(sample: NDArray, low_hu: float, high_hu: float, prominence: float) -> float | None:
+    """Commonest value between two limits; None if there are few voxels, or the peak is no `prominence` times the median."""
+    counts, edges = np.histogram(sample, bins=np.arange(low_hu, high_hu + 1.0, 10.0))
     if counts.sum() < _FEWEST_SOFT_VOXELS:
-        return
-    peak = float(edges[int(np.argmax(np.convolve(counts, (0.25, 0.5, 0.25), "same")))]) + 5.0
-    if not low <= peak <= high:
-        raise NotMeasurable(
-            "hu_scale_implausible",
-            f"the commonest soft tissue reads {peak:.0f} HU, where {low:.0f} to {high:.0f} HU are possible.",
-            subject="the scan",
-            remedy="Check the rescale values of the export, or give a calibration file.",
-        )
+        return None
+    smooth = np.convolve(counts, (0.25, 0.5, 0.25), "same")
+    at = int(np.argmax(smooth))
+    if smooth[at] < prominence * np.median(smooth):
+        return None
+    return float(edges[at]) + 5.0
 
 
 def kernel_share(volume: Volume) -> tuple[float, list[Finding]]:
@@ -141,29 +172,76 @@ def kernel_share(volume: Volume) -> tuple[float, list[Finding]]:
 
 
 def contrast_given(volume: Volume, survey: TissueSurvey) -> tuple[bool, list[Finding]]:
-    """Whether contrast agent was given, from the image first, and the findings that say so."""
-    agent = volume.acquisition.contrast_agent
+    """Whether contrast agent was given, or cannot be excluded, from the image first; and the findings that say so.
+
+    The aorta decides where it is clear. Between what blood without contrast agent reads at most (3 standard deviations
+    above its mean) and the limit, and where no vessel is in view, other bright tissue (`bright_tissue`) and the header count.
+    """
     blood = survey.samples.get("blood")
+    agent = volume.acquisition.contrast_agent
     low, high = tables.numbers("contrast.vertebra_bias_hu")
     consequence = (
         f"vertebral HU are expected {low:.0f} to {high:.0f} HU too high (published means); they are "
         f"reported uncorrected, with "
         f"{tables.number('contrast.vertebra_sd_hu'):.0f} HU added to the uncertainty."
     )
-    if survey.blood_enhanced and blood is not None:
-        tag = "" if agent else " The header names no contrast agent."
+    muscle = survey.samples.get("muscle")
+    beside_spine = None if muscle is None else muscle.points_lps_mm
+    if blood is None:
+        return _contrast_without_vessel(agent is not None, find_bright_tissue(volume, beside_spine), consequence)
+    tag = "" if agent else " The header names no contrast agent."
+    if survey.blood_enhanced:
         text = f"The aorta measures {blood.hu:.0f} HU: contrast agent; {consequence}{tag}"
         return True, [Finding("contrast_enhanced", Severity.WARNING, text)]
-    if not agent and blood is None:
+    bright = find_bright_tissue(volume, beside_spine)
+    most = most_native_blood_hu(volume.acquisition.kvp)
+    if blood.hu > most and bright is not None:
         text = (
-            "No large vessel is in view and the header names no contrast agent: taken as unenhanced, "
-            "which the image cannot confirm."
+            f"The aorta measures {blood.hu:.0f} HU, and {bright.volume_ml:.0f} ml of other tissue or fluid measure "
+            f"{bright.hu:.0f} HU: contrast agent in a late phase; {consequence}{tag}"
         )
-        return False, [Finding("contrast_unchecked", Severity.INFO, text)]
-    if not agent:
-        return False, []
-    if survey.blood_enhanced is False and blood is not None:
+        return True, [Finding("contrast_enhanced", Severity.WARNING, text)]
+    if blood.hu > most:
+        text = (
+            f"The aorta measures {blood.hu:.0f} HU, blood without contrast agent {most:.0f} HU at most: contrast agent "
+            f"cannot be excluded; {consequence}{tag}"
+        )
+        return True, [Finding("contrast_possible", Severity.WARNING, text)]
+    findings = []
+    if agent:
         text = f"The header names a contrast agent but the aorta measures {blood.hu:.0f} HU: taken as unenhanced."
-        return False, [Finding("contrast_tag_without_enhancement", Severity.INFO, text)]
-    text = f"The header names a contrast agent and no large vessel is in view to check it; {consequence}"
-    return True, [Finding("contrast_enhanced", Severity.WARNING, text)]
+        findings.append(Finding("contrast_tag_without_enhancement", Severity.INFO, text))
+    if bright is not None:
+        text = (
+            f"{bright.volume_ml:.0f} ml of tissue or fluid that is no bone measure {bright.hu:.0f} HU, the aorta "
+            f"{blood.hu:.0f} HU: contrast agent in gut or urine, or iron in the liver; blood is taken as unenhanced."
+        )
+        findings.append(Finding("bright_contents", Severity.INFO, text))
+    return False, findings
+
+
+def most_native_blood_hu(kvp: float | None) -> float:
+    """The most that blood without contrast agent reads: its mean at the energy of the voltage, plus 3 standard deviations."""
+    energy_kev = effective_energy_kev(kvp if kvp is not None else _UNKNOWN_KVP)
+    return float(tissue_hu("blood", energy_kev)) + 3.0 * tables.number("tissue_sd_hu.blood")
+
+
+def _contrast_without_vessel(agent: bool, bright: BrightTissue | None, consequence: str) -> tuple[bool, list[Finding]]:
+    if bright is not None:
+        seen = (
+            f"No large vessel is in view, but {bright.volume_ml:.0f} ml of tissue or fluid that is no bone measure "
+            f"{bright.hu:.0f} HU"
+        )
+        if agent:
+            text = seen + f", and the header names a contrast agent; {consequence}"
+            return True, [Finding("contrast_enhanced", Severity.WARNING, text)]
+        text = seen + f": contrast agent in vessels cannot be excluded; {consequence}"
+        return True, [Finding("contrast_possible", Severity.WARNING, text)]
+    if agent:
+        text = f"The header names a contrast agent and no large vessel is in view to check it; {consequence}"
+        return True, [Finding("contrast_enhanced", Severity.WARNING, text)]
+    text = (
+        "No large vessel is in view and the header names no contrast agent: taken as unenhanced, "
+        "which the image cannot confirm."
+    )
+    return False, [Finding("contrast_unchecked", Severity.INFO, text)]
