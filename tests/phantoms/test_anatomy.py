@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phantoms import Fracture, make_phantom
+from phantoms import Fracture, Phantom, Truth, make_phantom
 from phantoms.anatomy_spine import SpineVertebra, vertebra_solid
 from phantoms.materials import Materials
 from phantoms.solids import frame
@@ -241,16 +241,23 @@ def test_gas_lies_in_the_disc_and_plaques_in_the_wall_of_the_aorta():
         make_phantom("spine", disc_gas=("C7",))
 
 
-def built(**options):
-    """Truth on a coarse image, and the names of the solids."""
-    phantom = make_phantom("torso", seed=3, hips=False, top_level="T12", **options)
-    truth = phantom.truth(phantom.image(slice_mm=4.0, pixel_mm=2.5, dose=0.0))
-    return truth, {solid.name for solid in phantom.solids}
+def lumbar(**options) -> Phantom:
+    return make_phantom("torso", seed=3, hips=False, top_level="T12", **options)
 
 
-def test_a_sixth_lumbar_vertebra_stands_between_the_fifth_and_the_sacrum():
-    usual, _ = built()
-    more, _ = built(lumbar_vertebrae=6)
+def truth_of(phantom: Phantom) -> Truth:
+    """Truth on a coarse image of the spine alone, without the trunk about it."""
+    box = Lattice.upright([-40, -45, -10], [40, 75, phantom.high_mm[2]], (4.0, 2.5, 2.5))
+    return phantom.truth(phantom.image(lattice=box, slice_mm=4.0, dose=0.0))
+
+
+@pytest.fixture(scope="module")
+def usual() -> Truth:
+    return truth_of(lumbar())
+
+
+def test_a_sixth_lumbar_vertebra_stands_between_the_fifth_and_the_sacrum(usual):
+    more = truth_of(lumbar(lumbar_vertebrae=6))
     with pytest.raises(KeyError):
         usual.vertebra("L6")
     extra = more.vertebra("L6")
@@ -263,17 +270,16 @@ def test_a_sixth_lumbar_vertebra_stands_between_the_fifth_and_the_sacrum():
 
 def test_ribs_end_where_they_were_asked_to():
     for pairs, last, none in ((11, "rib_11_left", "rib_12_left"), (12, "rib_12_right", "rib_13_right")):
-        _, names = built(rib_pairs=pairs)
+        names = {solid.name for solid in lumbar(rib_pairs=pairs).solids}
         assert last in names
         assert none not in names
-    assert "rib_13_left" in built(rib_pairs=13)[1]
+    assert "rib_13_left" in {solid.name for solid in lumbar(rib_pairs=13).solids}
     with pytest.raises(ValueError, match="ribs"):
         make_phantom("torso", rib_pairs=14)
 
 
-def test_lesions_and_sclerosis_are_in_the_body_and_in_its_truth():
-    usual, _ = built()
-    changed, _ = built(lesions={"L1": 400.0, "L2": -60.0}, endplate_sclerosis=["L3"])
+def test_lesions_and_sclerosis_are_in_the_body_and_in_its_truth(usual):
+    changed = truth_of(lumbar(lesions={"L1": 400.0, "L2": -60.0}, endplate_sclerosis=["L3"]))
     difference = {
         level: changed.vertebra(level).trabecular_mineral_mg_cm3 - usual.vertebra(level).trabecular_mineral_mg_cm3
         for level in ("T12", "L1", "L2", "L3")
