@@ -42,8 +42,8 @@ _METAL_HU = 2000.0
 _FEWEST_VOXELS = 20
 _SMALLEST_MM3 = 700.0
 # How much of a region counts as one independent reading of its noise: means over blocks of 160 to 700 mm3 of even soft tissue
-# in seven real scans vary as if it were 1.5 to 10 mm3, 5 mm3 in the middle (a voxel at least).
-_INDEPENDENT_MM3 = 5.0
+# in seven real scans vary as if it were 1.5 to 10 mm3: about 5 mm3, in slices above 2.5 mm some 2 mm2 of each.
+_INDEPENDENT_MM3, _INDEPENDENT_MM2 = 5.0, 2.0
 _NOISE_PATCH_MM, _NOISE_REACH_MM, _NOISE_SLICES = 6.0, 25.0, 8
 _SOFT_TISSUE_HU = (0.0, 110.0)
 _EVEN_PERCENTILE = 20.0
@@ -134,7 +134,7 @@ def measure_vertebra(
     voxel_mm3 = volume.grid.voxel_volume_mm3
     _require_bone(volume, vertebra, voxels, voxel_mm3)
     spacing = volume.spacing_mm
-    peeled = _peeled(voxels, 0.0, spacing)
+    peeled = peeled_region(voxels, spacing)
     if peeled.sum() < _FEWEST_VOXELS or peeled.sum() * voxel_mm3 < _SMALLEST_MM3:
         raise NotMeasurable(
             "too_small",
@@ -150,8 +150,8 @@ def measure_vertebra(
     kept = peeled & sound
     excluded = 1.0 - kept.sum() / peeled.sum()
     noise_hu = image_noise_hu(volume, voxels)
-    moved = [_peeled(voxels, shift, spacing) for shift in (-half, half)]
-    parts = _own_parts_hu(voxels, peeled, moved, sound, noise_hu, voxel_mm3)
+    moved = [peeled_region(voxels, spacing, shift) for shift in (-half, half)]
+    parts = _own_parts_hu(voxels, peeled, moved, sound, noise_hu, voxel_mm3, spacing[0])
     hu, vbmd = _quantities(voxels.hu[kept], parts, calibration, "peeled vertebral body")
     if not _PLAUSIBLE_MG_CM3[0] < vbmd.value < _PLAUSIBLE_MG_CM3[1]:
         raise NotMeasurable(
@@ -164,7 +164,7 @@ def measure_vertebra(
     ellipse_hu = ellipse_vbmd = difference = None
     if ellipse_kept.sum() >= _FEWEST_VOXELS:
         moved = [_ellipse(voxels, shift) for shift in (-half, half)]
-        parts = _own_parts_hu(voxels, ellipse, moved, sound, noise_hu, voxel_mm3)
+        parts = _own_parts_hu(voxels, ellipse, moved, sound, noise_hu, voxel_mm3, spacing[0])
         ellipse_hu, ellipse_vbmd = _quantities(
             voxels.hu[ellipse_kept], parts, calibration, "elliptical cylinder at mid height"
         )
@@ -230,7 +230,7 @@ def _require_bone(volume: Volume, vertebra: Vertebra, voxels: BodyVoxels, voxel_
         raise NotMeasurable("cement_or_metal", detail, subject=vertebra.name)
 
 
-def _peeled(voxels: BodyVoxels, shift_mm: float, spacing_mm: Spacing) -> NDArray[np.bool_]:
+def peeled_region(voxels: BodyVoxels, spacing_mm: Spacing, shift_mm: float = 0.0) -> NDArray[np.bool_]:
     """The body without what lies within 4 mm of the wall or 5 mm of an endplate, its rearmost fifth and the vein entry.
 
     `shift_mm` moves every face of the region inwards. The slab next to the endplates is at least half a slice.
@@ -364,6 +364,7 @@ def _own_parts_hu(
     sound: NDArray[np.bool_],
     noise_hu: float,
     voxel_mm3: float,
+    slice_mm: float,
 ) -> dict[str, float]:
     """Parts of the uncertainty of a region's mean that are this body's own: noise, place of the region, what was left out.
 
@@ -371,7 +372,8 @@ def _own_parts_hu(
     within those ranges is likelier than another, and a rectangle has a standard deviation of its half width over root three.
     """
     kept = region & sound
-    independent = max(1.0, kept.sum() * voxel_mm3 / max(_INDEPENDENT_MM3, voxel_mm3))
+    independent_mm3 = max(_INDEPENDENT_MM3, _INDEPENDENT_MM2 * slice_mm, voxel_mm3)
+    independent = max(1.0, kept.sum() * voxel_mm3 / independent_mm3)
     boundary = _range_of_means_hu(voxels, [each & sound for each in (*moved, region)])
     changed = abs(float(voxels.hu[region].mean() - voxels.hu[kept].mean()))
     return {
