@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.density import calibration_file, scanner
 from pipeline.density.calibration_file import CalibrationRecord
+from pipeline.density.given_phantom import named_phantom, read_certificate
 from pipeline.density.rods import PhantomDefinition
 from pipeline.errors import Finding, InputRefused, Refusal
 from pipeline.ingest import Inventory, Stack, load_volume
@@ -29,14 +30,14 @@ def phantom_definition(phantom: str | None, certificate: Path | None) -> Phantom
     Raises
     ------
     InputRefused
-        As `scanner.read_certificate` and `scanner.named_phantom`; ``phantom_named_twice`` if both are given.
+        As `given_phantom.read_certificate` and `given_phantom.named_phantom`; ``phantom_named_twice`` if both are given.
     """
     if phantom is not None and certificate is not None:
         detail = "both a name and a certificate were given."
         raise InputRefused("phantom_named_twice", detail, subject="calibration phantom", remedy="Give one of them.")
     if certificate is not None:
-        return scanner.read_certificate(certificate)
-    return None if phantom is None else scanner.named_phantom(phantom)
+        return read_certificate(certificate)
+    return None if phantom is None else named_phantom(phantom)
 
 
 def calibrate_scanner(

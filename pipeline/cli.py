@@ -122,9 +122,15 @@ def run(
     ] = False,
     calibration: Annotated[
         str | None,
-        typer.Option(
-            help="Calibration file (JSON), or a method: phantom, internal, kvp. Chosen automatically if absent."
-        ),
+        typer.Option(help="Calibration file (JSON), or a method: auto (the same as none), phantom, internal, kvp."),
+    ] = None,
+    phantom: Annotated[
+        str | None,
+        typer.Option(help="The calibration phantom in the scans: its name, or the file of its certificate (JSON)."),
+    ] = None,
+    rods: Annotated[
+        Path | None,
+        typer.Option(help="NIfTI label map of its rods on the grid of the scan (1 = first rod); needs --phantom."),
     ] = None,
     dxa_scale: Annotated[
         str | None,
@@ -201,6 +207,8 @@ def run(
         masks_convention=masks_convention,
         refine_masks=refine_masks,
         calibration=calibration,
+        phantom=phantom,
+        rods=str(rods) if rods is not None else None,
         dxa_scale=dxa_scale,
         segmenter=segmenter,
         pinned_levels=tuple(_pinned(text) for text in level or ()),

@@ -83,6 +83,8 @@ def verify(
     inputs: Inputs,
     masks: Annotated[Path | None, typer.Option(help="The masks that the record was made with.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="The calibration file that it was made with.")] = None,
+    phantom: Annotated[Path | None, typer.Option(help="The certificate of the phantom that it was made with.")] = None,
+    rods: Annotated[Path | None, typer.Option(help="The label map of rods that it was made with.")] = None,
     profile: Annotated[Path | None, typer.Option(help="The strength profile file that it was made with.")] = None,
     plan: Annotated[Path | None, typer.Option(help="The plan document that it was made with.")] = None,
     knowledge: Annotated[Path | None, typer.Option(help="The folder of coverage files that it was made with.")] = None,
@@ -111,6 +113,8 @@ def verify(
     given = {
         "masks": masks,
         "calibration": calibration,
+        "phantom": phantom,
+        "rods": rods,
         "profile": profile,
         "plan": plan,
         "knowledge": knowledge,

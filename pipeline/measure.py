@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import errors
 from pipeline.density import calibrate
 from pipeline.density.calibration import Calibration
+from pipeline.density.given_phantom import GivenPhantom
 from pipeline.density.hip import HipDensity, measure_hip
 from pipeline.density.spine import SpineDensity, summarise_spine
 from pipeline.density.vertebra import VertebraDensity, measure_vertebra
@@ -66,6 +67,7 @@ def measure(
     segmentation: Segmentation,
     *,
     calibration_choice: str | None = None,
+    phantom: GivenPhantom | None = None,
     dxa_scale: str | None = None,
     strength: bool = True,
     profile: str | None = None,
@@ -81,6 +83,8 @@ def measure(
     segmentation : Segmentation
     calibration_choice : str, optional
         As in `pipeline.density.calibrate`.
+    phantom : GivenPhantom, optional
+        What the user knows of the calibration phantom in the scan.
     dxa_scale : str, optional
         As in `pipeline.density.hip.measure_hip`.
     strength : bool
@@ -104,7 +108,7 @@ def measure(
     why_no_calibration: errors.Finding | None = None
     if segmentation.vertebrae or segmentation.femora:
         try:
-            calibration = calibrate(volume, segmentation, choice=calibration_choice)
+            calibration = calibrate(volume, segmentation, choice=calibration_choice, given=phantom)
         except NotMeasurable as refusal:
             why_no_calibration = _as_finding(refusal)
             findings.append(why_no_calibration)

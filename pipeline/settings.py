@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.density import CHOICES
 from pipeline.density.calibration_file import read as read_calibration
 from pipeline.density.dxa_scale import SCALES
+from pipeline.density.given_phantom import GivenPhantom, phantom_by
 from pipeline.errors import InputRefused
 from pipeline.segmentation.mask_names import CONVENTIONS
 from pipeline.segmentation.model import LEVELS
@@ -40,6 +41,8 @@ class Settings:
     masks_convention: str | None = None
     refine_masks: bool = False
     calibration: str | None = None
+    phantom: str | None = None
+    rods: str | None = None
     dxa_scale: str | None = None
     segmenter: str = "own"
     pinned_levels: tuple[tuple[str, float], ...] = ()
@@ -87,6 +90,7 @@ class Settings:
                 raise InputRefused("no_such_input", "does not exist.", subject=f"{option} '{Path(path).name}'")
         if self.calibration is not None and self.calibration not in CHOICES:
             read_calibration(Path(self.calibration))
+        self.given_phantom()
         if self.dxa_scale is not None and self.dxa_scale not in SCALES:
             known = ", ".join(SCALES)
             raise InputRefused(
@@ -122,6 +126,23 @@ class Settings:
                 raise InputRefused("bad_body_size", text, subject=f"{option} {value:g}")
         if self.reference_cohort is not None:
             read_reference_cohort(Path(self.reference_cohort))
+
+    def given_phantom(self) -> GivenPhantom | None:
+        """What the user says of the calibration phantom in the scans.
+
+        Raises
+        ------
+        InputRefused
+            ``unknown_phantom``, ``certificate_unreadable``, ``no_such_input``, or ``phantom_unnamed`` for rods of no phantom.
+        """
+        if self.rods is not None and self.phantom is None:
+            detail = "was given without saying of which phantom."
+            raise InputRefused("phantom_unnamed", detail, subject="--rods", remedy="Name it with --phantom.")
+        if self.rods is not None and not Path(self.rods).is_file():
+            raise InputRefused("no_such_input", "does not exist.", subject=f"--rods '{Path(self.rods).name}'")
+        if self.phantom is None:
+            return None
+        return GivenPhantom(phantom_by(self.phantom), None if self.rods is None else Path(self.rods))
 
     def reference(self) -> ReferenceCohort | None:
         """The reference cohort that strengths are to be placed in, read.
@@ -170,7 +191,7 @@ class Settings:
         """
         content = asdict(self)
         content.pop("threads")
-        for key in ("masks", "plan", "knowledge", "calibration", "profile", "language"):
+        for key in ("masks", "plan", "knowledge", "calibration", "phantom", "rods", "profile", "language"):
             path = content[key]
             if path is not None and Path(path).exists():
                 content[key] = f"sha256:{_fingerprint(Path(path))}"

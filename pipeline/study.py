@@ -184,6 +184,7 @@ def _analyse_stack(
         volume,
         segmentation,
         calibration_choice=settings.calibration,
+        phantom=settings.given_phantom(),
         dxa_scale=settings.dxa_scale,
         strength=settings.strength,
         profile=settings.profile,

@@ -23,7 +23,7 @@ from pipeline.study import Settings, analyse_study
 from reports.comparison import TOLERANCE_SD, Compared, Comparison, Verdict, compare_records
 from reports.record import StudyRecord
 
-FILE_SETTINGS = ("masks", "calibration", "profile", "plan", "knowledge", "reference_cohort")
+FILE_SETTINGS = ("masks", "calibration", "phantom", "rods", "profile", "plan", "knowledge", "reference_cohort")
 """Settings that may name a file; the record holds the hash of its content, so the file must be given again."""
 _HASHED = "sha256:"
 _RENDERING = ("language", "dicom_extras")

@@ -17,6 +17,7 @@ from pipeline.density.conditions import (
     require_plausible_scale,
     with_known_voltage,
 )
+from pipeline.density.given_phantom import GivenPhantom, plate_of
 from pipeline.density.internal import (
     TISSUE_PART,
     Line,
@@ -24,7 +25,7 @@ from pipeline.density.internal import (
     tissue_constrained_line,
     two_reference_line,
 )
-from pipeline.density.rods import Plate, find_plate, known_phantoms, line_from_plate
+from pipeline.density.rods import Plate, known_phantoms, line_from_plate
 from pipeline.density.tissues import TissueSample, TissueSurvey, survey_tissues
 from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.segmentation.model import Segmentation
@@ -150,7 +151,13 @@ class Calibration:
         return pairs
 
 
-def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path | None = None) -> Calibration:
+def calibrate(
+    volume: Volume,
+    segmentation: Segmentation,
+    *,
+    choice: str | Path | None = None,
+    given: GivenPhantom | None = None,
+) -> Calibration:
     """Calibrate a scan by the best method that it allows.
 
     Without a `choice`: a phantom in the scan, else reference tissues, else constants for the tube voltage (triage only).
@@ -162,6 +169,8 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
     choice : str or Path, optional
         ``"auto"`` (the same as none), ``"phantom"``, ``"internal"``, ``"kvp"``, or the path of a calibration file (see
         `calibration_file`).
+    given : GivenPhantom, optional
+        What the user knows of the phantom in the scan: nothing else is then taken for it, its rods are read where a mask says.
 
     Returns
     -------
@@ -172,7 +181,7 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
     Raises
     ------
     InputRefused
-        If the chosen file is unreadable or does not fit the scan, or the choice is unknown.
+        If the chosen file is unreadable or does not fit the scan, or the choice is unknown; as `given_phantom.rods_from_mask`.
     NotMeasurable
         If the chosen method cannot be carried out on this scan; ``hu_scale_implausible`` when only constants are left
         and soft tissue reads what it cannot; ``spectral_image`` if the series is a virtual monoenergetic or non-contrast image
@@ -182,7 +191,7 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
     volume, mixture_findings = with_known_voltage(volume)
     survey = survey_tissues(volume, segmentation)
     contrast, contrast_findings = contrast_given(volume, survey)
-    plate = find_plate(volume, segmentation)
+    plate = plate_of(volume, segmentation, given)
     candidates: dict[str, Calibration] = {}
     refused: dict[str, NotMeasurable] = {}
     for name in METHODS:
@@ -219,6 +228,7 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
     ) + tuple(_published_alternatives(volume, survey, chosen))
     findings = [
         *mixture_findings,
+        *([] if given is None or "phantom" in candidates else [_phantom_not_found(given)]),
         *chosen.findings,
         *(plate.findings if plate is not None and not plate.rods else ()),
         *contrast_findings,
@@ -236,6 +246,11 @@ def calibrate(volume: Volume, segmentation: Segmentation, *, choice: str | Path 
         alternatives=alternatives,
         contrast_enhanced=contrast,
     )
+
+
+def _phantom_not_found(given: GivenPhantom) -> Finding:
+    text = f"The phantom {given.definition.name}, which the user named, was not found in the scan or could not be used."
+    return Finding("phantom_not_found", Severity.WARNING, text)
 
 
 def calibrate_from_rods(

@@ -16,9 +16,9 @@ from pipeline.calibrate_command import calibrate_scanner, phantom_definition
 from pipeline.cli import app
 from pipeline.density import calibration_file
 from pipeline.density.calibration_file import CalibrationRecord
+from pipeline.density.given_phantom import named_phantom, read_certificate
 from pipeline.density.rods import find_plate
 from pipeline.density.scanner import calibrate_scanner as calibrate_volume
-from pipeline.density.scanner import named_phantom, read_certificate
 from pipeline.errors import InputRefused, NotMeasurable, Severity
 from pipeline.ingest import find_studies, load_volume
 from pipeline.segmentation.model import Segmentation
