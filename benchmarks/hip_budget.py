@@ -162,22 +162,23 @@ def _share(seed: int) -> float:
     return tables.number("hip.bone_edge_share") + spread * np.random.default_rng([seed, 12]).uniform(-1.0, 1.0)
 
 
-def examine(case: Case, *, draws: int) -> Outcome:
-    """Draw each part alone, then all of them, so often."""
+def examine(case: Case, *, draws: int, first_seed: int = 0) -> Outcome:
+    """Draw each part alone `draws` times, then all of them three times as often; each hip should have seeds of its own."""
     hip = imaged(case)
+    seeds = range(first_seed, first_seed + draws)
     still = drawn(hip, frozenset(), 0)
     stated = {r: {part: still.abmd_g_cm2[r].components.get(part, 0.0) for part in PARTS} for r in REGIONS}
     spread: dict[str, dict[str, float]] = {r: {} for r in REGIONS}
     for part in PARTS:
         if part == "bone_edge":
-            found = [values(still, share=_share(seed)) for seed in range(draws)]
+            found = [values(still, share=_share(seed)) for seed in seeds]
         else:
-            found = [values(drawn(hip, frozenset([part]), seed)) for seed in range(draws)]
+            found = [values(drawn(hip, frozenset([part]), seed)) for seed in seeds]
         for r in REGIONS:
             spread[r][part] = float(np.std([v[r] for v in found], ddof=1))
     errors: dict[str, list[float]] = {r: [] for r in REGIONS}
     uncertainties: dict[str, list[float]] = {r: [] for r in REGIONS}
-    for seed in range(1000, 1000 + 3 * draws):
+    for seed in range(first_seed + draws, first_seed + 4 * draws):
         measured = drawn(hip, frozenset(PARTS), seed)
         for r, value in values(measured, share=_share(seed)).items():
             errors[r].append(value - hip.truth_g_cm2[r])
@@ -224,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = [chosen[round(n)] for n in np.linspace(0, len(chosen) - 1, options.count)]
     outcomes = []
     for number, case in enumerate(chosen, start=1):
-        outcomes.append(examine(case, draws=options.draws))
+        outcomes.append(examine(case, draws=options.draws, first_seed=4 * options.draws * number))
         print(f"{number}/{len(chosen)} {case.name}", flush=True)
     print("\n" + report(outcomes))
     if options.json is not None:

@@ -316,7 +316,8 @@ def _components(
     fit = float(gradient @ calibration.covariance @ gradient)
     random = calibration.random_mg_cm3 * thickness_mm
     scale = np.sqrt(max(fit, 0.0) + random**2) * 1e-4
-    # Where the mask ends half a voxel off on both faces, soft tissue is counted as marrow with bone in it, or not.
+    # Where the mask ends half a voxel off all round, soft tissue is counted as marrow with bone in it, or not: seen through a
+    # round bone that is pi times as much, more than through two faces of a plate.
     half_voxel = 0.5 * float(np.cbrt(np.prod(volume.spacing_mm)))
     marrow = tables.number("hip.marrow_mg_cm3")
     mistaken = abs(float(calibration.density_mg_cm3(paths.background_hu)) - marrow)
@@ -326,7 +327,7 @@ def _components(
     parts = {
         "calibration": float(np.hypot(scale, calibration.systematic_relative * density)),
         # Half a voxel is the most, anything less is as likely: hence the root of three.
-        "boundary": 2 * half_voxel * mistaken * 1e-4 / float(np.sqrt(3.0)),
+        "boundary": np.pi * half_voxel * mistaken * 1e-4 / float(np.sqrt(3.0)),
         "marrow": tables.number("hip.marrow_sd_mg_cm3") * thickness_mm * without_bone * 1e-4,
         "noise": calibration.slope_mg_cm3_per_hu * paths.noise_hu * thickness_mm / float(np.sqrt(independent)) * 1e-4,
     }
