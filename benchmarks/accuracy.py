@@ -10,7 +10,9 @@ deviation (precision), the 95 % limits of agreement, and how often the truth lay
 standard uncertainties; then the same by each factor of the suite. Structures that were found under a wrong name, and numbers
 that were withheld, are counted. Of faults (`hostile`) the table sets what was expected beside what was found. `hip-abmd` also
 prints the errors of areal density over pose and slice thickness against the projection of the phantom's own mineral, with the
-true line and with the one that was found (`benchmarks.hip_parts`).
+true line and with the one that was found (`benchmarks.hip_parts`). `calibration` also draws people and scanners from published
+spreads, with and without a plate, and prints bias, SD and what the stated intervals hold by tube voltage, size of the body and
+fat in muscle (`benchmarks.calibration_coverage`, `benchmarks.calibration_people`).
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import calibration_people
 from benchmarks.accuracy_tables import VBMD, Pair, Result, draw, fault_table, report, summary
+from benchmarks.calibration_coverage import measured
+from benchmarks.calibration_coverage import report as coverage
 from benchmarks.hip_parts import against_projection, examine, posed_hips
 from phantoms.kinds import invented_patient
 from phantoms.suites import SUITES, Case, cases, write_case
@@ -209,6 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mode", choices=("fast", "projections"), default="fast")
     parser.add_argument("--by", nargs="*", default=["kvp", "slice_mm", "dose", "bmi"], help="factors to group by")
     parser.add_argument("--strength", action="store_true", help="also compute strengths, which no truth is known of")
+    parser.add_argument("--drawn", type=int, default=32, help="calibration: cases of another person on another scanner")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args(arguments)
@@ -232,6 +238,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.count is not None:  # as many of them as of the suite
             posed = [posed[round(n)] for n in np.linspace(0, len(posed) - 1, min(options.count, len(posed)))]
         print("\n" + against_projection([examine(case, draws=0) for case in posed]))
+    if options.suite == "calibration" and not options.only:
+        print("\nEvery case another person on another scanner (benchmarks.calibration_coverage):\n")
+        print(coverage([pair for number in range(options.drawn) for pair in measured(number)]))
+        print("\nWithout images (benchmarks.calibration_people):\n")
+        calibration_people.main([])
     if options.json is not None:
         everything = found | {"suite": options.suite, "mode": options.mode, "results": [asdict(r) for r in results]}
         options.json.write_text(json.dumps(everything, indent=1), encoding="utf-8")
