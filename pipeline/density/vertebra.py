@@ -52,6 +52,8 @@ _PLAUSIBLE_MG_CM3 = (-20.0, 350.0)
 _GUESSED_ENDPLATE = "disc_not_visible"
 
 Spacing = tuple[float, float, float]
+Shift = tuple[float, float]
+_UNMOVED: Shift = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -142,15 +144,14 @@ def measure_vertebra(
             f"lie away from the cortex.",
             subject=vertebra.name,
         )
-    ellipse = _ellipse(voxels, 0.0)
-    half = 0.5 * float(np.cbrt(voxel_mm3))
-    if any(f.code == _GUESSED_ENDPLATE for f in vertebra.findings):
-        half = max(half, 0.5 * spacing[0])  # a plate that no disc shows may lie in either of two slices
+    ellipse = _ellipse(voxels)
+    inwards = _uncertain_place_mm(vertebra, spacing)
+    outwards = (-inwards[0], -inwards[1])
     sound, local_hu = _sound_bone(voxels, peeled | ellipse, spacing)
     kept = peeled & sound
     excluded = 1.0 - kept.sum() / peeled.sum()
     noise_hu = image_noise_hu(volume, voxels)
-    moved = [peeled_region(voxels, spacing, shift) for shift in (-half, half)]
+    moved = [peeled_region(voxels, spacing, shift) for shift in (outwards, inwards)]
     parts = _own_parts_hu(voxels, peeled, moved, sound, noise_hu, voxel_mm3, spacing[0])
     hu, vbmd = _quantities(voxels.hu[kept], parts, calibration, "peeled vertebral body")
     if not _PLAUSIBLE_MG_CM3[0] < vbmd.value < _PLAUSIBLE_MG_CM3[1]:
@@ -163,7 +164,7 @@ def measure_vertebra(
     ellipse_kept = ellipse & sound
     ellipse_hu = ellipse_vbmd = difference = None
     if ellipse_kept.sum() >= _FEWEST_VOXELS:
-        moved = [_ellipse(voxels, shift) for shift in (-half, half)]
+        moved = [_ellipse(voxels, shift) for shift in (outwards, inwards)]
         parts = _own_parts_hu(voxels, ellipse, moved, sound, noise_hu, voxel_mm3, spacing[0])
         ellipse_hu, ellipse_vbmd = _quantities(
             voxels.hu[ellipse_kept], parts, calibration, "elliptical cylinder at mid height"
@@ -230,16 +231,26 @@ def _require_bone(volume: Volume, vertebra: Vertebra, voxels: BodyVoxels, voxel_
         raise NotMeasurable("cement_or_metal", detail, subject=vertebra.name)
 
 
-def peeled_region(voxels: BodyVoxels, spacing_mm: Spacing, shift_mm: float = 0.0) -> NDArray[np.bool_]:
+def _uncertain_place_mm(vertebra: Vertebra, spacing_mm: Spacing) -> tuple[float, float]:
+    """How far the walls and the endplates of a body may lie from where they were found: half a voxel, and in thick slices a
+    quarter of one for an endplate. One that no disc shows may lie in either of two slices, and takes the walls with it.
+    """
+    half = 0.5 * float(np.cbrt(np.prod(spacing_mm)))
+    if any(f.code == _GUESSED_ENDPLATE for f in vertebra.findings):
+        half = max(half, 0.5 * spacing_mm[0])
+    return half, max(half, 0.25 * spacing_mm[0])
+
+
+def peeled_region(voxels: BodyVoxels, spacing_mm: Spacing, shift_mm: Shift = _UNMOVED) -> NDArray[np.bool_]:
     """The body without what lies within 4 mm of the wall or 5 mm of an endplate, its rearmost fifth and the vein entry.
 
-    `shift_mm` moves every face of the region inwards. The slab next to the endplates is at least half a slice.
+    `shift_mm` moves the faces at the walls and at the endplates inwards. The slab next to the endplates is at least half a
+    slice.
     """
-    endplate = max(_ENDPLATE_MM, 0.5 * spacing_mm[0] + 2.0) + shift_mm
-    back = voxels.anterior_mm + (1 - _POSTERIOR_SHARE) * voxels.body_depth_mm - shift_mm
-    inside = (
-        (voxels.depth_mm >= _WALL_MM + shift_mm) & (voxels.to_endplate_mm >= endplate) & (voxels.posterior_mm <= back)
-    )
+    wall, plate = shift_mm
+    endplate = max(_ENDPLATE_MM, 0.5 * spacing_mm[0] + 2.0) + plate
+    back = voxels.anterior_mm + (1 - _POSTERIOR_SHARE) * voxels.body_depth_mm - wall
+    inside = (voxels.depth_mm >= _WALL_MM + wall) & (voxels.to_endplate_mm >= endplate) & (voxels.posterior_mm <= back)
     return np.asarray(inside & ~_vein_entry(voxels))
 
 
@@ -253,18 +264,16 @@ def _vein_entry(voxels: BodyVoxels) -> NDArray[np.bool_]:
     )
 
 
-def _ellipse(voxels: BodyVoxels, shift_mm: float) -> NDArray[np.bool_]:
-    """Elliptical cylinder in the front two thirds at mid height, at least 4 mm inside the wall.
-
-    `shift_mm` moves its surface inwards.
-    """
+def _ellipse(voxels: BodyVoxels, shift_mm: Shift = _UNMOVED) -> NDArray[np.bool_]:
+    """Elliptical cylinder in the front two thirds at mid height, at least 4 mm inside the wall; `shift_mm` as above."""
+    wall, plate = shift_mm
     midline = float(np.median(voxels.left_mm))
     centre = voxels.anterior_mm + _ELLIPSE_CENTRE_SHARE * voxels.body_depth_mm
-    across = (voxels.left_mm - midline) / (_ELLIPSE_WIDTH_SHARE * voxels.body_width_mm / 2 - shift_mm)
-    along = (voxels.posterior_mm - centre) / (_ELLIPSE_DEPTH_SHARE * voxels.body_depth_mm / 2 - shift_mm)
+    across = (voxels.left_mm - midline) / (_ELLIPSE_WIDTH_SHARE * voxels.body_width_mm / 2 - wall)
+    along = (voxels.posterior_mm - centre) / (_ELLIPSE_DEPTH_SHARE * voxels.body_depth_mm / 2 - wall)
     return np.asarray(
         (across**2 + along**2 <= 1.0)
-        & (np.abs(voxels.superior_mm - voxels.middle_mm) <= _ELLIPSE_HEIGHT_MM / 2 - shift_mm)
+        & (np.abs(voxels.superior_mm - voxels.middle_mm) <= _ELLIPSE_HEIGHT_MM / 2 - plate)
         & (voxels.depth_mm >= _WALL_MM)
         & (voxels.to_endplate_mm >= _ENDPLATE_MM - 1.0)
         & ~_vein_entry(voxels)
