@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phantoms import make_phantom
 from phantoms.voxelise import render
 from pipeline.errors import Finding, Severity
 from pipeline.ingest import find_studies, load_volume
@@ -23,6 +22,7 @@ from pipeline.segmentation.mask_names import Kind
 from pipeline.segmentation.model import Segmentation
 from pipeline.segmentation.spine.arches import find_arches
 from pipeline.volume import Grid, Volume, canonical_order
+from tests.pipeline.conftest import LumbarScan
 
 LEVELS = ("L1", "L2", "L3", "L4", "L5")
 
@@ -32,21 +32,17 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def torso() -> tuple[Volume, Segmentation, dict[str, np.ndarray]]:
-    """A torso from L1 to the sacrum, what the chain makes of it, and the exact arches."""
-    phantom = make_phantom("torso", seed=8, top_level="L1", hips=False)
-    image = phantom.image(120.0, slice_mm=2.0, pixel_mm=1.4)
-    index_to_lps = np.asarray(image.lattice.index_to_lps)
-    hu, matrix, _ = canonical_order(image.hu, index_to_lps)
-    whole = [replace(s, label_primitive=None) if s.name.startswith("vertebra_") else s for s in phantom.solids]
-    vertebrae, _, _ = canonical_order(render(whole, image.lattice, phantom.materials(120.0))[1], index_to_lps)
-    bodies, _, _ = canonical_order(image.labels, index_to_lps)
-    truth = phantom.truth(image)
+def torso(lumbar_scan: LumbarScan) -> tuple[Volume, Segmentation, dict[str, np.ndarray]]:
+    """A torso from T12 to the sacrum, what the chain makes of it, and the exact arches of its lumbar vertebrae."""
+    phantom, lattice, volume = lumbar_scan.phantom, lumbar_scan.lattice, lumbar_scan.volume
+    bones = [s for s in phantom.solids if s.name.startswith(("vertebra_", "rib_", "sacrum"))]
+    whole = [replace(s, label_primitive=None) if s.name.startswith("vertebra_") else s for s in bones]
+    labels = render(whole, lattice, phantom.materials(120.0))[1]
+    vertebrae, _, _ = canonical_order(labels, np.asarray(lattice.index_to_lps))
     arches = {}
     for level in LEVELS:
-        number = truth.vertebra(level).label
-        arches[level] = (vertebrae == number) & (bodies != number)
-    volume = Volume(hu, Grid(hu.shape, matrix))
+        number = lumbar_scan.truth.vertebra(level).label
+        arches[level] = (vertebrae == number) & (lumbar_scan.labels != number)
     return volume, segment(volume, hips=False, threads=1), arches
 
 

@@ -11,27 +11,22 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from phantoms import make_phantom
 from pipeline.errors import Severity
 from pipeline.segmentation.compare import beside_own_chain, compare_with_own_chain, refine_with_own_chain
 from pipeline.segmentation.masks import read_masks
 from pipeline.segmentation.model import Segmentation
-from pipeline.volume import Grid, Volume, canonical_order
+from pipeline.volume import Grid, Volume
+from tests.pipeline.conftest import LumbarScan
 
 LEVELS = ("L1", "L2", "L3", "L4", "L5")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "segmentation-own.md"
 
 
 @pytest.fixture(scope="module")
-def torso() -> tuple[Volume, dict[str, np.ndarray]]:
-    """A torso from L1 to the sacrum, and the exact masks of its bodies."""
-    phantom = make_phantom("torso", seed=8, top_level="L1", hips=False)
-    image = phantom.image(120.0, slice_mm=2.0, pixel_mm=1.4)
-    index_to_lps = np.asarray(image.lattice.index_to_lps)
-    hu, matrix, _ = canonical_order(image.hu, index_to_lps)
-    labels, _, _ = canonical_order(image.labels, index_to_lps)
-    truth = phantom.truth(image)
-    return Volume(hu, Grid(hu.shape, matrix)), {level: labels == truth.vertebra(level).label for level in LEVELS}
+def torso(lumbar_scan: LumbarScan) -> tuple[Volume, dict[str, np.ndarray]]:
+    """A torso from T12 to the sacrum, and the exact masks of its lumbar bodies."""
+    truth, labels = lumbar_scan.truth, lumbar_scan.labels
+    return lumbar_scan.volume, {level: labels == truth.vertebra(level).label for level in LEVELS}
 
 
 def _masks(folder: Path, volume: Volume, named: dict[str, np.ndarray]) -> Segmentation:

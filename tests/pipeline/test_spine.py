@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from phantoms import make_phantom
+from phantoms import Truth
 from pipeline.errors import InputRefused, Status
 from pipeline.segmentation.model import LABEL_OF
 from pipeline.segmentation.sampling import body_mask, resample_isotropic
@@ -17,11 +17,7 @@ from pipeline.segmentation.spine import SpineResult, segment_spine
 from pipeline.segmentation.spine.canal import find_canal
 from pipeline.segmentation.spine.view import filled_slices
 from pipeline.volume import Grid, Volume, canonical_order
-
-
-def _volume(array: np.ndarray, matrix: np.ndarray) -> Volume:
-    array, matrix, _ = canonical_order(array, matrix)
-    return Volume(array, Grid(array.shape, matrix))
+from tests.pipeline.conftest import LumbarScan
 
 
 def _nifti(path) -> tuple[np.ndarray, np.ndarray]:
@@ -38,16 +34,8 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def torso():
-    """A torso from T12 to the sacrum: volume, exact labels on its grid, truth."""
-    phantom = make_phantom("torso", seed=5, top_level="T12", hips=False)
-    image = phantom.image(120.0, slice_mm=2.0, pixel_mm=1.4)
-    matrix = np.eye(4)
-    matrix[:3, 3] = image.lattice.to_lps(np.zeros(3))
-    for axis in range(3):
-        matrix[:3, axis] = np.asarray(image.lattice.to_lps(np.eye(3)[axis])) - matrix[:3, 3]
-    labels, _, _ = canonical_order(image.labels, matrix)
-    return _volume(image.hu, matrix), labels, phantom.truth(image)
+def torso(lumbar_scan: LumbarScan) -> tuple[Volume, np.ndarray, Truth]:
+    return lumbar_scan.volume, lumbar_scan.labels, lumbar_scan.truth
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from phantoms import make_phantom
 from pipeline.segmentation.sampling import sample_lps, turned_grid
 from pipeline.segmentation.spine import segment_spine
 from pipeline.segmentation.spine.canal import Canal
 from pipeline.segmentation.spine.tracking import extend_canal
-from pipeline.volume import Grid, Volume, canonical_order
+from pipeline.volume import Grid, Volume
+from tests.pipeline.conftest import LumbarScan
 
 
 def _grid(shape: tuple[int, int, int], edge_mm: float) -> Grid:
@@ -64,11 +64,9 @@ def test_a_turned_grid_holds_the_other_and_looks_where_the_patient_looks(turn_de
     np.testing.assert_allclose(to_back / 2.0, [-np.sin(a), np.cos(a), 0.0], atol=1e-9)
 
 
-def test_levels_of_a_turned_patient_are_named():
+def test_levels_of_a_turned_patient_are_named(lumbar_scan: LumbarScan):
     """The sacral canal of someone who lies half on a side is beside the lumbar one, not behind it."""
-    image = make_phantom("torso", seed=5, top_level="L1", hips=False).image(120.0, slice_mm=2.0, pixel_mm=1.4)
-    hu, matrix, _ = canonical_order(image.hu, np.asarray(image.lattice.index_to_lps))
-    grid = Grid(hu.shape, matrix)
+    hu, grid = lumbar_scan.volume.hu, lumbar_scan.volume.grid
     turned = turned_grid(grid, np.radians(-20.0))
     points = turned.to_lps(
         np.stack(np.meshgrid(*(np.arange(n) for n in turned.shape), indexing="ij"), -1).astype(float)
