@@ -1,53 +1,56 @@
-"""Rows of rods in the image: round even spots at equal distances, followed along the table, aslant or not."""
+"""Rows of rods anywhere in the image: discs that go on straight along the table, side by side in the same plastic."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.segmentation.model import Segmentation
+from pipeline.density.rod_discs import EDGE_HU, Disc, find_discs
 from pipeline.volume import Volume
 
-_SLAB_MM = (8.0, 32.0)
-_SLAB_NOISE_HU = 5.0
-_MOST_SLABS = 12
-_BEHIND_THE_SPINE_MM = 30.0
-_EVEN_HALF_SIDE_MM = 3.2
-_CORE_MM = 4.5
-_EVEN_SD_HU = 12.0
-_EVEN_SHARE = 0.04
-_SMOOTH_MM = 0.8
-_ROD_RADII_MM = (5.0, 6.5, 8.0, 9.5, 11.0)
-_OUTSIDE_THE_EDGE_MM = 2.5
-EDGE_HU = 14.0
-"""By how much the surroundings of a rod must differ from it for its edge to be seen."""
-_ANGLES = np.linspace(0.0, 2.0 * np.pi, 24, endpoint=False)
-_FIRST_ANGLES = slice(0, None, 3)
-_ACCEPT_DISC = 0.8
+__all__ = ["EDGE_HU", "SURE_DISC", "Row", "find_rows", "reading_at"]
+
 SURE_DISC = 0.95
 """Share of the circumference with an edge above which a disc is a rod and nothing else."""
-_MOST_DISCS = 40
-_APART_MM = 8.0
-_STEP_MM = (18.0, 60.0)
-_STEEPEST_ROW = 0.25
-_OFF_THE_ROW_MM = 3.0
-_LONGEST_ROW = 6
+_SLAB_MM = (8.0, 32.0)
+_SLAB_NOISE_HU = 5.0
+_SLAB_EVERY_MM = (15.0, 30.0)
+_MOST_SLABS = 16
+_AIR_HU = -1100.0
 _STEEPEST_PLATE = 0.2
-_SHIFT_MM = 2.0
-_PAIR_STEP_MM = (18.0, 120.0)
-_BETWEEN_MM = 1.5
-_SAME_PLASTIC_HU = 40.0
-_SAME_RADIUS_MM = 1.6
-_BEYOND = (-2, -1, 1, 2)
+_SHIFT_MM = 2.5
+_SAME_HU = 15.0
+_SAME_HU_SHARE = 0.03
+_SEEN_SHARE = 0.6
+_PARALLEL = 0.06
+_OFF_THE_LINE_MM = 2.5
+_STEP_MM = (14.0, 125.0)
+_TURN = np.cos(np.radians(28.0))
+_LONGEST_ROW = 12
+_MOST_RODS = 60
+_SAME_RADIUS_MM = 1.3
+_ROUND = 0.72
+_PATCH_MM = 20
+_COARSE_MM = 2.5
+_RING_MM = (2.5, 4.5)
+_EVEN_PLASTIC_HU = 25.0
+_SAME_PLASTIC_HU = 30.0
+_PLASTIC_AROUND = 0.4
+_BESIDE_THE_EDGE_MM = 2.0
+_CORE_MM = (2.5, 7.0)
+_MOST_SLICES = 60
+_FEW_SLICES = 12
+_MOST_TRIED = 150
 
 
 @dataclass(frozen=True)
 class Row:
-    """Rods side by side, followed along the table; from the patient's right to left.
+    """Rods side by side in the same plastic, followed along the table.
 
     Attributes
     ----------
@@ -55,58 +58,75 @@ class Row:
         Mean of each rod over its length, and the spread from slice to slice.
     slices : int
         In how many slices the rods were read.
-    index : float ndarray of shape (R, 3)
-        Middle of each rod as (k, j, i).
+    centre : float ndarray of shape (R, 2)
+        Pixel (row, column) of each rod in the slice `middle`.
+    middle : float
+    lean : float ndarray of shape (2,)
+        By how many pixels the rods move from slice to slice: one value for all, because a plate is stiff.
+    along : int ndarray of shape (S,)
+        The slices that were read.
+    radius_mm : float
+    plastic_hu : float
+        What lies between the rods.
     score : float
         Share of the circumference with an edge, of the poorest rod.
-    beyond_hu : dict of int to float or None
-        What the image reads one and two steps beyond either end of the row (-2 and -1 before the first rod, 1 and 2 after the
-        last); None outside the field of view.
     """
 
     hu: NDArray[np.float64]
     sd_hu: NDArray[np.float64]
     slices: int
-    index: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    middle: float
+    lean: NDArray[np.float64]
+    along: NDArray[np.int_]
+    radius_mm: float
+    plastic_hu: float
     score: float
-    beyond_hu: dict[int, float | None]
+
+    @property
+    def index(self) -> NDArray[np.float64]:
+        """Middle of each rod as (k, j, i), shape (R, 3)."""
+        return np.column_stack([np.full(len(self.centre), self.middle), self.centre])
+
+    def part(self, first: int, last: int) -> Row:
+        """The rods from `first` to before `last`."""
+        chosen = slice(first, last)
+        return Row(
+            self.hu[chosen], self.sd_hu[chosen], self.slices, self.centre[chosen], self.middle, self.lean, self.along,
+            self.radius_mm, self.plastic_hu, self.score,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Disc:
-    """A round even spot in the mean of a few slices: its centre in pixels, and what it reads."""
+class _Rod:
+    """A disc that goes on from slab to slab: their middle slices, and its centre in the middle of them.
 
-    row: float
-    column: float
+    Its radius is exact, and what lies around it known, once it was measured in the mean along it.
+    """
+
+    at: NDArray[np.float64]
+    slope: NDArray[np.float64]
+    centre: NDArray[np.float64]
     score: float
     radius_mm: float
-    hu: float
+    around_hu: float = 0.0
+
+    def place(self, k: float) -> NDArray[np.float64]:
+        """Pixel (row, column) in slice `k`."""
+        return np.asarray(self.centre + (k - float(self.at.mean())) * self.slope)
 
 
-@dataclass(frozen=True)
-class _Sighting:
-    """A row of discs in one slab; `k` is the middle slice."""
+def find_rows(volume: Volume) -> list[Row]:
+    """Rows of two or more rods, wherever they lie in the image and however they are turned.
 
-    k: float
-    discs: tuple[_Disc, ...]
-
-    def places_mm(self, pixel_mm: float) -> NDArray[np.float64]:
-        return np.array([(d.row, d.column) for d in self.discs]) * pixel_mm
-
-
-def find_rows(volume: Volume, segmentation: Segmentation) -> list[Row]:
-    """Rows of two to six rods that lie behind the spine and go on along the table.
-
-    Slabs of 8 mm (up to 32 mm in noisy images) are searched for discs of 5 to 11 mm radius; rows of them at equal distances
-    that go on from slab to slab, straight on by at most 11 degrees, are one plate. Its rods are then read in every slice along
-    the line through their centres, so that a plate that lies aslant is not smeared. Between the rods of a row there is the
-    same plastic everywhere, or it is no whole row. Two discs are a row only where there are no others as sharp.
+    Slabs of 8 mm (up to 32 mm in noisy images) are searched for discs; discs that go on from slab to slab, straight on by at
+    most 11 degrees, are rods; parallel rods of one size beside each other, in a line or on a gentle arc, are a row if what
+    lies between them and around each of them is the same even material. The rods are then read in every slice, 2 mm inside
+    their edge, along their common direction, so that a plate that lies aslant is not smeared.
 
     Parameters
     ----------
     volume : Volume
-    segmentation : Segmentation
-        Where the patient's bones are.
 
     Returns
     -------
@@ -114,230 +134,317 @@ def find_rows(volume: Volume, segmentation: Segmentation) -> list[Row]:
         Longest first, then by the number of slices.
     """
     pixel = float(np.mean(volume.spacing_mm[1:]))
-    top = _top_row(volume, segmentation)
-    slabs = _slabs(volume, segmentation, top)
-    sightings: list[list[_Sighting]] = []
+    slabs, noise = _slabs(volume)
+    discs = []
     for low, high in slabs:
-        image = volume.hu[low:high, top:].mean(axis=0, dtype=np.float32)
-        discs = _discs(image, pixel)
-        rows = _rows(discs, pixel) or _pairs(discs, pixel)
-        sightings.append([_Sighting((low + high - 1) / 2, tuple(row)) for row in rows])
-    fewest = 2 if len(slabs) > 2 else 1
-    chains = [chain for chain in _chains(sightings, volume.spacing_mm[0], pixel) if len(chain) >= fewest]
-    found = [_followed(volume, chain, slabs, top) for chain in chains]
-    return sorted((row for row in found if row is not None), key=lambda row: (-len(row.hu), -row.slices))
+        image = np.maximum(volume.hu[low:high].mean(axis=0, dtype=np.float32), _AIR_HU)
+        discs.append(find_discs(image, pixel, noise / float(np.sqrt(high - low))))
+    linked = _linked(slabs, discs, volume.spacing_mm[0], pixel)
+    rods = [rod for one in linked if (rod := _round(volume, one, slabs)) is not None]
+    found: list[Row] = []
+    used: list[set[int]] = []
+    tried: set[tuple[int, ...]] = set()
+    waiting = sorted((tuple(chain) for chain in _chains(rods, pixel, volume.spacing_mm[0])), key=len, reverse=True)
+    while waiting and len(tried) < _MOST_TRIED:
+        chain = waiting.pop(0)
+        if chain in tried or any(set(chain) <= row for row in used):
+            continue
+        tried.add(chain)
+        row = _followed(volume, [rods[n] for n in chain], slabs)
+        if row is not None:
+            used.append(set(chain))
+            found.append(row)
+        elif len(chain) > 2:
+            # Something else may stand in line with the rods, at one end of them.
+            waiting = sorted([*waiting, chain[1:], chain[:-1]], key=len, reverse=True)
+    return sorted(found, key=lambda row: (-len(row.hu), -row.slices))
 
 
-def _slabs(volume: Volume, segmentation: Segmentation, top: int) -> list[tuple[int, int]]:
-    """Up to twelve stretches along the table, around the structures where there are any, as thick as the noise asks for."""
-    present = np.flatnonzero((segmentation.labels > 0).any(axis=(1, 2)))
-    first, last = (int(present[0]), int(present[-1])) if present.size else (0, volume.shape[0] - 1)
-    wanted = _slice_noise_hu(volume, top) ** 2 / _SLAB_NOISE_HU**2 * volume.spacing_mm[0]
-    thickness = float(np.clip(wanted, *_SLAB_MM))
-    length = max(1, min(round(thickness / volume.spacing_mm[0]), volume.shape[0]))
-    end = max(first, last + 1 - length)
-    count = min(_MOST_SLABS, max(2, (end - first) // length + 1))
-    starts = np.unique(np.linspace(min(first, volume.shape[0] - length), end, count).astype(int))
-    return [(int(s), int(s) + length) for s in starts]
+def _slabs(volume: Volume) -> tuple[list[tuple[int, int]], float]:
+    """Stretches along the table, as thick as the noise asks for, and the noise of single slices after smoothing."""
+    noise = _slice_noise_hu(volume)
+    spacing, count = volume.spacing_mm[0], volume.shape[0]
+    thickness = float(np.clip(noise**2 / _SLAB_NOISE_HU**2 * spacing, *_SLAB_MM))
+    length = max(1, min(round(thickness / spacing), count))
+    every = float(np.clip(thickness, *_SLAB_EVERY_MM))
+    slabs = int(np.clip(np.ceil((count - length) * spacing / every) + 1, 3, _MOST_SLABS))
+    starts = np.unique(np.linspace(0, count - length, slabs).astype(int))
+    return [(int(s), int(s) + length) for s in starts], noise
 
 
-def _slice_noise_hu(volume: Volume, top: int) -> float:
+def _slice_noise_hu(volume: Volume) -> float:
     """Noise of single slices after smoothing, from the difference of two neighbours in the middle of the scan."""
     middle = volume.shape[0] // 2
     if middle == 0:
         return 0.0
-    pair = volume.hu[middle - 1 : middle + 1, top:].astype(np.float32)
+    pair = volume.hu[middle - 1 : middle + 1].astype(np.float32)
     solid = (pair > -300.0).all(axis=0) & (pair < 300.0).all(axis=0)
     if not solid.any():
         return 0.0
-    apart = ndimage.gaussian_filter(pair[1] - pair[0], _SMOOTH_MM / float(np.mean(volume.spacing_mm[1:])))[solid]
+    apart = ndimage.gaussian_filter(pair[1] - pair[0], 0.8 / float(np.mean(volume.spacing_mm[1:])))[solid]
     return float(1.4826 * np.median(np.abs(apart)) / np.sqrt(2.0))
 
 
-def _top_row(volume: Volume, segmentation: Segmentation) -> int:
-    """First row of the image that is searched: 30 mm behind the middle of the bones."""
-    if not segmentation.labels.any():
-        return 0
-    weight = (segmentation.labels > 0).sum(axis=(0, 2), dtype=np.int64)
-    middle = float(weight @ np.arange(len(weight))) / float(weight.sum())
-    return max(0, min(int(middle + _BEHIND_THE_SPINE_MM / volume.spacing_mm[1]), volume.shape[1] - 8))
-
-
-def _discs(image: NDArray[np.float32], pixel_mm: float) -> list[_Disc]:
-    """Round even spots with an edge on nearly all sides, best first, none within 8 mm of a better one."""
-    smooth = ndimage.gaussian_filter(image, _SMOOTH_MM / pixel_mm)
-    side = 2 * max(1, round(_EVEN_HALF_SIDE_MM / pixel_mm)) + 1
-    mean = ndimage.uniform_filter(smooth, side, mode="nearest")
-    square = ndimage.uniform_filter(smooth.astype(np.float64) ** 2, side, mode="nearest")
-    spread = np.sqrt(np.maximum(square - mean.astype(np.float64) ** 2, 0.0))
-    # A rod that stands out by much spills some of that over its blurred edge.
-    even = spread < _EVEN_SD_HU + _EVEN_SHARE * np.abs(mean)
-    rows, columns = np.nonzero(even & (mean > -200.0) & (mean < 2000.0))
-    inside = mean[rows, columns]
-    best, size = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.float32)
-    for radius in _ROD_RADII_MM:
-        reach = (radius + _OUTSIDE_THE_EDGE_MM) / pixel_mm
-        down = np.rint(np.sin(_ANGLES) * reach).astype(int)
-        right = np.rint(np.cos(_ANGLES) * reach).astype(int)
-        # Most places have no edge around them at all: eight directions tell, and only the rest is looked at in full.
-        left = np.flatnonzero(
-            _share_of_edge(smooth, rows, columns, inside, down[_FIRST_ANGLES], right[_FIRST_ANGLES]) >= 0.6
-        )
-        share = _share_of_edge(smooth, rows[left], columns[left], inside[left], down, right)
-        better = share > best[left]
-        best[left[better]], size[left[better]] = share[better], radius
-    score = np.zeros(image.shape, np.float32)
-    score[rows, columns] = best
-    radii = np.zeros(image.shape, np.float32)
-    radii[rows, columns] = size
-    peaks = (score >= _ACCEPT_DISC) & (score == ndimage.maximum_filter(score, size=2 * round(_APART_MM / pixel_mm) + 1))
-    components, number = ndimage.label(peaks, np.ones((3, 3)))
-    found: list[_Disc] = []
-    for centre in ndimage.center_of_mass(peaks, components, range(1, number + 1)) if number else ():
-        j, i = (min(round(float(c)), n - 1) for c, n in zip(centre, image.shape, strict=True))
-        reading = float(mean[j, i])
-        found.append(_Disc(float(centre[0]), float(centre[1]), float(score[j, i]), float(radii[j, i]), reading))
-    found = [disc for disc in found if disc.score > 0]
-    found.sort(key=lambda disc: -disc.score)
-    kept: list[_Disc] = []
-    for disc in found:
-        if all(np.hypot(disc.row - o.row, disc.column - o.column) * pixel_mm >= _APART_MM for o in kept):
-            kept.append(disc)
-    return kept[:_MOST_DISCS]
-
-
-def _share_of_edge(
-    image: NDArray[np.float32],
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    inside: NDArray[np.float32],
-    down: NDArray[np.int_],
-    right: NDArray[np.int_],
-) -> NDArray[np.float32]:
-    """Share of the directions in which the image differs from the inside of a disc just outside its edge."""
-    different = np.zeros(len(rows), np.float32)
-    for dy, dx in zip(down, right, strict=True):
-        around = image[np.clip(rows + dy, 0, image.shape[0] - 1), np.clip(columns + dx, 0, image.shape[1] - 1)]
-        different += np.abs(around - inside) > EDGE_HU
-    return different / np.float32(len(down))
-
-
-def _rows(discs: list[_Disc], pixel_mm: float) -> list[list[_Disc]]:
-    """Rows of three to six discs at equal distances of 18 to 60 mm, nearly level, longest first."""
-    places = np.array([(d.row, d.column) for d in discs], float).reshape(-1, 2) * pixel_mm
-    rows: dict[tuple[int, ...], list[_Disc]] = {}
-    for i in range(len(discs)):
-        for j in range(len(discs)):
-            step = places[j] - places[i]
-            if not _STEP_MM[0] <= step[1] <= _STEP_MM[1] or abs(step[0]) > _STEEPEST_ROW * step[1]:
-                continue
-            chain = [i, j]
-            while len(chain) <= _LONGEST_ROW:
-                ahead = places[chain[-1]] + (places[chain[-1]] - places[chain[0]]) / (len(chain) - 1)
-                distance = np.hypot(*(places - ahead).T)
-                nearest = int(np.argmin(distance))
-                if distance[nearest] > _OFF_THE_ROW_MM or nearest in chain:
-                    break
-                chain.append(nearest)
-            if 3 <= len(chain) <= _LONGEST_ROW:
-                rows[tuple(chain)] = [discs[k] for k in chain]
-    longest = sorted(rows, key=len, reverse=True)
-    kept = [key for n, key in enumerate(longest) if not any(set(key) < set(other) for other in longest[:n])]
-    return [rows[key] for key in kept]
-
-
-def _pairs(discs: list[_Disc], pixel_mm: float) -> list[list[_Disc]]:
-    """Two sharp discs of one size side by side, 18 to 120 mm apart and level, where there are no others as sharp."""
-    sharp = [disc for disc in discs if disc.score >= SURE_DISC]
-    if len(sharp) != 2:
-        return []
-    first, second = sorted(sharp, key=lambda disc: disc.column)
-    across, along = (second.column - first.column) * pixel_mm, abs(second.row - first.row) * pixel_mm
-    alike = abs(first.radius_mm - second.radius_mm) <= _SAME_RADIUS_MM
-    level = along <= _STEEPEST_ROW * across
-    return [[first, second]] if alike and level and _PAIR_STEP_MM[0] <= across <= _PAIR_STEP_MM[1] else []
-
-
-def _chains(sightings: list[list[_Sighting]], spacing_mm: float, pixel_mm: float) -> list[list[_Sighting]]:
-    """Sightings of the same plate in one slab after the other; a slab in between may have missed it."""
-    chains: list[list[_Sighting]] = []
-    for number, seen in enumerate(sightings):
-        recent = {id(one) for earlier in sightings[max(0, number - 2) : number] for one in earlier}
-        for sighting in seen:
-            for chain in chains:
-                last = chain[-1]
-                if id(last) not in recent or len(last.discs) != len(sighting.discs):
+def _linked(slabs: list[tuple[int, int]], discs: list[list[Disc]], spacing_mm: float, pixel_mm: float) -> list[_Rod]:
+    """Discs linked from slab to slab (one slab in between may have missed them), the best of them."""
+    at = [(low + high - 1) / 2 for low, high in slabs]
+    chains: list[list[tuple[int, Disc]]] = []
+    for number, here in enumerate(discs):
+        recent = [chain for chain in chains if chain[-1][0] >= number - 2]
+        taken: set[int] = set()
+        for disc in here:
+            best, nearest = -1, np.inf
+            for n, chain in enumerate(recent):
+                if n in taken:
                     continue
-                moved = sighting.places_mm(pixel_mm) - last.places_mm(pixel_mm)
-                along = (sighting.k - last.k) * spacing_mm
-                shift = np.median(moved, axis=0)
-                together = float(np.abs(moved - shift).max()) <= _SHIFT_MM
-                if together and float(np.hypot(*shift)) <= _STEEPEST_PLATE * along + _SHIFT_MM:
-                    chain.append(sighting)
-                    break
+                last = chain[-1][1]
+                apart = float(np.hypot(disc.row - last.row, disc.column - last.column)) * pixel_mm
+                along = (at[number] - at[chain[-1][0]]) * spacing_mm
+                alike = abs(disc.hu - last.hu) <= _SAME_HU + _SAME_HU_SHARE * abs(disc.hu)
+                if alike and apart < nearest and apart <= _SHIFT_MM + _STEEPEST_PLATE * along:
+                    best, nearest = n, apart
+            if best < 0:
+                chains.append([(number, disc)])
             else:
-                chains.append([sighting])
-    return chains
+                taken.add(best)
+                recent[best].append((number, disc))
+    fewest = 2 if len(slabs) > 2 else 1
+    rods = []
+    for chain in chains:
+        span = chain[-1][0] - chain[0][0] + 1
+        if len(chain) < fewest or len(chain) < _SEEN_SHARE * span:
+            continue
+        k = np.array([at[number] for number, _ in chain])
+        places = np.array([(disc.row, disc.column) for _, disc in chain])
+        spread = k - k.mean()
+        slope = spread @ (places - places.mean(axis=0)) / max(float((spread**2).sum()), 1e-9)
+        off = places - places.mean(axis=0) - np.outer(spread, slope)
+        if float(np.sqrt((off**2).sum(axis=1).mean())) * pixel_mm <= _OFF_THE_LINE_MM:
+            score = float(np.median([disc.score for _, disc in chain]))
+            radius = float(np.median([disc.radius_mm for _, disc in chain]))
+            rods.append(_Rod(k, slope, places.mean(axis=0), score, radius))
+    rods.sort(key=lambda rod: (-rod.score, -len(rod.at)))
+    return rods[:_MOST_RODS]
 
 
-def _followed(volume: Volume, chain: list[_Sighting], slabs: list[tuple[int, int]], top: int) -> Row | None:
-    """The rods of a chain read slice by slice along the lines through their centres."""
+def _round(volume: Volume, rod: _Rod, slabs: list[tuple[int, int]]) -> _Rod | None:
+    """The rod with its exact centre and its radius, from the mean along it; None if that is no round disc."""
     pixel = float(np.mean(volume.spacing_mm[1:]))
-    at = np.array([sighting.k for sighting in chain])
-    places = np.array([[(d.row + top, d.column) for d in sighting.discs] for sighting in chain])
-    middle = float(at.mean())
-    centre = places.mean(axis=0)
-    # One slope for all rods of a plate: it is stiff.
-    lean = (at - middle) @ (places - centre).mean(axis=1) / max(float(((at - middle) ** 2).sum()), 1e-9)
+    along = _slices_of([rod], slabs, volume.shape[0], _FEW_SLICES)
+    middle = float(rod.at.mean())
+    offsets = np.mgrid[-_PATCH_MM : _PATCH_MM + 1, -_PATCH_MM : _PATCH_MM + 1]
+    patch = _mean_patch(volume, along, rod.centre + np.outer(along - middle, rod.slope), offsets / pixel)
+    fitted = _fitted_disc(patch, offsets, rod.radius_mm)
+    if fitted is None:
+        return None
+    shift_mm, radius, around = fitted
+    return replace(rod, centre=rod.centre + shift_mm / pixel, radius_mm=radius, around_hu=around)
+
+
+def _slices_of(rods: list[_Rod], slabs: list[tuple[int, int]], count: int, most: int) -> NDArray[np.int_]:
+    """Slices in which all of these rods were seen, at most so many."""
     half = (slabs[0][1] - slabs[0][0]) / 2
-    slices = np.arange(max(0, int(np.ceil(at[0] - half + 0.5))), min(volume.shape[0], int(at[-1] + half + 0.5)))
-    radius = min(_CORE_MM, float(np.median([d.radius_mm for s in chain for d in s.discs])) - 1.0)
-    step = (centre[-1] - centre[0]) / (len(centre) - 1)
-    readings = [_reading(volume, slices, place + np.outer(slices - middle, lean), radius / pixel) for place in centre]
-    means = np.full(len(centre), np.nan)
-    spread = np.zeros(len(centre))
-    used = len(slices)
+    low = max(float(rod.at[0]) for rod in rods)
+    high = min(float(rod.at[-1]) for rod in rods)
+    along = np.arange(max(0, int(np.ceil(low - half + 0.5))), min(count, int(high + half + 0.5)))
+    return along[np.unique(np.linspace(0, len(along) - 1, min(len(along), most)).astype(int))]
+
+
+def _chains(rods: list[_Rod], pixel_mm: float, spacing_mm: float) -> Iterator[list[int]]:
+    """Rods that may be one row: from each pair on to the next one ahead, as long as there is one."""
+    count = len(rods)
+    beside = np.zeros((count, count), bool)
+    step = np.zeros((count, count, 2))
+    for a in range(count):
+        for b in range(count):
+            if a == b or not _parallel(rods[a], rods[b], pixel_mm, spacing_mm):
+                continue
+            k = (max(rods[a].at[0], rods[b].at[0]) + min(rods[a].at[-1], rods[b].at[-1])) / 2
+            step[a, b] = (rods[b].place(k) - rods[a].place(k)) * pixel_mm
+            beside[a, b] = _STEP_MM[0] <= float(np.hypot(*step[a, b])) <= _STEP_MM[1]
+    length = np.hypot(step[..., 0], step[..., 1])
+    for a in range(count):
+        for b in np.flatnonzero(beside[a]):
+            chain = [a, int(b)]
+            while len(chain) < _LONGEST_ROW:
+                last, here = chain[-2], chain[-1]
+                ahead = (step[here] @ step[last, here]) / np.maximum(length[here] * length[last, here], 1e-9)
+                options = np.flatnonzero(beside[here] & (ahead > _TURN))
+                options = options[~np.isin(options, chain)]
+                if len(options) == 0:
+                    break
+                chain.append(int(options[np.argmin(length[here][options])]))
+            # Each row is met from both of its ends.
+            if _towards(np.sum([step[one, other] for one, other in pairwise(chain)], axis=0)):
+                yield chain
+
+
+def _towards(step_mm: NDArray[np.float64]) -> bool:
+    """Whether a row runs to the patient's left, or straight down."""
+    return bool(step_mm[1] > 1e-6 or (abs(step_mm[1]) <= 1e-6 and step_mm[0] > 0))
+
+
+def _parallel(one: _Rod, other: _Rod, pixel_mm: float, spacing_mm: float) -> bool:
+    """Whether two rods may be parts of one plate: of one size, in the same slices, and in the same direction."""
+    if abs(one.radius_mm - other.radius_mm) > _SAME_RADIUS_MM:
+        return False
+    overlap = min(one.at[-1], other.at[-1]) - max(one.at[0], other.at[0])
+    shorter = min(np.ptp(one.at), np.ptp(other.at))
+    if overlap < 0.5 * shorter or overlap < 0:
+        return False
+    apart = float(np.hypot(*(one.slope - other.slope))) * pixel_mm / spacing_mm
+    return bool(apart <= _PARALLEL + 2.0 * pixel_mm / max(float(shorter) * spacing_mm, 1.0))
+
+
+def _followed(volume: Volume, rods: list[_Rod], slabs: list[tuple[int, int]]) -> Row | None:
+    """The rods of a chain read slice by slice; None where they are not round, of one size, or not in one plastic."""
+    pixel = float(np.mean(volume.spacing_mm[1:]))
+    along = _slices_of(rods, slabs, volume.shape[0], _MOST_SLICES)
+    if len(along) == 0:
+        return None
+    middle = float(along.mean())
+    lean = _common_lean(rods)
+    centre = np.array([rod.place(middle) for rod in rods])
+    radius = float(np.median([rod.radius_mm for rod in rods]))
+    plastic = _common_plastic(volume, along, centre, lean, middle, radius)
+    if plastic is None:
+        return None
+    core = _core_mm(radius, pixel) / pixel
+    readings = [_readings(volume, along, place + np.outer(along - middle, lean), core) for place in centre]
+    means, spread, used = np.zeros(len(centre)), np.zeros(len(centre)), len(along)
     for number, values in enumerate(readings):
         known = values[np.isfinite(values)]
         if known.size == 0:
             return None
-        typical = float(np.median(known))
-        deviation = 1.4826 * float(np.median(np.abs(known - typical)))
-        kept = known[np.abs(known - typical) <= max(3.0 * deviation, 3.0)]
+        kept = _without_outliers(known, 3.0)
         means[number], spread[number], used = float(kept.mean()), max(float(kept.std()), 1.0), min(used, len(kept))
-    if len(centre) > 2:
-        gaps = [(a + b) / 2 for a, b in pairwise(centre)]
-        plastic = [
-            float(np.nanmedian(_reading(volume, slices, gap + np.outer(slices - middle, lean), _BETWEEN_MM / pixel)))
-            for gap in gaps
-        ]
-        if float(np.ptp(plastic)) > _SAME_PLASTIC_HU:
-            return None
-    beyond: dict[int, float | None] = {}
-    for offset in _BEYOND:
-        place = (centre[0] if offset < 0 else centre[-1]) + offset * step
-        values = _reading(volume, slices, place + np.outer(slices - middle, lean), radius / pixel)
-        beyond[offset] = float(np.nanmedian(values)) if np.isfinite(values).mean() > 0.5 else None
-    index = np.column_stack([np.full(len(centre), middle), centre])
-    score = float(np.median([min(d.score for d in sighting.discs) for sighting in chain]))
-    return Row(means, spread, used, index, score, beyond)
+    return Row(
+        means, spread, used, centre, middle, lean, along, radius, plastic, min(rod.score for rod in rods)
+    )  # fmt: skip
 
 
-def _reading(
-    volume: Volume, slices: NDArray[np.int_], centres: NDArray[np.float64], radius_px: float
+def _common_lean(rods: list[_Rod]) -> NDArray[np.float64]:
+    """One direction for all rods of a plate, in pixels per slice."""
+    weights = np.array([((rod.at - rod.at.mean()) ** 2).sum() for rod in rods])
+    slopes = np.array([rod.slope for rod in rods])
+    return np.asarray(weights @ slopes / max(float(weights.sum()), 1e-9))
+
+
+def _mean_patch(
+    volume: Volume, along: NDArray[np.int_], centres: NDArray[np.float64], offsets: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Mean of a disc in each slice; NaN where a part of it lies outside the field of view."""
+    """The surroundings of a rod, averaged along it; NaN outside the image."""
+    total = np.zeros(offsets.shape[1:])
+    for k, place in zip(along, centres, strict=True):
+        total += ndimage.map_coordinates(
+            volume.hu[k], offsets + place[:, None, None], output=float, order=1, mode="constant", cval=np.nan
+        )
+    return np.asarray(total / len(along))
+
+
+def _fitted_disc(
+    patch: NDArray[np.float64], offsets_mm: NDArray[np.int_], coarse_radius_mm: float
+) -> tuple[NDArray[np.float64], float, float] | None:
+    """Centre from the middle and radius in mm, and surroundings in HU, of the disc in a patch of 1 mm pixels; or None."""
+    distance = np.hypot(*offsets_mm)
+    inside = float(np.nanmedian(patch[distance <= 3.0])) if np.isfinite(patch[distance <= 3.0]).any() else np.nan
+    if not np.isfinite(inside):
+        return None
+    # The edge is where the median over all directions changes most.
+    radii = max(2.0, coarse_radius_mm - _COARSE_MM) + np.arange(0.0, 2.0 * _COARSE_MM + 1.0)
+    profile = np.array([np.nanmedian(patch[(distance > r - 0.75) & (distance <= r + 0.75)]) for r in radii])
+    grown = float(radii[:-1][np.argmax(np.abs(np.diff(profile)))]) + 0.5
+    ring = (distance > grown + _RING_MM[0]) & (distance <= grown + _RING_MM[1]) & np.isfinite(patch)
+    if np.count_nonzero(ring) < 12:
+        return None
+    around = float(np.median(patch[ring]))
+    towards = np.clip((patch - around) / (inside - around), -1.0, 3.0) if abs(inside - around) > 1.0 else patch * 0.0
+    # What lies beyond the rod on the scale from plastic to rod (air beside a rod of fat) is not part of it.
+    share = np.where(np.isfinite(towards) & (towards < 1.6), np.clip(towards, 0.0, 1.0), 0.0)
+    share[distance > grown + 4.0] = 0.0
+    weight = float(share.sum())
+    if weight < 4:
+        return None
+    centre = np.array([(share * axis).sum() / weight for axis in offsets_mm])
+    radius = float(np.sqrt(weight / np.pi))
+    disc = np.hypot(*(offsets_mm - centre[:, None, None])) <= radius
+    solid = share > 0.5
+    common = np.count_nonzero(disc & solid) / max(1, np.count_nonzero(disc | solid))
+    if common < _ROUND or np.hypot(*centre) > 4.0:
+        return None
+    return centre, radius, around
+
+
+def _common_plastic(
+    volume: Volume,
+    along: NDArray[np.int_],
+    centre: NDArray[np.float64],
+    lean: NDArray[np.float64],
+    middle: float,
+    radius_mm: float,
+) -> float | None:
+    """What lies between the rods and around each of them, if it is the same and even everywhere."""
+    pixel = float(np.mean(volume.spacing_mm[1:]))
+    beyond = radius_mm + max(_BESIDE_THE_EDGE_MM, pixel)
+    levels = []
+    for a, b in pairwise(centre):
+        length = float(np.hypot(*(b - a))) * pixel
+        if length <= 2.0 * beyond:
+            return None
+        at = np.linspace(beyond, length - beyond, max(2, int((length - 2 * beyond) / pixel) + 1)) / length
+        line = (a + np.outer(at, b - a)).T[:, :, None]
+        levels.append(_mean_patch(volume, along, np.outer(along - middle, lean), line)[:, 0])
+    medians = [float(np.nanmedian(level)) for level in levels]
+    plastic = float(np.median(medians))
+    if max(abs(one - plastic) for one in medians) > _SAME_PLASTIC_HU:
+        return None
+    for level in levels:
+        if float(np.mean(np.abs(level - plastic) <= _EVEN_PLASTIC_HU + EDGE_HU)) < 0.8:
+            return None
+    angles = np.linspace(0.0, 2.0 * np.pi, 24, endpoint=False)
+    ring = np.stack([np.sin(angles), np.cos(angles)])[:, :, None] * (beyond / pixel)
+    for place in centre:
+        values = _mean_patch(volume, along, place + np.outer(along - middle, lean), ring)[:, 0]
+        if float(np.mean(np.abs(values - plastic) <= _SAME_PLASTIC_HU)) < _PLASTIC_AROUND:
+            return None
+    return plastic
+
+
+def _core_mm(radius_mm: float, pixel_mm: float) -> float:
+    """How far from its centre a rod is read: not where its edge spills in."""
+    return float(np.clip(radius_mm - max(_BESIDE_THE_EDGE_MM, pixel_mm), *_CORE_MM))
+
+
+def _without_outliers(values: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """The values within three robust standard deviations (at least `least`) of their median."""
+    typical = float(np.median(values))
+    deviation = 1.4826 * float(np.median(np.abs(values - typical)))
+    return values[np.abs(values - typical) <= max(3.0 * deviation, least)]
+
+
+def _readings(
+    volume: Volume, along: NDArray[np.int_], centres: NDArray[np.float64], radius_px: float
+) -> NDArray[np.float64]:
+    """What a disc reads in each slice, without bubbles; NaN where a part of it lies outside the field of view."""
     reach = int(np.ceil(radius_px))
     dy, dx = np.mgrid[-reach - 1 : reach + 2, -reach - 1 : reach + 2]
-    out = np.full(len(slices), np.nan)
+    out = np.full(len(along), np.nan)
     _, rows, columns = volume.shape
-    for number, (k, (y, x)) in enumerate(zip(slices, centres, strict=True)):
+    for number, (k, (y, x)) in enumerate(zip(along, centres, strict=True)):
         j, i = round(float(y)) + dy, round(float(x)) + dx
         inside = (j - y) ** 2 + (i - x) ** 2 <= radius_px**2
         j, i = j[inside], i[inside]
-        if j.min() < 0 or i.min() < 0 or j.max() >= rows or i.max() >= columns:
+        if j.size == 0 or j.min() < 0 or i.min() < 0 or j.max() >= rows or i.max() >= columns:
             continue
         if volume.valid is not None and not volume.valid[k, j, i].all():
             continue
-        out[number] = float(volume.hu[k, j, i].mean(dtype=np.float64))
+        out[number] = float(_without_outliers(volume.hu[k, j, i].astype(np.float64), 5.0).mean())
     return out
+
+
+def reading_at(volume: Volume, row: Row, place: NDArray[np.float64]) -> float | None:
+    """What the image reads where a rod of this row would be at pixel (row, column) `place`; None outside the field of view."""
+    pixel = float(np.mean(volume.spacing_mm[1:]))
+    core = _core_mm(row.radius_mm, pixel) / pixel
+    values = _readings(volume, row.along, place + np.outer(row.along - row.middle, row.lean), core)
+    return float(np.nanmedian(values)) if np.isfinite(values).mean() > 0.5 else None

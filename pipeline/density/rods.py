@@ -4,92 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.density import tables
 from pipeline.density.attenuation import plausible_gain
 from pipeline.density.internal import Line
-from pipeline.density.rod_search import EDGE_HU, SURE_DISC, Row, find_rows
+from pipeline.density.rod_identity import (
+    COMPARE_AT_HU,
+    PhantomDefinition,
+    Reading,
+    fitted_line,
+    implausible_fit,
+    known_phantoms,
+    readings_of,
+    zero_limit_hu,
+)
+from pipeline.density.rod_search import SURE_DISC, Row, find_rows
 from pipeline.density.tissues import TissueSample
 from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Volume
 
+__all__ = ["PhantomDefinition", "Plate", "find_plate", "known_phantoms", "line_from_plate"]
+
 _ROW_CONTRAST_HU = 80.0
-_IDENTIFY_HU = 10.0
-_PLASTIC_HU = 120.0
-_STRICT_ZERO_HU = 25.0
-_MOST_MISSING = 2
-_INVISIBLE_HU = EDGE_HU + 4.0
-_AS_GOOD_HU = 5.0
-_SAME_DENSITY_MG_CM3 = 4.0
+_EVEN_STEPS = 0.15
 _SECOND_APART_MG_CM3 = 8.0
 _ANOTHER_PLATE_MM = 12.0
 _LEAN = 0.2
-_COMPARE_AT_HU = 130.0
-
-
-@dataclass(frozen=True)
-class PhantomDefinition:
-    """What a calibration phantom is made of.
-
-    Attributes
-    ----------
-    name : str
-    mineral : str
-        ``"K2HPO4"`` or ``"HA"``.
-    density_mg_cm3 : tuple of float
-        Of the mineral in each rod, along the plate.
-    water_mg_cm3 : tuple of float or None
-        Of the water in each rod, for phantoms whose certificate follows the Mindways equations.
-    certified : bool
-        Whether the values come from the certificate of the phantom in use, not from a table.
-    only_confusable : bool
-        Its values are not verified: a row that fits it is not measured with, and none that may be it is taken for another.
-    whole_density_mg_cm3 : tuple of float
-        Of all rods, where this is a part of a phantom.
-    """
-
-    name: str
-    mineral: str
-    density_mg_cm3: tuple[float, ...]
-    water_mg_cm3: tuple[float, ...] | None = None
-    certified: bool = False
-    only_confusable: bool = False
-    whole_density_mg_cm3: tuple[float, ...] = ()
-
-    def part(self, first: int, last: int) -> PhantomDefinition:
-        """The rods from `first` to before `last`; itself if these are all."""
-        if last - first == len(self.density_mg_cm3):
-            return self
-        water = None if self.water_mg_cm3 is None else self.water_mg_cm3[first:last]
-        density = self.density_mg_cm3[first:last]
-        return replace(self, density_mg_cm3=density, water_mg_cm3=water, whole_density_mg_cm3=self.density_mg_cm3)
-
-    def expected_hu(self, rod: int, gain_hu_per_mg_cm3: float, zero_hu: float) -> float:
-        """What a rod reads on a line."""
-        density = self.density_mg_cm3[rod]
-        if self.water_mg_cm3 is None:
-            return zero_hu + gain_hu_per_mg_cm3 * density
-        slope = gain_hu_per_mg_cm3 + tables.number("k2hpo4_displacement")
-        return zero_hu - tables.number("water_density_mg_cm3") + self.water_mg_cm3[rod] + slope * density
-
-
-def known_phantoms() -> dict[str, PhantomDefinition]:
-    """The phantoms of the tables by name."""
-    return {
-        name: PhantomDefinition(
-            name,
-            str(entry["unit"]),
-            tuple(float(v) for v in entry["rho"]),
-            tuple(float(v) for v in entry["water"]) if "water" in entry else None,
-            only_confusable=entry["tag"] in ("M", "M?"),
-        )
-        for name, entry in tables.phantom_definitions().items()
-    }
+_LEAST_SD_HU = 0.5
+_UNCHECKED_SD_HU = 3.0
+_ROD_SD_SHARE = 0.006
+_SHIFT_TOLD_HU = 15.0
 
 
 @dataclass(frozen=True)
@@ -108,19 +54,17 @@ class Plate:
 def find_plate(
     volume: Volume, segmentation: Segmentation, definitions: Iterable[PhantomDefinition] | None = None
 ) -> Plate | None:
-    """Look for the rods of a calibration phantom under the patient and tell which phantom it is.
+    """Look for the rods of a calibration phantom anywhere in the scan and tell which phantom it is.
 
-    The rows come from `rod_search.find_rows`. The phantom is the one whose rod densities, in either direction, lie on a line
-    with the measured HU that physics allows. A row may lack one or two rods at an end, if these lie outside the field of
-    view or would read like what surrounds them; its line must then be that of physics to 25 HU at zero density. So must
-    that of two rods, which always lie on a line and must be sharp discs; a finding says that nothing checks them. A row that
-    suits two phantoms, or one in two ways that differ, is not used.
+    The rows come from `rod_search.find_rows`, the ways to read them from `rod_identity.readings_of`. Rows of two rods must be
+    sharp discs; a finding says that nothing checks their line but physics. A row that suits two phantoms, or one in two ways
+    that differ, is not used.
 
     Parameters
     ----------
     volume : Volume
     segmentation : Segmentation
-        Where the patient's bones are; the rods are looked for behind them.
+        Not looked at: a plate may lie anywhere, in front of a patient who lies prone as well as behind the bones.
     definitions : iterable of PhantomDefinition, optional
         Which phantoms it may be; those of the tables by default.
 
@@ -133,12 +77,12 @@ def find_plate(
     allowed = tuple(known_phantoms().values() if definitions is None else definitions)
     plates: list[Plate] = []
     doubtful: list[Finding] = []
-    for row in find_rows(volume, segmentation):
+    for row in find_rows(volume):
         if len(row.hu) == 2 and row.score < SURE_DISC:
             continue
-        readings = _readings_of(row, volume.acquisition.kvp, allowed)
+        readings = readings_of(volume, row, volume.acquisition.kvp, allowed)
         if not readings:
-            if len(row.hu) > 2 and row.score >= SURE_DISC and np.ptp(row.hu) > _ROW_CONTRAST_HU:
+            if _surely_a_plate(row):
                 doubtful.append(_unidentified(len(row.hu)))
             continue
         best = readings[0]
@@ -152,92 +96,45 @@ def find_plate(
     return Plate(None, (), (doubtful[0],)) if doubtful else None
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """One way to read a row: which phantom, in which order, from which rod on; residual in HU, density at 130 HU."""
-
-    definition: PhantomDefinition
-    order: int
-    residual_hu: float
-    at_130_hu: float
-
-    def contradicted_by(self, other: _Reading) -> bool:
-        """Whether the other reading is nearly as good and would give other densities."""
-        if other.residual_hu > self.residual_hu + _AS_GOOD_HU:
-            return False
-        another_scale = other.definition.mineral != self.definition.mineral
-        return another_scale or abs(other.at_130_hu - self.at_130_hu) > _SAME_DENSITY_MG_CM3
+def _surely_a_plate(row: Row) -> bool:
+    """Whether a row that fits no phantom is a plate nevertheless: sharp discs that differ, evenly spaced in a straight line."""
+    steps = np.diff(row.centre, axis=0)
+    even = float(np.hypot(*(steps - steps.mean(axis=0)).T).max()) <= _EVEN_STEPS * float(np.hypot(*steps.mean(axis=0)))
+    return len(row.hu) > 2 and row.score >= SURE_DISC and float(np.ptp(row.hu)) > _ROW_CONTRAST_HU and even
 
 
-def _readings_of(row: Row, kvp: float | None, definitions: tuple[PhantomDefinition, ...]) -> list[_Reading]:
-    """All ways to read a row that physics allows, the best fit first."""
-    found = []
-    seen = len(row.hu)
-    for whole in definitions:
-        missing = len(whole.density_mg_cm3) - seen
-        if missing < 0 or missing > _MOST_MISSING or (missing and seen < 3):
-            continue
-        for order, before in product((1, -1), range(missing + 1)):
-            part = whole.part(before, before + seen)
-            values = row.hu[::order]
-            gain, offset, residual = _fit(part, values)
-            low, high = plausible_gain(kvp)
-            limit = _STRICT_ZERO_HU if missing or seen == 2 else _PLASTIC_HU
-            if whole.water_mg_cm3 is not None:
-                limit = tables.number("mindways_intercept_limit_hu")
-            if residual > _IDENTIFY_HU or not low <= gain <= high or abs(offset) > limit:
-                continue
-            if all(
-                _explained(
-                    row,
-                    whole,
-                    lacking,
-                    order * (lacking - before if lacking < before else lacking - before - seen + 1),
-                    gain,
-                    offset,
-                )
-                for lacking in range(len(whole.density_mg_cm3))
-                if not before <= lacking < before + seen
-            ):
-                found.append(_Reading(part, order, residual, (_COMPARE_AT_HU - offset) / gain))
-    return sorted(found, key=lambda reading: reading.residual_hu)
-
-
-def _explained(row: Row, whole: PhantomDefinition, rod: int, steps: int, gain: float, offset: float) -> bool:
-    """Whether a rod that was not seen lies outside the field of view, or reads like its surroundings."""
-    reading = row.beyond_hu[steps]
-    return reading is None or abs(reading - whole.expected_hu(rod, gain, offset)) <= _INVISIBLE_HU
-
-
-def _fit(definition: PhantomDefinition, hu: NDArray[np.float64]) -> tuple[float, float, float]:
-    """HU per mg/cm3, HU at zero density and residual of rods in the order of a definition."""
-    density = np.asarray(definition.density_mg_cm3, float)
-    water = None if definition.water_mg_cm3 is None else np.asarray(definition.water_mg_cm3, float)
-    gain, offset, _, residual = _weighted_line(density, hu if water is None else hu - water, np.ones(len(hu)))
-    if water is not None:
-        gain -= tables.number("k2hpo4_displacement")
-        offset += tables.number("water_density_mg_cm3")
-    return gain, offset, residual
-
-
-def _plate(volume: Volume, row: Row, reading: _Reading) -> Plate:
+def _plate(volume: Volume, row: Row, reading: Reading) -> Plate:
     """The rods of a row in the order of the phantom that they were found to be."""
     samples = []
     places = volume.grid.to_lps(row.index)
-    for number, which in enumerate(range(len(row.hu))[:: reading.order]):
+    order = [int(n) for n in np.argsort(reading.which)]
+    for n in order:
         note = f"rod of {reading.definition.name}, {row.slices} slices"
-        hu, sd = float(row.hu[which]), float(row.sd_hu[which])
-        samples.append(TissueSample(f"rod_{number + 1}", hu, sd, row.slices, note, places[which][None]))
+        name = f"rod_{reading.which[n] + 1}"
+        samples.append(TissueSample(name, float(row.hu[n]), float(row.sd_hu[n]), row.slices, note, places[n][None]))
+    definition = reading.whole.chosen(tuple(sorted(reading.which)))
+    name = definition.name
     findings = []
-    name = reading.definition.name
     if len(samples) == 2:
-        text = f"The two rods of the {name} define the line exactly: nothing checks that they are what they seem."
+        text = (
+            f"The two rods of the {name} define the line exactly: that they are round, alike and in one plastic, that 0 mg/cm3 "
+            f"reads {reading.zero_hu:+.0f} HU and that the slope is one of this tube voltage is all that checks them."
+        )
         findings.append(Finding("phantom_two_rods", Severity.WARNING, text))
-    lacking = len(known) - len(samples) if (known := reading.definition.whole_density_mg_cm3) else 0
+    lacking = len(known) - len(samples) if (known := definition.whole_density_mg_cm3) else 0
     if lacking:
         text = f"{lacking} of the {len(known)} rods of the {name} are not in view or look like the plate; the others are used."
         findings.append(Finding("phantom_partly_seen", Severity.INFO, text))
-    return Plate(reading.definition, tuple(samples), tuple(findings))
+    if not reading.usual_order:
+        text = f"The rods of the {name} lie in another order than its table has them; they were told by what they read."
+        findings.append(Finding("phantom_other_order", Severity.INFO, text))
+    if definition.water_mg_cm3 is not None and abs(reading.zero_hu) > _SHIFT_TOLD_HU:
+        text = (
+            f"By the {name} water reads {reading.zero_hu:+.0f} HU. The line takes that up; the scanner's own water "
+            "calibration should be checked."
+        )
+        findings.append(Finding("phantom_zero_shifted", Severity.WARNING, text))
+    return Plate(definition, tuple(samples), tuple(findings))
 
 
 def _with_second(plates: list[Plate]) -> Plate:
@@ -250,11 +147,11 @@ def _with_second(plates: list[Plate]) -> Plate:
     lines = []
     for plate in (first, others[0]):
         assert plate.definition is not None
-        gain, offset, _ = _fit(plate.definition, np.array([rod.hu for rod in plate.rods]))
-        lines.append((_COMPARE_AT_HU - offset) / gain)
+        line = fitted_line(plate.definition, np.array([rod.hu for rod in plate.rods]), np.ones(len(plate.rods)))
+        lines.append((COMPARE_AT_HU - line.zero_hu) / line.gain_hu_per_mg_cm3)
     same_scale = others[0].definition is not None and others[0].definition.mineral == first.definition.mineral
     apart = abs(lines[1] - lines[0])
-    agree = f"they differ by {apart:.0f} mg/cm3 at {_COMPARE_AT_HU:.0f} HU" if same_scale else "their minerals differ"
+    agree = f"they differ by {apart:.0f} mg/cm3 at {COMPARE_AT_HU:.0f} HU" if same_scale else "their minerals differ"
     text = f"A second phantom ({others[0].name}) lies in the scan; the {first.name} is used, {agree}."
     severity = Severity.WARNING if same_scale and apart > _SECOND_APART_MG_CM3 else Severity.INFO
     return replace(first, findings=(*first.findings, Finding("phantom_second", severity, text)))
@@ -270,18 +167,18 @@ def _elsewhere(plate: Plate, other: Plate) -> bool:
 
 def _unidentified(count: int) -> Finding:
     text = (
-        f"{count} rods in a row lie under the patient but fit no known calibration phantom; they are not used. Give their "
-        "densities in a calibration file."
+        f"{count} rods in a row lie in the scan but fit no known calibration phantom; they are not used. Give their "
+        "values with openbct calibrate --certificate."
     )
     return Finding("phantom_unidentified", Severity.WARNING, text)
 
 
-def _ambiguous(readings: list[_Reading]) -> Finding:
+def _ambiguous(readings: list[Reading]) -> Finding:
     names = sorted({reading.definition.name for reading in readings})
     ways = " or ".join(names) if len(names) > 1 else f"parts of the {names[0]} that differ"
-    values = ", ".join(f"{reading.at_130_hu:.0f}" for reading in readings)
+    values = ", ".join(f"{reading.density_compared:.0f}" for reading in readings)
     text = (
-        f"Rods in a row under the patient may be {ways} ({_COMPARE_AT_HU:.0f} HU would be {values} mg/cm3); they are not used. "
+        f"Rods in a row may be {ways} ({COMPARE_AT_HU:.0f} HU would be {values} mg/cm3); they are not used. "
         "Name the phantom with openbct calibrate."
     )
     return Finding("phantom_ambiguous", Severity.WARNING, text)
@@ -304,28 +201,28 @@ def line_from_plate(plate: Plate, *, kvp: float | None = None) -> Line:
     if definition is None:
         raise NotMeasurable("no_phantom", "no known calibration phantom was found.", subject="calibration phantom")
     hu = np.array([rod.hu for rod in plate.rods])
-    sd = np.maximum([rod.standard_error_hu for rod in plate.rods], 0.5)
     density = np.asarray(definition.density_mg_cm3, dtype=float)
-    water = None if definition.water_mg_cm3 is None else np.asarray(definition.water_mg_cm3, dtype=float)
     if len(hu) != len(density) or len(hu) < 2:
         detail = f"{len(hu)} rods were measured, the {plate.name} has {len(density)}."
         raise NotMeasurable("phantom_rods_missing", detail, subject="calibration phantom")
-    target = hu if water is None else hu - water
-    gain, offset, covariance, residual = _weighted_line(density, target, sd)
-    if water is not None:
-        gain -= tables.number("k2hpo4_displacement")
-        offset += tables.number("water_density_mg_cm3")
+    sd = np.maximum([rod.standard_error_hu for rod in plate.rods], _LEAST_SD_HU)
+    # Dense rods read low by the hardening inside them; the line is needed where bone is, and must not be bent by them.
+    sd = np.hypot(sd, _ROD_SD_SHARE * 1.33 * density)
+    if len(hu) == 2:
+        sd = np.hypot(sd, _UNCHECKED_SD_HU)
+    line = fitted_line(definition, hu, sd)
+    gain, offset = line.gain_hu_per_mg_cm3, line.zero_hu
+    if definition.water_mg_cm3 is not None:
         low, high = plausible_gain(kvp)
-        limit = tables.number("mindways_intercept_limit_hu")
+        limit = zero_limit_hu(definition, hu)
         if not (low <= gain <= high and abs(offset) <= limit):
             detail = (
-                f"the rods give {gain:.2f} HU per mg/cm3 and {offset:+.0f} HU at zero density; "
-                f"possible are {low:.2f} to {high:.2f} and "
-                f"±{limit:.0f} HU."
+                f"the rods give {gain:.2f} HU per mg/cm3 and {offset:+.0f} HU at zero density; possible are {low:.2f} to "
+                f"{high:.2f} and ±{limit:.0f} HU."
             )
             raise NotMeasurable("phantom_implausible", detail, subject="calibration phantom")
-    if gain <= 0 or residual > 15.0:
-        detail = f"the rods do not lie on a line (residual {residual:.0f} HU)."
+    if gain <= 0 or implausible_fit(definition, hu):
+        detail = f"the rods do not lie on a line (residual {line.residual_hu:.0f} HU)."
         raise NotMeasurable("phantom_implausible", detail, subject="calibration phantom")
     slope = 1.0 / gain
     to_line = np.array([[-(slope**2), 0.0], [offset * slope**2, -slope]])
@@ -333,26 +230,8 @@ def line_from_plate(plate: Plate, *, kvp: float | None = None) -> Line:
         f"phantom_{plate.name}",
         slope,
         -offset * slope,
-        to_line @ covariance @ to_line.T,
+        to_line @ line.covariance @ to_line.T,
         tuple(rod.tissue for rod in plate.rods),
-        f"residual {residual:.1f} HU",
+        f"residual {line.residual_hu:.1f} HU",
         mineral=definition.mineral,
-    )
-
-
-def _weighted_line(
-    x: NDArray[np.float64], y: NDArray[np.float64], sd: NDArray[np.float64]
-) -> tuple[float, float, NDArray[np.float64], float]:
-    """Slope, offset, their covariance (enlarged when the residuals exceed the stated errors) and residual SD."""
-    design = np.stack([x, np.ones_like(x)], axis=1) / sd[:, None]
-    normal = np.linalg.inv(design.T @ design)
-    slope, offset = normal @ design.T @ (y / sd)
-    rest = y - slope * x - offset
-    freedom = max(len(x) - 2, 1)
-    excess = max(1.0, float(((rest / sd) ** 2).sum()) / freedom) if len(x) > 2 else 1.0
-    return (
-        float(slope),
-        float(offset),
-        np.asarray(normal * excess, dtype=float),
-        float(np.sqrt((rest**2).sum() / freedom)),
     )

