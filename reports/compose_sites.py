@@ -72,7 +72,7 @@ def spine_section(record: StudyRecord, words: Language, citations: Citations) ->
     else:
         name = words("measure.spine_vbmd", levels=" + ".join(assessment.spine_vbmd_levels))
         class_ = words(f"class.{assessment.spine_density_class or 'none'}")
-        status = _worst_status([v for v in bodies if v.level in assessment.spine_vbmd_levels], words)
+        status = _worst_status([v for v in bodies if level_name(v) in assessment.spine_vbmd_levels], words)
         table.measured(name, density, status, class_=class_)
     if assessment.l1_ct_number is not None:
         band = words(f"l1_band.{assessment.l1_ct_number_band}") if assessment.l1_ct_number_band else ""

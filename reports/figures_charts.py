@@ -65,7 +65,7 @@ def draw_density_profile(
         edge = upper
     for i, quantity in measured:
         error = _HALF_95 * quantity.uncertainty if quantity.uncertainty is not None else None
-        apart, entered = vertebrae[i].level in outliers, not mean_of or vertebrae[i].level in mean_of
+        apart, entered = names[i] in outliers, not mean_of or names[i] in mean_of
         colour = VERMILION if apart else BLUE
         axis.errorbar(
             i, quantity.value, yerr=error, fmt="D" if apart else "o", color=colour, markersize=3.5, linewidth=0.9, capsize=2,

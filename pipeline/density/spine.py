@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,8 @@ L1_BANDS: dict[L1Band, str] = {
 """What it means for a CT number of L1 to lie between published cut-offs (Pickhardt 2013, `tables.json`)."""
 _PREFERRED = ("L1", "L2")
 _SUBSTITUTES = ("L1", "L2", "T12", "L3", "L4", "T11")
+_LUMBAR = ("T12", "L1", "L2", "L3")
+_SURE, _WORTH_SAYING = 0.95, 0.02
 _YOUNGEST_CLASSIFIED_YEARS = 18.0
 _OUTLIER_Z = 3.5
 _INTERVAL = 1.96
@@ -86,6 +89,9 @@ def summarise_spine(
 ) -> SpineDensity:
     """Mean of L1 and L2, or of stated substitutes, with its ACR / ISCD class.
 
+    Where no two levels are certain, the mean is of the two bodies that are most likely L1 and L2 among those that lie between
+    T12 and L3 whatever the count, and what another count would make of it is part of its uncertainty.
+
     Bodies that may be deformed, are uneven, or lie apart from the profile of the other levels are set aside as long as two
     others can be averaged.
 
@@ -100,7 +106,8 @@ def summarise_spine(
     age_years : float, optional
         Below 18 years no class is given; unknown age is stated.
     """
-    by_level = {m.level: m for m in measured if m.level is not None and m.status is not Status.FAILED}
+    sound = [m for m in measured if m.status is not Status.FAILED]
+    by_level = {m.level: m for m in sound if m.level is not None}
     outliers = _profile_outliers(by_level)
     findings = list(outliers.values())
     reference = f"trabecular vBMD: {tables.constant('spine.osteoporosis_le_mg_cm3').source}"
@@ -111,12 +118,22 @@ def summarise_spine(
         findings.append(Finding("l1_hu_cut_offs", Severity.INFO, " ".join(statements)))
     doubts = {level: doubt for level, body in by_level.items() if (doubt := _doubt(body, level in outliers))}
     chosen = _levels([level for level in by_level if level not in doubts]) or _levels(list(by_level))
+    of_level = 0.0
+    if not chosen and (unnamed := _between_t12_and_l3(sound)):
+        by_level |= unnamed
+        doubts = {name: doubt for name, body in unnamed.items() if (doubt := _doubt(body, False))}
+        chosen = _two_most_likely({name: body for name, body in unnamed.items() if name not in doubts}, unnamed)
+        of_level = _spread_by_level(chosen, unnamed)
+        findings.append(_uncertain_levels(chosen, unnamed))
     if not chosen:
-        text = "Spine density is not summarised: it needs two measurable bodies of T11 to L4 with certain levels."
+        text = (
+            "Spine density is not summarised: it needs two measurable bodies of T11 to L4 with certain levels, or two that lie "
+            "between T12 and L3 whatever the count."
+        )
         findings.append(Finding("too_few_levels", Severity.WARNING, text))
         return SpineDensity((), None, None, {}, statements, reference, tuple(findings), l1_hu, l1_band, tuple(outliers))
     findings += _choice_findings(chosen, by_level, doubts)
-    mean = _mean([by_level[level] for level in chosen], chosen, calibration)
+    mean = _mean([by_level[level] for level in chosen], chosen, calibration, of_level)
     probabilities = class_probabilities(mean)
     classification: str | None = None
     if calibration.mineral != "K2HPO4":
@@ -221,7 +238,7 @@ def _choice_findings(
 ) -> list[Finding]:
     """What the reader must know of the levels that the mean is made of."""
     findings = []
-    if set(chosen) != set(_PREFERRED):
+    if set(chosen) != set(_PREFERRED) and set(chosen) <= set(_SUBSTITUTES):
         absent = [level for level in _PREFERRED if level not in by_level]
         reasons = [f"{' and '.join(absent)} could not be measured"] if absent else []
         reasons += [f"{level} shows {doubts[level]}" for level in _PREFERRED if level in doubts and level not in chosen]
@@ -234,7 +251,59 @@ def _choice_findings(
     return findings
 
 
-def _mean(bodies: list[VertebraDensity], levels: tuple[str, ...], calibration: Calibration) -> Quantity:
+def _between_t12_and_l3(measured: list[VertebraDensity]) -> dict[str, VertebraDensity]:
+    """Bodies without a certain level that are one of T12 to L3 whatever the count, by name, from cranial to caudal."""
+    certain = {
+        body.name.removeprefix("vertebra_"): body
+        for body in measured
+        if body.level is None and sum(body.level_alternatives.get(level, 0.0) for level in _LUMBAR) >= _SURE
+    }
+    return dict(sorted(certain.items(), key=lambda pair: int(pair[0].lstrip("u") or 0)))
+
+
+def _two_most_likely(sound: dict[str, VertebraDensity], all_of_them: dict[str, VertebraDensity]) -> tuple[str, ...]:
+    """The two bodies that are most likely L1 and L2, from cranial to caudal; doubtful ones for want of others."""
+    available = sound if len(sound) >= 2 else all_of_them
+    if len(available) < 2:
+        return ()
+
+    def likely(name: str) -> float:
+        return sum(available[name].level_alternatives.get(level, 0.0) for level in _PREFERRED)
+
+    chosen = sorted(available, key=likely, reverse=True)[:2]
+    return tuple(name for name in all_of_them if name in chosen)
+
+
+def _spread_by_level(chosen: tuple[str, ...], bodies: dict[str, VertebraDensity]) -> float:
+    """How much the mean would differ if other bodies were L1 and L2: the root mean square over the counts that can be held."""
+    if not chosen:
+        return 0.0
+    mean = float(np.mean([bodies[name].vbmd_mg_cm3.value for name in chosen]))
+    names, squared = list(bodies), 0.0
+    for upper, lower in pairwise(names):
+        if int(lower.lstrip("u")) == int(upper.lstrip("u")) + 1:
+            other = float(np.mean([bodies[name].vbmd_mg_cm3.value for name in (upper, lower)]))
+            squared += bodies[upper].level_alternatives.get("L1", 0.0) * (other - mean) ** 2
+    return float(np.sqrt(squared))
+
+
+def _uncertain_levels(chosen: tuple[str, ...], bodies: dict[str, VertebraDensity]) -> Finding:
+    """What the two bodies of the mean may be."""
+
+    def what(name: str) -> str:
+        likely = sorted(bodies[name].level_alternatives.items(), key=lambda pair: -pair[1])
+        return f"{name}: {' or '.join(f'{level} {100 * p:.0f} %' for level, p in likely if p >= _WORTH_SAYING)}"
+
+    text = (
+        f"The levels are not certain: the mean is of {' and '.join(chosen)}, which lie between T12 and L3 whatever the count "
+        f"({', '.join(what(name) for name in chosen)})."
+    )
+    return Finding("uncertain_levels_in_mean", Severity.WARNING, text)
+
+
+def _mean(
+    bodies: list[VertebraDensity], levels: tuple[str, ...], calibration: Calibration, of_level: float
+) -> Quantity:
     """Mean density. Noise and what was left out are each body's own; calibration, contrast and boundary are common to them."""
     value = float(np.mean([b.vbmd_mg_cm3.value for b in bodies]))
     parts: dict[str, float] = {}
@@ -242,6 +311,8 @@ def _mean(bodies: list[VertebraDensity], levels: tuple[str, ...], calibration: C
         each = np.array([b.vbmd_mg_cm3.components.get(name, 0.0) for b in bodies])
         parts[name] = float(np.linalg.norm(each) / len(each)) if name in ("noise", "exclusion") else float(each.mean())
     parts["calibration"] = calibration.uncertainty_mg_cm3(value)
+    if of_level > 0.0:
+        parts["level"] = of_level
     return Quantity(
         value=value,
         unit=calibration.unit,

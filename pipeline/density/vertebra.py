@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,8 @@ class VertebraDensity:
     findings : tuple of Finding
     peeled_index, ellipse_index : int ndarray of shape (N, 3)
         Voxels (k, j, i) that entered, for pictures.
+    level_alternatives : dict of str to float
+        Of a body without a certain level: levels that it may be, and their probabilities.
     """
 
     name: str
@@ -99,6 +101,7 @@ class VertebraDensity:
     findings: tuple[Finding, ...]
     peeled_index: NDArray[np.intp]
     ellipse_index: NDArray[np.intp]
+    level_alternatives: dict[str, float] = field(default_factory=dict)
 
     @property
     def status(self) -> Status:
@@ -191,6 +194,7 @@ def measure_vertebra(
         findings=findings,
         peeled_index=voxels.index[kept],
         ellipse_index=voxels.index[ellipse_kept],
+        level_alternatives=dict(vertebra.level_alternatives),
     )
 
 

@@ -307,3 +307,48 @@ def test_l1_statement_names_cut_off_and_caveats(template):
     sharp = replace(WIDE, findings=(Finding("sharp_kernel", Severity.WARNING, "Said."),))
     assert "edge-enhancing kernel" in " ".join(summarise_spine([low], sharp).statements)
     assert "not recorded" in " ".join(summarise_spine([low], replace(WIDE, kvp=None)).statements)
+
+
+def unnamed(template, **bodies_of):
+    """Bodies without a level: name to (density, alternatives)."""
+    made = bodies(template, **{name: density for name, (density, _) in bodies_of.items()})
+    return [replace(b, level=None, level_alternatives=bodies_of[b.name.removeprefix("vertebra_")][1]) for b in made]
+
+
+ABDOMEN = {
+    "u1": (118.0, {"T11": 0.86, "T12": 0.14}),
+    "u2": (112.0, {"T12": 0.86, "L1": 0.14}),
+    "u3": (100.0, {"L1": 0.86, "L2": 0.14}),
+    "u4": (90.0, {"L2": 0.86, "L3": 0.14}),
+    "u5": (80.0, {"L3": 0.86, "L4": 0.14}),
+}
+
+
+def test_without_certain_levels_two_bodies_that_are_lumbar_by_any_count_stand_for_the_spine(template):
+    summary = summarise_spine(reversed(unnamed(template, **ABDOMEN)), WIDE, age_years=70.0)
+    assert summary.levels == ("u3", "u4")
+    assert summary.vbmd_mg_cm3.value == pytest.approx(95.0)
+    # By the other count L1 and L2 are u2 and u3, 11 mg/cm3 higher, with a probability of 0.14.
+    assert summary.vbmd_mg_cm3.components["level"] == pytest.approx(11.0 * np.sqrt(0.14))
+    text = next(f.text for f in summary.findings if f.code == "uncertain_levels_in_mean")
+    assert "u3: L1 86 % or L2 14 %" in text
+    assert summary.classification == "low bone mass"
+
+
+def test_a_chest_without_certain_levels_is_not_summarised(template):
+    chest = {"u1": (118.0, {"T10": 0.3, "T11": 0.3, "T12": 0.4}), "u2": (112.0, {"T11": 0.3, "T12": 0.3, "L1": 0.4})}
+    summary = summarise_spine(unnamed(template, **chest), WIDE, age_years=70.0)
+    assert summary.vbmd_mg_cm3 is None and "too_few_levels" in {f.code for f in summary.findings}
+
+
+def test_a_doubtful_body_without_level_is_set_aside_for_another(template):
+    first, *others = unnamed(template, **{name: ABDOMEN[name] for name in ("u3", "u2", "u4")})
+    summary = summarise_spine([with_finding(first, "uneven_bone"), *others], WIDE, age_years=70.0)
+    assert summary.levels == ("u2", "u4")
+
+
+def test_certain_levels_go_before_likely_ones(template):
+    named = bodies(template, T12=100.0, L3=90.0)
+    summary = summarise_spine([*named, *unnamed(template, **ABDOMEN)], WIDE, age_years=70.0)
+    assert summary.levels == ("T12", "L3")
+    assert "uncertain_levels_in_mean" not in {f.code for f in summary.findings}
