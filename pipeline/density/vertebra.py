@@ -11,6 +11,7 @@ from scipy import ndimage
 from pipeline.density import tables
 from pipeline.density.body import BodyVoxels, body_voxels
 from pipeline.density.calibration import Calibration
+from pipeline.density.sound_bone import SoundBone, Spacing, rarest_place_hu, sound_bone, unevenness_hu
 from pipeline.errors import Finding, NotMeasurable, Severity, Status, status_of
 from pipeline.segmentation.model import Segmentation, Vertebra
 from pipeline.volume import Volume
@@ -24,17 +25,11 @@ _ELLIPSE_WIDTH_SHARE = 0.62
 _ELLIPSE_DEPTH_SHARE = 0.55
 _ELLIPSE_CENTRE_SHARE = 0.42
 _ELLIPSE_HEIGHT_MM = 9.5
-_OUTLIER_SD = 3.5
-# Local means of sound bodies differ by about 10 HU; the floor keeps an even body from being trimmed at its own grain.
-_LOCAL_SD_MM = 2.2
-_EVEN_HU = 10.0
-_GRAIN_HU = 5.0
 # Local means vary by 7 to 21 % of the mean (11 to 26 HU in bone below 150 HU) in bodies of real and digital spines without
 # a focal change that can be seen; by 24 % and more with one.
 _UNEVEN_HU, _UNEVEN_SHARE = 30.0, 0.22
 # The rarest hundredth of coarser local means lies 6 to 25 % below their middle in nine of ten real bodies, 32 to 41 % in
 # digital ones with a lytic lesion of 100 mg/cm3; one of 60 mg/cm3 (18 to 22 %) cannot be told from what marrow does.
-_COARSE_SD_MM = 3.5
 _RARE_HU, _RARE_SHARE = 30.0, 0.30
 _CEMENT_HU = 1000.0
 _CEMENT_MM3 = 150.0
@@ -51,7 +46,6 @@ _FEWEST_PATCHES = 200
 _PLAUSIBLE_MG_CM3 = (-20.0, 350.0)
 _GUESSED_ENDPLATE = "disc_not_visible"
 
-Spacing = tuple[float, float, float]
 Shift = tuple[float, float]
 _UNMOVED: Shift = (0.0, 0.0)
 
@@ -79,7 +73,7 @@ class VertebraDensity:
     volume_mm3 : float
         Of the peeled region.
     excluded_share : float
-        Share of voxels left out as veins, sclerosis or other outliers.
+        Share of voxels left out as veins, sclerosis or other outliers, without the rims that go with larger ones.
     findings : tuple of Finding
     peeled_index, ellipse_index : int ndarray of shape (N, 3)
         Voxels (k, j, i) that entered, for pictures.
@@ -150,12 +144,12 @@ def measure_vertebra(
     ellipse = _ellipse(voxels)
     inwards = _uncertain_place_mm(vertebra, spacing)
     outwards = (-inwards[0], -inwards[1])
-    sound, local_hu = _sound_bone(voxels, peeled | ellipse, spacing)
-    kept = peeled & sound
-    excluded = 1.0 - kept.sum() / peeled.sum()
+    bone = sound_bone(voxels, peeled | ellipse, spacing)
+    kept = peeled & bone.sound
+    excluded = 1.0 - (peeled & bone.like_most).sum() / peeled.sum()
     noise_hu = image_noise_hu(volume, voxels)
     moved = [peeled_region(voxels, spacing, shift) for shift in (outwards, inwards)]
-    parts = _own_parts_hu(voxels, peeled, moved, sound, noise_hu, voxel_mm3, spacing[0])
+    parts = _own_parts_hu(voxels, peeled, moved, bone, noise_hu, voxel_mm3, spacing[0])
     hu, vbmd = _quantities(voxels.hu[kept], parts, calibration, "peeled vertebral body")
     if not _PLAUSIBLE_MG_CM3[0] < vbmd.value < _PLAUSIBLE_MG_CM3[1]:
         raise NotMeasurable(
@@ -164,17 +158,17 @@ def measure_vertebra(
             subject=vertebra.name,
             remedy="Check the calibration and that the series holds Hounsfield units.",
         )
-    ellipse_kept = ellipse & sound
+    ellipse_kept = ellipse & bone.sound
     ellipse_hu = ellipse_vbmd = difference = None
     if ellipse_kept.sum() >= _FEWEST_VOXELS:
         moved = [_ellipse(voxels, shift) for shift in (outwards, inwards)]
-        parts = _own_parts_hu(voxels, ellipse, moved, sound, noise_hu, voxel_mm3, spacing[0])
+        parts = _own_parts_hu(voxels, ellipse, moved, bone, noise_hu, voxel_mm3, spacing[0])
         ellipse_hu, ellipse_vbmd = _quantities(
             voxels.hu[ellipse_kept], parts, calibration, "elliptical cylinder at mid height"
         )
         difference = vbmd.value - ellipse_vbmd.value
-    uneven_hu = _unevenness_hu(local_hu[peeled])
-    rare_hu = _rarest_place_hu(_local_mean_hu(voxels, peeled, spacing, _COARSE_SD_MM)[peeled])
+    uneven_hu = unevenness_hu(bone.local_hu[peeled])
+    rare_hu = rarest_place_hu(voxels, peeled, spacing)
     findings = (
         *_findings(vertebra, volume, calibration, vbmd, difference, excluded, fracture_grade),
         *_uneven_findings(vertebra, hu.value, uneven_hu, rare_hu),
@@ -284,64 +278,6 @@ def _ellipse(voxels: BodyVoxels, shift_mm: Shift = _UNMOVED) -> NDArray[np.bool_
     )
 
 
-def _sound_bone(
-    voxels: BodyVoxels, region: NDArray[np.bool_], spacing_mm: Spacing
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which voxels are like most of a region (no vein, bone island, sclerosis, lesion); and the local mean HU about each.
-
-    Single voxels beyond 3.5 robust standard deviations are left out, and whole places whose local mean (over some 5 mm, in
-    which noise and trabeculae average out) lies as far from that of the rest: a sclerotic band or a lesion is made of voxels
-    of which each alone could be noise.
-    """
-    local_hu = _local_mean_hu(voxels, region, spacing_mm, _LOCAL_SD_MM)
-    each = _close_to_most(voxels.hu, region, _GRAIN_HU)
-    return each & _close_to_most(local_hu, region, _EVEN_HU), local_hu
-
-
-def _close_to_most(hu: NDArray[np.float64], region: NDArray[np.bool_], least_sd: float) -> NDArray[np.bool_]:
-    """Voxels within 3.5 standard deviations of the densest half of a region's values (the shorth).
-
-    Half of a region may be sclerotic; a median and its absolute deviations would have gone along with it long before.
-    """
-    if region.sum() < _FEWEST_VOXELS:
-        return np.ones(region.shape, bool)
-    values = np.sort(hu[region])
-    half = (values.size + 1) // 2
-    widths = values[half:] - values[: values.size - half]
-    first = int(np.argmin(widths))
-    centre = 0.5 * (values[first] + values[first + half])
-    # Half of a normal distribution lies within 0.6745 standard deviations of its mean.
-    spread = max(float(widths[first]) / (2 * 0.6745), least_sd)
-    return np.asarray(np.abs(hu - centre) <= _OUTLIER_SD * spread)
-
-
-def _local_mean_hu(
-    voxels: BodyVoxels, region: NDArray[np.bool_], spacing_mm: Spacing, sd_mm: float
-) -> NDArray[np.float64]:
-    """Mean HU of the voxels of a region about each voxel of the body, weighed by a Gaussian."""
-    first = voxels.index.min(axis=0)
-    shape = tuple(voxels.index.max(axis=0) - first + 1)
-    place = tuple((voxels.index - first).T)
-    share, total = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    share[place] = region
-    total[place] = np.where(region, voxels.hu, 0.0)
-    sigma = sd_mm / np.array(spacing_mm)
-    share, total = (ndimage.gaussian_filter(field, sigma, mode="constant", truncate=3.0) for field in (share, total))
-    return np.asarray((total / np.maximum(share, 1e-6))[place], np.float64)
-
-
-def _unevenness_hu(local_mean_hu: NDArray[np.float64]) -> float:
-    """How much the local mean varies within a region: half the width of the middle two thirds of its values."""
-    low, high = np.quantile(local_mean_hu, [1 / 6, 5 / 6])
-    return float(high - low) / 2
-
-
-def _rarest_place_hu(local_mean_hu: NDArray[np.float64]) -> float:
-    """How far the rarest place of a region lies below its middle."""
-    lowest, middle = np.quantile(local_mean_hu, [0.01, 0.5])
-    return float(middle - lowest)
-
-
 def image_noise_hu(volume: Volume, voxels: BodyVoxels) -> float:
     """Standard deviation of the image noise about a body: that within small patches of the evenest soft tissue near it.
 
@@ -374,21 +310,23 @@ def _own_parts_hu(
     voxels: BodyVoxels,
     region: NDArray[np.bool_],
     moved: list[NDArray[np.bool_]],
-    sound: NDArray[np.bool_],
+    bone: SoundBone,
     noise_hu: float,
     voxel_mm3: float,
     slice_mm: float,
 ) -> dict[str, float]:
     """Parts of the uncertainty of a region's mean that are this body's own: noise, place of the region, what was left out.
 
-    Where the faces lie is known to half a voxel, and of what was left out some part may belong to the bone: neither value
-    within those ranges is likelier than another, and a rectangle has a standard deviation of its half width over root three.
+    Where the faces lie is known to half a voxel and no value within is likelier than another: a rectangle has a standard
+    deviation of its half width over root three. Of what was left out some part may belong to the bone, and something like it
+    may have stayed.
     """
-    kept = region & sound
+    kept = region & bone.sound
     independent_mm3 = max(_INDEPENDENT_MM3, _INDEPENDENT_MM2 * slice_mm, voxel_mm3)
     independent = max(1.0, kept.sum() * voxel_mm3 / independent_mm3)
-    boundary = _range_of_means_hu(voxels, [each & sound for each in (*moved, region)])
-    changed = abs(float(voxels.hu[region].mean() - voxels.hu[kept].mean()))
+    boundary = _range_of_means_hu(voxels, [each & bone.sound for each in (*moved, region)])
+    # However far beyond its bounds a place reads, that part of it which was kept reads within them.
+    changed = abs(float(np.clip(voxels.hu[region], *bone.bounds_hu).mean() - voxels.hu[kept].mean()))
     return {
         "noise": float(noise_hu / np.sqrt(independent)),
         "boundary": boundary / np.sqrt(12.0),
