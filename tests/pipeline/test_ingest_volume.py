@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.errors import InputRefused, Severity
 from pipeline.ingest import find_studies, load_volume, read_source_headers, select
+from pipeline.ingest.plausibility import noise_hu as measured_noise_hu
 from pipeline.volume import Volume
 from tests.pipeline.dicom_factory import AXIAL, axial_series, body_hu, plane_series, slice_dataset, write
 
@@ -454,3 +455,23 @@ def test_equal_content_has_an_equal_hash_whatever_the_file_names(tmp_path: Path)
     moved = axial_series(12, start_mm=-49.0)
     write(moved, tmp_path / "c")
     assert first != read(tmp_path / "c").source.content_sha256
+
+
+@pytest.mark.parametrize(("noise_hu", "said"), [(15.0, False), (45.0, False), (80.0, True)])
+def test_an_image_of_much_noise_is_read_and_said_to_be(tmp_path: Path, noise_hu: float, said: bool) -> None:
+    slices = axial_series(12)
+    generator = np.random.default_rng(3)
+    for one in slices:
+        noisy = one.pixel_array + generator.normal(0.0, noise_hu, (one.Rows, one.Columns))
+        one.PixelData = noisy.round().astype(np.int16).tobytes()
+    write(slices, tmp_path)
+    assert ("high_noise" in codes(read(tmp_path))) is said
+
+
+@pytest.mark.parametrize("true_hu", [8.0, 30.0, 90.0])
+def test_noise_is_measured_beside_structure(true_hu: float) -> None:
+    """Rods and edges in half of the picture leave the estimate where it is."""
+    generator = np.random.default_rng(1)
+    plane = np.where(np.arange(160) % 16 < 2, 400.0, 40.0)[None, None, :] * np.ones((4, 160, 1))
+    plane[:, :90] = 40.0
+    assert measured_noise_hu(plane + generator.normal(0.0, true_hu, plane.shape)) == pytest.approx(true_hu, rel=0.1)
