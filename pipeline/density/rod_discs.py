@@ -10,8 +10,9 @@ from scipy import ndimage
 
 _FINE_PIXEL_MM = 0.6
 _COARSE_PIXEL_MM = 1.6
+_DENSE_PIXEL_MM = 0.9
 _SMOOTH_MM = 0.8
-_EVEN_HALF_SIDE_MM = 2.2
+_EVEN_HALF_SIDE_MM = 1.6
 _EVEN_SD_HU = 12.0
 _EVEN_SHARE = 0.04
 _DISC_HU = (-250.0, 2500.0)
@@ -66,9 +67,10 @@ def find_discs(image_hu: NDArray[np.float32], pixel_mm: float, noise_hu: float) 
     peaks = (score >= _ACCEPT) & (score == ndimage.maximum_filter(score, size=wide))
     components, number = ndimage.label(peaks, np.ones((3, 3)))
     found: list[Disc] = []
-    for centre in ndimage.center_of_mass(peaks, components, range(1, number + 1)) if number else ():
-        j, i = (min(round(float(c)), n - 1) for c, n in zip(centre, score.shape, strict=True))
-        if score[j, i] > 0:
+    if number:
+        numbers = range(1, number + 1)
+        centres = ndimage.center_of_mass(peaks, components, numbers)
+        for centre, (j, i) in zip(centres, ndimage.maximum_position(score, components, numbers), strict=True):
             row, column = ((float(c) + 0.5) * scale - 0.5 for c in centre)
             found.append(Disc(row, column, float(score[j, i]), float(radius[j, i]), float(mean[j, i])))
     found.sort(key=lambda disc: -disc.score)
@@ -99,7 +101,11 @@ def _scores(
     square = ndimage.uniform_filter((smooth - mean) ** 2, side, mode="nearest")
     # A rod that stands out by much spills some of that over its blurred edge.
     even = np.sqrt(np.maximum(square, 0.0)) < _EVEN_SD_HU + _EVEN_SHARE * np.abs(mean)
-    rows, columns = np.nonzero(even & (mean > _DISC_HU[0]) & (mean < _DISC_HU[1]))
+    even &= (mean > _DISC_HU[0]) & (mean < _DISC_HU[1])
+    if pixel_mm < _DENSE_PIXEL_MM:
+        # Where pixels are small every second one will do, as on a chess board.
+        even[::2, ::2] = even[1::2, 1::2] = False
+    rows, columns = np.nonzero(even)
     inside = mean[rows, columns]
     border = int(np.ceil((_RADII_MM[-1] + _OUTSIDE_THE_EDGE_MM) / pixel_mm)) + 1
     padded = np.pad(smooth, border, mode="edge")

@@ -32,6 +32,7 @@ _HA_GAIN = (0.93, 0.06)
 _ZERO_SPREAD_HU = {True: 8.0, False: 15.0}
 COMPARE_AT_HU = 130.0
 """HU at which lines are compared: trabecular bone of a healthy vertebra."""
+_BONE_HU = (30.0, 230.0)
 
 
 @dataclass(frozen=True)
@@ -121,17 +122,23 @@ class Reading:
         """With the rods that were seen, in the order of the row."""
         return self.whole.chosen(self.which)
 
+    def density_of(self, hu: float) -> float:
+        """Density in mg/cm3 of what reads so many HU."""
+        return (hu - self.zero_hu) / self.gain_hu_per_mg_cm3
+
     @property
-    def density_compared(self) -> float:
-        """Density of `COMPARE_AT_HU` in mg/cm3."""
-        return (COMPARE_AT_HU - self.zero_hu) / self.gain_hu_per_mg_cm3
+    def sure(self) -> bool:
+        """Whether it may be measured with: two rods of a phantom that has more could be of too many."""
+        return not self.whole.only_confusable and (len(self.which) > 2 or len(self.whole.density_mg_cm3) == 2)
 
     def contradicted_by(self, other: Reading) -> bool:
         """Whether the other reading is nearly as likely and would give other densities."""
         if other.misfit > self.misfit + _AS_LIKELY:
             return False
-        another_scale = other.definition.mineral != self.definition.mineral
-        return another_scale or abs(other.density_compared - self.density_compared) > _SAME_DENSITY_MG_CM3
+        if other.whole.mineral != self.whole.mineral:
+            return True
+        apart = (other.density_of(hu) - self.density_of(hu) for hu in (*_BONE_HU, COMPARE_AT_HU))
+        return any(abs(difference) > _SAME_DENSITY_MG_CM3 for difference in apart)
 
 
 def readings_of(
@@ -141,7 +148,8 @@ def readings_of(
 
     The rods may lie in the order of a definition from either side; up to two may be missing where they lie outside the field
     of view or would read what is seen at their place. Only if no such way is found, rods in any other order count, at least
-    three sharp ones that are all there and fit closely.
+    three sharp ones that are all there and fit closely. Two rods of a phantom of three are a way to read them, too, though not
+    one to measure with (`Reading.sure`).
     """
     found = [
         reading
@@ -164,7 +172,7 @@ def readings_of(
 def _in_order(rods: int, seen: int) -> Iterator[tuple[int, ...]]:
     """Which rods of a phantom the rods of a row may be, from either side."""
     missing = rods - seen
-    if 0 <= missing <= _MOST_MISSING and (seen >= 3 or missing == 0):
+    if 0 <= missing <= (_MOST_MISSING if seen > 2 else 1):
         for which in combinations(range(rods), seen):
             yield which
             yield which[::-1]

@@ -13,7 +13,7 @@ from scipy import ndimage
 from pipeline.density.rod_discs import EDGE_HU, Disc, find_discs
 from pipeline.volume import Volume
 
-__all__ = ["EDGE_HU", "SURE_DISC", "Row", "find_rows", "reading_at"]
+__all__ = ["EDGE_HU", "SURE_DISC", "Row", "ends_beyond", "find_rows", "reading_at"]
 
 SURE_DISC = 0.95
 """Share of the circumference with an edge above which a disc is a rod and nothing else."""
@@ -37,7 +37,10 @@ _SAME_RADIUS_MM = 1.3
 _ROUND = 0.72
 _PATCH_MM = 20
 _COARSE_MM = 2.5
-_RING_MM = (2.5, 4.5)
+_RING_MM = (2.0, 3.5)
+_BEYOND_MM = 60.0
+_ENDS_BELOW_HU = -300.0
+_QUARTERS = 4
 _EVEN_PLASTIC_HU = 25.0
 _SAME_PLASTIC_HU = 30.0
 _PLASTIC_AROUND = 0.4
@@ -55,7 +58,7 @@ class Row:
     Attributes
     ----------
     hu, sd_hu : float ndarray of shape (R,)
-        Mean of each rod over its length, and the spread from slice to slice.
+        Mean of each rod over its length, and the spread from slice to slice (more where its quarters differ by more).
     slices : int
         In how many slices the rods were read.
     centre : float ndarray of shape (R, 2)
@@ -234,7 +237,7 @@ def _round(volume: Volume, rod: _Rod, slabs: list[tuple[int, int]]) -> _Rod | No
     middle = float(rod.at.mean())
     offsets = np.mgrid[-_PATCH_MM : _PATCH_MM + 1, -_PATCH_MM : _PATCH_MM + 1]
     patch = _mean_patch(volume, along, rod.centre + np.outer(along - middle, rod.slope), offsets / pixel)
-    fitted = _fitted_disc(patch, offsets, rod.radius_mm)
+    fitted = _fitted_disc(patch, offsets, rod.radius_mm, max(0.0, pixel - 2.0))
     if fitted is None:
         return None
     shift_mm, radius, around = fitted
@@ -317,7 +320,10 @@ def _followed(volume: Volume, rods: list[_Rod], slabs: list[tuple[int, int]]) ->
         if known.size == 0:
             return None
         kept = _without_outliers(known, 3.0)
-        means[number], spread[number], used = float(kept.mean()), max(float(kept.std()), 1.0), min(used, len(kept))
+        means[number], used = float(kept.mean()), min(used, len(kept))
+        # A streak is the same in every slice: that the quarters of a rod differ tells of it.
+        uneven = _uneven_hu(volume, along, centre[number] + np.outer(along - middle, lean), core)
+        spread[number] = max(float(kept.std()), 1.0, uneven * float(np.sqrt(len(kept))))
     return Row(
         means, spread, used, centre, middle, lean, along, radius, plastic, min(rod.score for rod in rods)
     )  # fmt: skip
@@ -343,7 +349,7 @@ def _mean_patch(
 
 
 def _fitted_disc(
-    patch: NDArray[np.float64], offsets_mm: NDArray[np.int_], coarse_radius_mm: float
+    patch: NDArray[np.float64], offsets_mm: NDArray[np.int_], coarse_radius_mm: float, blur_mm: float
 ) -> tuple[NDArray[np.float64], float, float] | None:
     """Centre from the middle and radius in mm, and surroundings in HU, of the disc in a patch of 1 mm pixels; or None."""
     distance = np.hypot(*offsets_mm)
@@ -354,7 +360,8 @@ def _fitted_disc(
     radii = max(2.0, coarse_radius_mm - _COARSE_MM) + np.arange(0.0, 2.0 * _COARSE_MM + 1.0)
     profile = np.array([np.nanmedian(patch[(distance > r - 0.75) & (distance <= r + 0.75)]) for r in radii])
     grown = float(radii[:-1][np.argmax(np.abs(np.diff(profile)))]) + 0.5
-    ring = (distance > grown + _RING_MM[0]) & (distance <= grown + _RING_MM[1]) & np.isfinite(patch)
+    out = distance - grown - blur_mm
+    ring = (out > _RING_MM[0]) & (out <= _RING_MM[1]) & np.isfinite(patch)
     if np.count_nonzero(ring) < 12:
         return None
     around = float(np.median(patch[ring]))
@@ -442,9 +449,42 @@ def _readings(
     return out
 
 
+def _uneven_hu(volume: Volume, along: NDArray[np.int_], centres: NDArray[np.float64], radius_px: float) -> float:
+    """Standard error of the mean of a rod, from how much its quarters differ."""
+    reach = np.arange(-np.ceil(radius_px), np.ceil(radius_px) + 1.0)
+    offsets = np.stack(np.meshgrid(reach, reach, indexing="ij"))
+    patch = _mean_patch(volume, along, centres, offsets)
+    quarter = ((np.arctan2(*offsets) + np.pi) / (2.0 * np.pi) * _QUARTERS).astype(int) % _QUARTERS
+    inside = np.hypot(*offsets) <= radius_px
+    means = [float(np.nanmean(patch[inside & (quarter == number)])) for number in range(_QUARTERS)]
+    return float(np.std(means, ddof=1)) / float(np.sqrt(_QUARTERS))
+
+
 def reading_at(volume: Volume, row: Row, place: NDArray[np.float64]) -> float | None:
     """What the image reads where a rod of this row would be at pixel (row, column) `place`; None outside the field of view."""
     pixel = float(np.mean(volume.spacing_mm[1:]))
     core = _core_mm(row.radius_mm, pixel) / pixel
     values = _readings(volume, row.along, place + np.outer(row.along - row.middle, row.lean), core)
     return float(np.nanmedian(values)) if np.isfinite(values).mean() > 0.5 else None
+
+
+def ends_beyond(volume: Volume, row: Row) -> bool:
+    """Whether beyond both ends of a row there is nothing but its plastic and then air, in the field of view.
+
+    So that two rods of a plate that has more, or two vessels of a patient, are not taken for a plate of two.
+    """
+    pixel = float(np.mean(volume.spacing_mm[1:]))
+    across = row.centre[-1] - row.centre[0]
+    across = across / float(np.hypot(*across))
+    away_mm = np.arange(row.radius_mm + max(_BESIDE_THE_EDGE_MM, pixel), _BEYOND_MM)
+    for end, direction in ((row.centre[-1], across), (row.centre[0], -across)):
+        line = (end + np.outer(away_mm / pixel, direction)).T[:, :, None]
+        profile = _mean_patch(volume, row.along, np.outer(row.along - row.middle, row.lean), line)[:, 0]
+        left = np.flatnonzero(~(np.abs(profile - row.plastic_hu) <= _EVEN_PLASTIC_HU + EDGE_HU))
+        if len(left) == 0:
+            continue
+        # The edge of the plate is blurred over some millimetres.
+        after = profile[left[0] : left[0] + 1 + int(np.ceil(2.0 * max(1.0, pixel)))]
+        if left[0] == 0 or not float(np.nanmin(after, initial=np.inf)) < _ENDS_BELOW_HU or np.isnan(after).any():
+            return False
+    return True

@@ -19,7 +19,7 @@ from pipeline.density.rod_identity import (
     readings_of,
     zero_limit_hu,
 )
-from pipeline.density.rod_search import SURE_DISC, Row, find_rows
+from pipeline.density.rod_search import SURE_DISC, Row, ends_beyond, find_rows
 from pipeline.density.tissues import TissueSample
 from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.segmentation.model import Segmentation
@@ -57,8 +57,8 @@ def find_plate(
     """Look for the rods of a calibration phantom anywhere in the scan and tell which phantom it is.
 
     The rows come from `rod_search.find_rows`, the ways to read them from `rod_identity.readings_of`. Rows of two rods must be
-    sharp discs; a finding says that nothing checks their line but physics. A row that suits two phantoms, or one in two ways
-    that differ, is not used.
+    sharp discs with nothing else beyond them; a finding says that nothing checks their line but physics. A row that suits two
+    phantoms, or one in two ways that differ, is not used.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def find_plate(
     plates: list[Plate] = []
     doubtful: list[Finding] = []
     for row in find_rows(volume):
-        if len(row.hu) == 2 and row.score < SURE_DISC:
+        if len(row.hu) == 2 and (row.score < SURE_DISC or not ends_beyond(volume, row)):
             continue
         readings = readings_of(volume, row, volume.acquisition.kvp, allowed)
         if not readings:
@@ -87,8 +87,11 @@ def find_plate(
             continue
         best = readings[0]
         rivals = [other for other in readings[1:] if best.contradicted_by(other)]
-        if rivals or best.definition.only_confusable:
-            doubtful.append(_ambiguous([best, *rivals]) if rivals else _unidentified(len(row.hu)))
+        if rivals or not best.sure:
+            if rivals and any(reading.sure for reading in (best, *rivals)):
+                doubtful.append(_ambiguous([best, *rivals]))
+            elif len(row.hu) > 2:
+                doubtful.append(_unidentified(len(row.hu)))
             continue
         plates.append(_plate(volume, row, best))
     if plates:
@@ -176,7 +179,7 @@ def _unidentified(count: int) -> Finding:
 def _ambiguous(readings: list[Reading]) -> Finding:
     names = sorted({reading.definition.name for reading in readings})
     ways = " or ".join(names) if len(names) > 1 else f"parts of the {names[0]} that differ"
-    values = ", ".join(f"{reading.density_compared:.0f}" for reading in readings)
+    values = ", ".join(f"{reading.density_of(COMPARE_AT_HU):.0f}" for reading in readings)
     text = (
         f"Rods in a row may be {ways} ({COMPARE_AT_HU:.0f} HU would be {values} mg/cm3); they are not used. "
         "Name the phantom with openbct calibrate."
