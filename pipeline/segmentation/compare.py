@@ -21,6 +21,8 @@ from pipeline.volume import Volume
 
 _SAME_BODY_SHARE = 0.3
 _LEAST_DICE = 0.8
+# A mask that is no more than our own outline, read back from a label map, brings no second opinion.
+_SAME_OUTLINE_DICE = 0.98
 _REFINED_DICE = 0.85
 _OWN_CONFIDENCE = 0.8
 _NOT_REFINED = Finding(
@@ -50,7 +52,8 @@ def compare_with_own_chain(
     Segmentation
         The same structures with more findings: ``level_disagrees`` where the own chain names the body otherwise,
         ``outline_disagrees`` where the overlap is a Dice below 0.8; and ``not_found_by_own_chain`` for the study. A structure
-        that the own chain refuses is not compared.
+        that the own chain refuses is not compared; but a mask that is the very outline it refuses fails
+        (``own_outline_refused``).
     """
     own = own if own is not None else own_view(masks, volume, threads=threads)
     met = _same_structures(masks, own)
@@ -226,6 +229,10 @@ def _of_vertebra(vertebra: Vertebra, own: Vertebra | Femur | None, dice: float) 
 
 
 def _of_outline(structure: Vertebra | Femur, own: Vertebra | Femur | None, dice: float) -> list[Finding]:
+    if own is not None and own.status is Status.FAILED and dice >= _SAME_OUTLINE_DICE:
+        why = next(f.text for f in own.findings if f.severity is Severity.FAILURE)
+        text = f"The mask is the outline that the own chain draws and does not trust: {why}"
+        return [Finding("own_outline_refused", Severity.FAILURE, text)]
     if own is None or own.status is Status.FAILED or dice >= _LEAST_DICE:
         return []
     text = f"The mask of {structure.name} and the own outline of the same bone overlap by a Dice of only {dice:.2f}."
