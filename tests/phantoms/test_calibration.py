@@ -42,7 +42,7 @@ def test_rods_read_their_true_hu_from_right_to_left():
 
 
 def test_a_plate_fits_between_patient_and_table():
-    phantom = make_phantom("torso", rods="mindways")
+    phantom = make_phantom("torso", rods="mindways", top_level="L2", hips=False)
     image = phantom.image(slice_mm=8.0, pixel_mm=1.5, dose=0)
     truth = phantom.truth(image)
     np.testing.assert_allclose(rod_means(phantom, image, truth), [rod.hu for rod in truth.rods], atol=6.0)

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from typer.testing import CliRunner
 
+from phantoms.suites import SUITES, Case
 from pipeline.cli import app
 from pipeline.errors import Refusal
 from pipeline.phantom_command import write_many, write_one
@@ -28,8 +29,17 @@ def test_models_instead_of_images(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.dcm"))
 
 
-def test_a_suite_says_how_many_studies_it_has(tmp_path: Path) -> None:
-    assert write_many("smoke", tmp_path, count=1, mode="fast") == 1
+@pytest.fixture
+def suite(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A suite of two small cylinders of water; what stands in the real ones is the matter of the tests of phantoms."""
+    options = {"diameter_mm": 60.0, "length_mm": 30.0}
+    drops = [Case(name, "water", 7, options, SCAN | {"localizer": False}) for name in ("drop-1", "drop-2")]
+    monkeypatch.setitem(SUITES, "drops", lambda _count=None: iter(drops))
+    return "drops"
+
+
+def test_a_suite_says_how_many_studies_it_has(tmp_path: Path, suite: str) -> None:
+    assert write_many(suite, tmp_path, count=1, mode="fast") == 1
     assert (tmp_path / "suite.json").is_file()
 
 
@@ -51,8 +61,8 @@ def test_what_cannot_be_made_is_refused_by_name(tmp_path: Path, call: object, re
     assert refusal.value.reason == reason
 
 
-def test_a_suite_is_known_by_its_name_alone(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["phantom", "hostile", "--count", "1", "-o", str(tmp_path)])
+def test_a_suite_is_known_by_its_name_alone(tmp_path: Path, suite: str) -> None:
+    result = CliRunner().invoke(app, ["phantom", suite, "--count", "1", "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "suite.json").is_file()
 

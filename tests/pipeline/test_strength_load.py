@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
+from pipeline import measure
 from pipeline.errors import NotMeasurable
 from pipeline.measure import _Sheet
 from pipeline.segmentation.model import Segmentation
@@ -145,6 +147,13 @@ def test_what_is_no_failure_load_gets_no_ratio() -> None:
     assert caught.value.reason == "no_fall_model"
 
 
+@pytest.fixture
+def voxels_of_2_mm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the other tests here; what stands in a record does not depend on the size of the voxels."""
+    monkeypatch.setattr(measure, "femur_strength", partial(femur_strength, voxel_mm=2.0))
+
+
+@pytest.mark.usefixtures("voxels_of_2_mm")
 def test_the_record_of_a_hip_has_both_load_cases_the_load_and_its_ensemble() -> None:
     bone = synthetic_femur(spacing_mm=(3.0, 3.0, 3.0))
     volume, segmentation, femur = with_femur(bone)
@@ -182,6 +191,7 @@ def test_the_load_of_lifting_stands_in_the_record_of_lumbar_bodies_if_it_was_ask
     assert not unasked.further and "spine_load_unvalidated" not in {finding.code for finding in unasked.findings}
 
 
+@pytest.mark.usefixtures("voxels_of_2_mm")
 def test_the_record_says_why_a_strength_has_no_ratio() -> None:
     volume, segmentation, femur = with_femur(synthetic_femur(spacing_mm=(3.0, 3.0, 3.0)))
     sheet = _Sheet(volume, segmentation, calibration(), None, True, "ogo-femur", None)
