@@ -21,6 +21,7 @@ CHART_WIDTH_MM = 58.0
 _CHART_HEIGHT_MM = 48.0
 _WIDEST_CHART_MM = 88.0
 _MM_PER_LEVEL = 5.0
+_AXIS_SHARE, _BAND_NAME_MM = 0.765, 15.0
 _MANY_CURVES = 12
 _TEXT_PT, _SMALL_PT = 6.8, 6.0
 _HALF_95 = 1.96
@@ -52,11 +53,13 @@ def draw_density_profile(
     if not measured:
         return None
     names = [level_name(v) for v in vertebrae]
-    figure, axis = _chart(min(max(CHART_WIDTH_MM, 28.0 + _MM_PER_LEVEL * len(names)), _WIDEST_CHART_MM))
+    width_mm = min(max(CHART_WIDTH_MM, 28.0 + _MM_PER_LEVEL * len(names)), _WIDEST_CHART_MM)
+    figure, axis = _chart(width_mm)
     tops = [q.value + _HALF_95 * (q.uncertainty or 0.0) for _, q in measured]
     bottoms = [q.value - _HALF_95 * (q.uncertainty or 0.0) for _, q in measured]
     low, high = min(0.0, *bottoms), max(180.0, max(tops) * 1.08)
-    right = len(names) - 0.5 + max(1.6, 0.22 * len(names))
+    # Room for the names of the bands to the right of the last level.
+    right = len(names) - 0.5 + max(1.6, len(names) * _BAND_NAME_MM / (_AXIS_SHARE * width_mm - _BAND_NAME_MM))
     edge = low
     for (word, upper), shade in zip(VBMD_BANDS, _BAND_SHADES, strict=True):
         axis.axhspan(edge, min(upper, high), color=shade, linewidth=0, zorder=0)
@@ -271,7 +274,7 @@ def _spread(heights: Sequence[float], columns: Sequence[float], gap: float, near
 
 def _chart(width_mm: float = CHART_WIDTH_MM) -> tuple[Figure, Axes]:
     figure = new_figure(width_mm, _CHART_HEIGHT_MM)
-    axis = figure.add_axes((0.2, 0.18, 0.765, 0.79))
+    axis = figure.add_axes((0.2, 0.18, _AXIS_SHARE, 0.79))
     axis.tick_params(labelsize=_TEXT_PT - 0.8, length=2.5, width=0.6, color=INK, labelcolor=INK)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

@@ -30,7 +30,7 @@ _PREFERRED = ("L1", "L2")
 _SUBSTITUTES = ("L1", "L2", "T12", "L3", "L4", "T11")
 _LUMBAR = ("T12", "L1", "L2", "L3")
 _SURE, _WORTH_SAYING = 0.95, 0.02
-_YOUNGEST_CLASSIFIED_YEARS = 18.0
+_YOUNGEST_CLASSIFIED_YEARS, _CLASSES_FROM_YEARS = 18.0, 50.0
 _OUTLIER_Z = 3.5
 _INTERVAL = 1.96
 _FIRM = 0.9
@@ -108,7 +108,8 @@ def summarise_spine(
     """
     sound = [m for m in measured if m.status is not Status.FAILED]
     by_level = {m.level: m for m in sound if m.level is not None}
-    outliers = _profile_outliers(by_level)
+    without_level = {m.name.removeprefix("vertebra_"): m for m in sound if m.level is None}
+    outliers = _profile_outliers(by_level if len(by_level) >= len(without_level) else without_level)
     findings = list(outliers.values())
     reference = f"trabecular vBMD: {tables.constant('spine.osteoporosis_le_mg_cm3').source}"
     l1_hu = by_level["L1"].ellipse_hu if "L1" in by_level else None
@@ -121,7 +122,7 @@ def summarise_spine(
     of_level = 0.0
     if not chosen and (unnamed := _between_t12_and_l3(sound)):
         by_level |= unnamed
-        doubts = {name: doubt for name, body in unnamed.items() if (doubt := _doubt(body, False))}
+        doubts = {name: doubt for name, body in unnamed.items() if (doubt := _doubt(body, name in outliers))}
         chosen = _two_most_likely({name: body for name, body in unnamed.items() if name not in doubts}, unnamed)
         of_level = _spread_by_level(chosen, unnamed)
         findings.append(_uncertain_levels(chosen, unnamed))
@@ -152,6 +153,12 @@ def summarise_spine(
             severity = Severity.WARNING if max(probabilities.values()) < _FIRM else Severity.INFO
             text = f"The class of the spine density is uncertain: {probability_words(probabilities)}."
             findings.append(Finding("class_uncertain", severity, text))
+        if age_years is not None and age_years < _CLASSES_FROM_YEARS:
+            text = (
+                f"The patient is {age_years:.0f} years old: density classes are meant for women after menopause and men from "
+                f"50 years; below that Z-scores apply, for which there is no verified table."
+            )
+            findings.append(Finding("class_below_50_years", Severity.WARNING, text))
         if age_years is None:
             text = "The age is not recorded; the class supposes an adult after peak bone mass."
             findings.append(Finding("age_unknown", Severity.INFO, text))
@@ -367,14 +374,17 @@ def _l1_statements(
     return tuple(said)
 
 
-def _profile_outliers(by_level: dict[str, VertebraDensity]) -> dict[str, Finding]:
-    """By level, those that stand out from a straight line through the others: a hidden fracture, a lesion or a wrong mask."""
-    order = [*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6))]
-    levels = [level for level in order if level in by_level]
+def _profile_outliers(by_name: dict[str, VertebraDensity]) -> dict[str, Finding]:
+    """Those that stand out from a straight line through the others: a hidden fracture, a lesion or a wrong mask.
+
+    By level, or by name of bodies without one.
+    """
+    order = [*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6)), *(f"u{i}" for i in range(1, 25))]
+    levels = [level for level in order if level in by_name]
     if len(levels) < 5:
         return {}
     position = np.array([order.index(level) for level in levels], float)
-    value = np.array([by_level[level].vbmd_mg_cm3.value for level in levels])
+    value = np.array([by_name[level].vbmd_mg_cm3.value for level in levels])
     found: dict[str, Finding] = {}
     for i, level in enumerate(levels):
         others = np.arange(len(levels)) != i
@@ -383,7 +393,7 @@ def _profile_outliers(by_level: dict[str, VertebraDensity]) -> dict[str, Finding
         spread = max(1.4826 * float(np.median(np.abs(rest))), 8.0)
         apart = value[i] - float(np.polyval(line, position[i]))
         if abs(apart) > _OUTLIER_Z * spread:
-            unit = by_level[level].vbmd_mg_cm3.unit
+            unit = by_name[level].vbmd_mg_cm3.unit
             text = (
                 f"{level} is {apart:+.0f} {unit} from the trend of the other levels: look for fracture, "
                 f"sclerosis or a lesion."

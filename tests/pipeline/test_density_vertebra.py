@@ -232,6 +232,13 @@ def test_no_class_on_the_hydroxyapatite_scale_nor_for_children(template):
         assert code in {f.code for f in summary.findings}
 
 
+@pytest.mark.parametrize(("age", "said"), [(49.0, True), (50.0, False), (None, False)])
+def test_a_class_below_fifty_years_is_given_with_a_warning(template, age, said):
+    summary = summarise_spine(bodies(template, L1=90.0, L2=90.0), WIDE, age_years=age)
+    assert summary.classification == "low bone mass"
+    assert ("class_below_50_years" in {f.code for f in summary.findings}) == said
+
+
 def test_a_density_in_hydroxyapatite_is_told_on_the_scale_of_the_classes_without_one(template):
     summary = summarise_spine(bodies(template, L1=100.0, L2=100.0), replace(WIDE, mineral="HA"), age_years=60.0)
     text = next(f.text for f in summary.findings if f.code == "class_withheld_mineral")
@@ -353,6 +360,13 @@ def test_a_doubtful_body_without_level_is_set_aside_for_another(template):
     first, *others = unnamed(template, **{name: ABDOMEN[name] for name in ("u3", "u2", "u4")})
     summary = summarise_spine([with_finding(first, "uneven_bone"), *others], WIDE, age_years=70.0)
     assert summary.levels == ("u2", "u4")
+
+
+def test_a_body_without_level_stands_out_from_the_profile_as_well(template):
+    apart = ABDOMEN | {"u4": (190.0, ABDOMEN["u4"][1])}
+    summary = summarise_spine(unnamed(template, **apart), WIDE, age_years=70.0)
+    assert summary.outlier_levels == ("u4",)
+    assert summary.levels == ("u2", "u3")
 
 
 def test_certain_levels_go_before_likely_ones(template):
