@@ -1,6 +1,6 @@
 """People and scanners as published spreads have them, drawn for the benchmarks of calibration.
 
-Of a scanner: filter of the tube (2 mm less to 3 mm more aluminium) and 1.5 keV (SD) for the doubt in its spectrum; gain within
+Of a scanner: filter of the tube (5 mm less to 3 mm more aluminium) and 1.5 keV (SD) for the doubt in its spectrum; gain within
 0.5 %; an offset, and shading that grows from the skin to the middle of the body (deep organs read 10 HU apart on two scanners
 of one maker: SD 5 HU, half of its square for each of the two). Of a person: lipid share of fat (Martin 1994), fat in muscle
 (9.2 +- 5.0 %), haemoglobin (12.8 +- 2 g/dl) and the scatter about the regression of PMC8128794.
@@ -45,7 +45,7 @@ class Scanner:
     @staticmethod
     def drawn(rng: np.random.Generator, kvp: float) -> Scanner:
         """Another scanner of this voltage."""
-        aluminium = float(rng.uniform(-2.0, 3.0)) + _SPECTRA_SD_MM * float(rng.standard_normal())
+        aluminium = float(rng.uniform(-5.0, 3.0)) + _SPECTRA_SD_MM * float(rng.standard_normal())
         gain = 1.0 + 0.005 * float(rng.uniform(-1, 1))
         zero, shading = (float(rng.normal(0.0, _DEPTH_SD_HU)) for _ in range(2))
         return Scanner(kvp, aluminium, gain, zero, shading)

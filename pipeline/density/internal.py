@@ -151,10 +151,11 @@ def _line_of_fit(parameters: NDArray[np.float64], jacobian: NDArray[np.float64],
 
 def _energy_prior(survey: TissueSurvey, kvp: float | None) -> tuple[float, float, list[Finding]]:
     """Mean and standard deviation of the effective energy inside the body in keV: tube voltage, size of the body, filter."""
+    filtered = tables.number("effective_energy_filter_kev")
     if kvp is None:
         text = "The tube voltage is not recorded; it was not assumed, the uncertainty covers 80 to 140 kVp."
         wide = tables.number("effective_energy_sd_unknown_kvp_kev")
-        return effective_energy_kev(120.0), wide, [Finding("kvp_unknown", Severity.WARNING, text)]
+        return effective_energy_kev(120.0) + filtered, wide, [Finding("kvp_unknown", Severity.WARNING, text)]
     diameter = survey.water_diameter_mm
     diameter_sd = tables.number("water_equivalent_diameter_own_sd_mm")
     if diameter is None:
@@ -174,7 +175,7 @@ def _energy_prior(survey: TissueSurvey, kvp: float | None) -> tuple[float, float
         sd = tables.number("effective_energy_sd_unknown_kvp_kev")
         text = f"The effective energy at {kvp:.0f} kVp is an unverified estimate; its uncertainty was widened."
         findings.append(Finding("kvp_prior_unverified", Severity.WARNING, text))
-    return effective_energy_kev(kvp, diameter), sd, findings
+    return effective_energy_kev(kvp, diameter) + filtered, sd, findings
 
 
 def effective_energy_line(survey: TissueSurvey) -> Line | None:
