@@ -32,6 +32,7 @@ _OFF_THE_LINE_MM = 2.5
 _STEP_MM = (14.0, 125.0)
 _TURN = np.cos(np.radians(28.0))
 _LONGEST_ROW = 12
+_FEWEST_OF_MORE = 4
 _MOST_RODS = 60
 _SAME_RADIUS_MM = 1.3
 _ROUND = 0.72
@@ -46,6 +47,7 @@ _SAME_PLASTIC_HU = 30.0
 _PLASTIC_AROUND = 0.4
 _BESIDE_THE_EDGE_MM = 2.0
 _CORE_MM = (2.5, 7.0)
+_CORE_SHARE = 0.6
 _MOST_SLICES = 60
 _FEW_SLICES = 12
 _MOST_TRIED = 150
@@ -124,7 +126,7 @@ def find_rows(volume: Volume) -> list[Row]:
 
     Slabs of 8 mm (up to 32 mm in noisy images) are searched for discs; discs that go on from slab to slab, straight on by at
     most 11 degrees, are rods; parallel rods of one size beside each other, in a line or on a gentle arc, are a row if what
-    lies between them and around each of them is the same even material. The rods are then read in every slice, 2 mm inside
+    lies between them and around each of them is the same even material. The rods are then read in every slice, well inside
     their edge, along their common direction, so that a plate that lies aslant is not smeared.
 
     Parameters
@@ -157,8 +159,8 @@ def find_rows(volume: Volume) -> list[Row]:
         if row is not None:
             used.append(set(chain))
             found.append(row)
-        elif len(chain) > 2:
-            # Something else may stand in line with the rods, at one end of them.
+        elif len(chain) > _FEWEST_OF_MORE:
+            # Something else may stand in line with the rods. Three rods of a longer line are too few to say.
             waiting = sorted([*waiting, chain[1:], chain[:-1]], key=len, reverse=True)
     return sorted(found, key=lambda row: (-len(row.hu), -row.slices))
 
@@ -397,10 +399,12 @@ def _common_plastic(
     for a, b in pairwise(centre):
         length = float(np.hypot(*(b - a))) * pixel
         if length <= 2.0 * beyond:
-            return None
+            continue
         at = np.linspace(beyond, length - beyond, max(2, int((length - 2 * beyond) / pixel) + 1)) / length
         line = (a + np.outer(at, b - a)).T[:, :, None]
         levels.append(_mean_patch(volume, along, np.outer(along - middle, lean), line)[:, 0])
+    if not levels:
+        return None
     medians = [float(np.nanmedian(level)) for level in levels]
     plastic = float(np.median(medians))
     if max(abs(one - plastic) for one in medians) > _SAME_PLASTIC_HU:
@@ -418,8 +422,8 @@ def _common_plastic(
 
 
 def _core_mm(radius_mm: float, pixel_mm: float) -> float:
-    """How far from its centre a rod is read: not where its edge spills in."""
-    return float(np.clip(radius_mm - max(_BESIDE_THE_EDGE_MM, pixel_mm), *_CORE_MM))
+    """How far from its centre a rod is read: not where its edge spills in, nor where a sharp kernel overshoots."""
+    return float(np.clip(min(_CORE_SHARE * radius_mm, radius_mm - max(_BESIDE_THE_EDGE_MM, pixel_mm)), *_CORE_MM))
 
 
 def _without_outliers(values: NDArray[np.float64], least: float) -> NDArray[np.float64]:

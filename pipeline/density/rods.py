@@ -75,6 +75,7 @@ def find_plate(
         ``phantom_ambiguous``), if there is one that fits no known phantom or several.
     """
     allowed = tuple(known_phantoms().values() if definitions is None else definitions)
+    named = None if definitions is None else " or ".join(definition.name for definition in allowed)
     plates: list[Plate] = []
     doubtful: list[Finding] = []
     for row in find_rows(volume):
@@ -83,7 +84,7 @@ def find_plate(
         readings = readings_of(volume, row, volume.acquisition.kvp, allowed)
         if not readings:
             if _surely_a_plate(row):
-                doubtful.append(_unidentified(len(row.hu)))
+                doubtful.append(_unidentified(len(row.hu), named))
             continue
         best = readings[0]
         rivals = [other for other in readings[1:] if best.contradicted_by(other)]
@@ -91,7 +92,7 @@ def find_plate(
             if rivals and any(reading.sure for reading in (best, *rivals)):
                 doubtful.append(_ambiguous([best, *rivals]))
             elif len(row.hu) > 2:
-                doubtful.append(_unidentified(len(row.hu)))
+                doubtful.append(_unidentified(len(row.hu), named))
             continue
         plates.append(_plate(volume, row, best))
     if plates:
@@ -168,10 +169,14 @@ def _elsewhere(plate: Plate, other: Plate) -> bool:
     return bool(nearest > _ANOTHER_PLATE_MM + _LEAN * along)
 
 
-def _unidentified(count: int) -> Finding:
+def _unidentified(count: int, named: str | None) -> Finding:
+    """That rods fit no phantom of the tables, or not the one that the user named."""
+    if named is not None:
+        text = f"{count} rods in a row lie in the scan but do not fit the {named}; they are not used."
+        return Finding("phantom_unidentified", Severity.WARNING, text)
     text = (
-        f"{count} rods in a row lie in the scan but fit no known calibration phantom; they are not used. Give their "
-        "values with openbct calibrate --certificate."
+        f"{count} rods in a row lie in the scan but fit no known calibration phantom; they are not used. "
+        "Give the values of its certificate."
     )
     return Finding("phantom_unidentified", Severity.WARNING, text)
 
@@ -182,7 +187,7 @@ def _ambiguous(readings: list[Reading]) -> Finding:
     values = ", ".join(f"{reading.density_of(COMPARE_AT_HU):.0f}" for reading in readings)
     text = (
         f"Rods in a row may be {ways} ({COMPARE_AT_HU:.0f} HU would be {values} mg/cm3); they are not used. "
-        "Name the phantom with openbct calibrate."
+        "Name the phantom."
     )
     return Finding("phantom_ambiguous", Severity.WARNING, text)
 
