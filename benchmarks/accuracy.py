@@ -36,6 +36,7 @@ from phantoms.kinds import invented_patient
 from phantoms.suites import SUITES, Case, cases, write_case
 from phantoms.truth import BELOW_LESSER_TROCHANTER_MM, FemurTruth, Truth, VertebraTruth
 from pipeline import cohort
+from pipeline.density import tables
 from pipeline.density.rods import PhantomDefinition
 from pipeline.density.scanner import calibrate_scanner
 from pipeline.errors import Refusal
@@ -191,12 +192,18 @@ def _vertebra_pairs(case: Case, truth: Truth, true: VertebraTruth, found: Verteb
 
 
 def _femur_pairs(case: Case, true: FemurTruth, found: Femur | None) -> list[Pair]:
-    areal = found.abmd_g_cm2 if found else None
-    names = {region: f"{region.replace('_', ' ')} aBMD, g/cm2" for region in _REGIONS}
-    return [
-        _pair(case, true.name, name, true.abmd[region].abmd_g_cm2, getattr(areal, region, None))
-        for region, name in names.items()
-    ]
+    pairs = []
+    for region in _REGIONS:
+        known, words = true.abmd[region], region.replace("_", " ")
+        mean, sd = tables.numbers(f"nhanes3_white_women_20_29.{region}")
+        numbers = [
+            (f"{words} aBMD, g/cm2", known.abmd_g_cm2, getattr(found and found.abmd_g_cm2, region, None)),
+            (f"{words} mineral content, g", known.mineral_g, getattr(found and found.bmc_g, region, None)),
+            (f"{words} area, cm2", known.area_cm2, getattr(found and found.area_cm2, region, None)),
+            (f"{words} T-score", (known.abmd_g_cm2 - mean) / sd, found.t_scores.get(region) if found else None),
+        ]
+        pairs += [_pair(case, true.name, *number) for number in numbers]
+    return pairs
 
 
 def _pair(case: Case, structure: str, quantity: str, true: float, found: Quantity | None) -> Pair:

@@ -129,7 +129,9 @@ def report(found: dict[str, Any]) -> str:
             if "bias" not in row:
                 lines.append(f"| {name} | {counted} | | | | | | | |")
                 continue
-            digits = 3 if "g/cm2" in quantity else (2 if "mm" in quantity else 1)
+            digits = (
+                3 if "g/cm2" in quantity else (2 if any(unit in quantity for unit in ("mm", "cm2", "T-score")) else 1)
+            )
             number = [f"{row[key]:+.{digits}f}" for key in ("bias", "lower_limit", "upper_limit", "worst")]
             cover = (
                 f"{row['stated_uncertainty']:.{digits}f} | {row['coverage_68']:.0%} | {row['coverage_95']:.0%}"
