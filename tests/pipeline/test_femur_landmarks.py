@@ -78,10 +78,14 @@ class SolidFemur:
         matrix[:3, :3] = np.array([[0, 0, spacing_mm[2]], [0, spacing_mm[1], 0], [spacing_mm[0], 0, 0]])
         matrix[:3, 3] = low
         grid = Grid((z, y, x), matrix)
-        index = np.stack(np.meshgrid(np.arange(z), np.arange(y), np.arange(x), indexing="ij"), axis=-1)
-        own = self.rotation.inv().apply((grid.to_lps(index) - np.array(self.centre_lps_mm)).reshape(-1, 3))
-        own = own.reshape(index.shape) * (np.array([1.0, 1, 1]) if self.side == "left" else np.array([-1.0, 1, 1]))
-        return self.contains(own) & (own[..., 2] > bottom), grid
+        mirror = np.array([1.0, 1, 1]) if self.side == "left" else np.array([-1.0, 1, 1])
+        inside = np.zeros(grid.shape, bool)
+        for k in range(z):  # a plane at a time stays in the cache
+            index = np.stack(np.meshgrid([k], np.arange(y), np.arange(x), indexing="ij"), axis=-1)[0]
+            own = self.rotation.inv().apply((grid.to_lps(index) - np.array(self.centre_lps_mm)).reshape(-1, 3))
+            own = own.reshape(index.shape) * mirror
+            inside[k] = self.contains(own) & (own[..., 2] > bottom)
+        return inside, grid
 
 
 def _angle_deg(a: np.ndarray, b: np.ndarray) -> float:
