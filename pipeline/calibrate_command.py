@@ -20,6 +20,7 @@ class Attempt:
     series: str
     record: CalibrationRecord | None
     already_held: bool = False
+    replaced: bool = False
     refused: str | None = None
     findings: tuple[Finding, ...] = ()
 
@@ -50,19 +51,31 @@ def calibrate_scanner(
 ) -> list[Attempt]:
     """Add the line of every series in which a phantom is found to a calibration file, which is made if absent.
 
-    A series that is already in the file is not entered twice. What is in the file stays, whatever goes wrong.
+    A series that is already in the file is not entered twice: measured anew with another certificate, mask or expiry it takes
+    the place of the earlier one. Everything else in the file stays, whatever goes wrong.
 
     Raises
     ------
     InputRefused
         ``calibration_unreadable`` if the file exists and is none.
     """
-    held = list(calibration_file.read(output)) if output.exists() else []
+    held = _records_in(output)
     attempts = [_attempt(stack, held, definition, rods, valid_days) for stack in _stacks(inventory)]
     if any(attempt.record is not None and not attempt.already_held for attempt in attempts):
         output.parent.mkdir(parents=True, exist_ok=True)
         calibration_file.write(output, held)
     return attempts
+
+
+def _records_in(output: Path) -> list[CalibrationRecord]:
+    """What the file already holds; a file that is something else is not written over."""
+    if not output.exists():
+        return []
+    try:
+        return list(calibration_file.read(output))
+    except InputRefused as refusal:
+        remedy = "It is there already and was left alone; give -o another name."
+        raise InputRefused(refusal.reason, refusal.detail, subject=output.name, remedy=remedy) from refusal
 
 
 def _attempt(
@@ -79,11 +92,24 @@ def _attempt(
     except Refusal as refusal:
         return Attempt(stack.name, None, refused=str(refusal))
     findings = (*volume.findings, *line.findings)
-    if record.content_sha256 in {one.content_sha256 for one in held if one.content_sha256}:
+    earlier = [one for one in held if _same_scan(one, record)]
+    if record in earlier:
         return Attempt(stack.name, record, already_held=True, findings=findings)
+    for one in earlier:
+        held.remove(one)
     held.append(record)
     same_setting = calibration_file.drift_findings([*(one for one in held if one is not record), record])
-    return Attempt(stack.name, record, findings=(*findings, *same_setting))
+    return Attempt(stack.name, record, replaced=bool(earlier), findings=(*findings, *same_setting))
+
+
+def _same_scan(one: CalibrationRecord, other: CalibrationRecord) -> bool:
+    """Whether two records were measured in the same images of the same scanner."""
+    return (
+        one.content_sha256 is not None
+        and one.content_sha256 == other.content_sha256
+        and one.device_serial_number == other.device_serial_number
+        and one.kvp == other.kvp
+    )
 
 
 def _stacks(inventory: Inventory) -> list[Stack]:

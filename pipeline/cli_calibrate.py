@@ -63,8 +63,12 @@ def _print_attempt(attempt: Attempt) -> None:
         return
     line = attempt.record
     held = " (already in the file)" if attempt.already_held else ""
+    held = " (measured anew: replaces the earlier line of this scan)" if attempt.replaced else held
+    scanner = f"scanner {line.device_serial_number}" if line.device_serial_number else "scanner not recorded"
+    day = line.measured_on.isoformat() if line.measured_on else "date not recorded"
     out_console.print(
-        f"{escaped(attempt.series)}: {line.phantom}, {line.kvp:.0f} kVp, kernel {line.kernel or 'not recorded'}: "
+        f"{escaped(attempt.series)}: {escaped(line.phantom or 'phantom')}, {escaped(scanner)}, {day}, {line.kvp:.0f} kVp, "
+        f"kernel {escaped(line.kernel or 'not recorded')}: "
         f"density = {line.slope_mg_cm3_per_hu:.4f} HU {line.intercept_mg_cm3:+.2f} mg/cm3 {line.mineral}{held}",
         soft_wrap=True,
         highlight=False,

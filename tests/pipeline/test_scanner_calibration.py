@@ -104,10 +104,22 @@ def test_the_same_scan_enters_once_and_other_records_stay(phantom_scan, tmp_path
     assert any(attempt.already_held for attempt in again)
 
 
+def test_a_scan_measured_anew_with_its_certificate_replaces_the_earlier_line(phantom_scan, tmp_path):
+    target = tmp_path / "scanner.json"
+    inventory = find_studies([phantom_scan])
+    calibrate_scanner(inventory, target)
+    own = named_phantom("mindways_model3_ct")
+    certified = replace(own, density_mg_cm3=tuple(1.02 * v for v in own.density_mg_cm3), certified=True)
+    attempts = calibrate_scanner(inventory, target, definition=certified)
+    (held,) = calibration_file.read(target)
+    assert any(attempt.replaced for attempt in attempts)
+    assert "certificate" in held.reference
+
+
 def test_a_file_that_is_none_is_refused_and_left_alone(phantom_scan, tmp_path):
     target = tmp_path / "notes.json"
     target.write_text("[]", encoding="utf-8")
-    with pytest.raises(InputRefused, match="content"):
+    with pytest.raises(InputRefused, match=r"content.*another name"):
         calibrate_scanner(find_studies([phantom_scan]), target)
     assert target.read_text(encoding="utf-8") == "[]"
 
