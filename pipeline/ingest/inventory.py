@@ -239,7 +239,13 @@ def _dicom_series(frames: list[Frame], *, mixed: bool) -> Series:
         finding = Finding("mixed_patients", Severity.FAILURE, text)
         stacks = [replace(stack, problems=(finding, *stack.problems)) for stack in stacks]
     else:
-        stacks = [replace(stack, problems=(*stack.problems, *_twin_findings(stack, stacks))) for stack in stacks]
+        stacks = [
+            replace(
+                stack,
+                problems=(*stack.problems, *_twin_findings(stack, stacks), *_voltage_findings(stack, stacks)),
+            )
+            for stack in stacks
+        ]
     return Series(first.identity.series_uid, number, description, first.acquisition.modality or "", tuple(stacks))
 
 
@@ -263,6 +269,18 @@ def _twin_findings(stack: Stack, others: Sequence[Stack]) -> list[Finding]:
         "of them is used, and `openbct inspect` lists all."
     )
     return [Finding("phases_in_series", Severity.WARNING, text)]
+
+
+def _voltage_findings(stack: Stack, others: Sequence[Stack]) -> list[Finding]:
+    """Whether slices of the same series were made at another tube voltage: they are not part of the stack."""
+    own = stack.acquisition.kvp
+    apart = [o for o in others if o is not stack and o.acquisition.kvp not in (None, own)]
+    if own is None or not apart:
+        return []
+    voltages = " and ".join(sorted({f"{other.acquisition.kvp:.0f} kVp" for other in apart}))
+    count = sum(other.count for other in apart)
+    text = f"{count} slices of the series were made at {voltages}, not {own:.0f} kVp; they are left out."
+    return [Finding("voltages_in_series", Severity.WARNING, text)]
 
 
 def _dicom_stack(frames: list[Frame], name: str, key: str) -> Stack:

@@ -256,3 +256,15 @@ def test_of_a_pair_and_its_mixture_the_mixture_is_used(tmp_path):
     _series(tmp_path, "DE Abd M_0.6", KVP="100", AcquisitionTime="101500")
     (study,) = find_studies([tmp_path]).studies
     assert select(study).spine.stack.acquisition.series_description == "DE Abd M_0.6"
+
+
+def test_slices_of_another_voltage_in_a_series_are_left_out_and_that_is_said(tmp_path):
+    slices = axial_series(36, step_mm=2.5)
+    for number, one in enumerate(slices):
+        one.KVP = "100" if number < 12 else "120"
+    write(slices, tmp_path)
+    (study,) = find_studies([tmp_path]).studies
+    stack = select(study).spine.stack
+    assert stack.count == 24 and stack.acquisition.kvp == 120.0
+    (finding,) = [p for p in stack.problems if p.code == "voltages_in_series"]
+    assert "12 slices" in finding.text and "100 kVp, not 120 kVp" in finding.text
