@@ -33,6 +33,8 @@ HIP_SECOND_TEST = "hip-stance"
 _FRACTURED_GRADE = 2
 # An endplate that was guessed, or a body that has collapsed, is no specimen for a compression test.
 _NO_MODEL = frozenset({"disc_not_visible", "collapsed_body"})
+# Up to where an image must show HU: bone without a cortex spreads to some 400, femoral cortex reaches 1500 and a little above.
+_TRABECULAR_HU, _CORTEX_HU = 400.0, 1300.0
 _NO_STRENGTH = errors.Finding("strength_not_asked", errors.Severity.INFO, "Strength was not asked for.")
 
 
@@ -171,7 +173,7 @@ class _Sheet:
         self.reasons: dict[tuple[str, str], errors.Finding] = {}
 
     def measure_density(self, vertebra: Vertebra, shape: VertebraShape | None) -> None:
-        if not self._ready(vertebra, "trabecular_hu"):
+        if not self._ready(vertebra, "trabecular_hu") or self._cut_off(vertebra, "trabecular_hu", _TRABECULAR_HU):
             return
         assert self.calibration is not None
         grade = shape.genant_grade if shape is not None else None
@@ -190,7 +192,7 @@ class _Sheet:
             self.reasons[vertebra.name, "trabecular_hu"] = _as_finding(refusal)
 
     def measure_hip(self, femur: Femur, dxa_scale: str | None) -> None:
-        if not self._ready(femur, "abmd_g_cm2"):
+        if not self._ready(femur, "abmd_g_cm2") or self._cut_off(femur, "abmd_g_cm2", _CORTEX_HU):
             return
         assert self.calibration is not None
         facts = self.volume.acquisition
@@ -212,7 +214,7 @@ class _Sheet:
         if not self.with_strength:
             self.reasons[key] = _NO_STRENGTH
             return
-        if not self._ready(structure, "strength_n"):
+        if not self._ready(structure, "strength_n") or self._cut_off(structure, "strength_n", _CORTEX_HU):
             return
         assert self.calibration is not None
         guessed = next((f for f in structure.findings if f.code in _NO_MODEL), None)
@@ -370,6 +372,15 @@ class _Sheet:
         except NotMeasurable as refusal:
             self.reasons[name, f"further.{ratio}"] = replace(_as_finding(refusal), severity=errors.Severity.INFO)
             return None
+
+    def _cut_off(self, structure: Vertebra | Femur, key: str, needed_hu: float) -> bool:
+        """Whether the image ends below what a measurement must see; notes that as the reason."""
+        ceiling = self.volume.ceiling_hu
+        if ceiling is None or ceiling >= needed_hu:
+            return False
+        text = f"Values end at {ceiling:.0f} HU, and {needed_hu:.0f} HU must be seen for this; export the images unwindowed."
+        self.reasons[structure.name, key] = errors.Finding("values_cut_off", errors.Severity.FAILURE, text)
+        return True
 
     def _ready(self, structure: Vertebra | Femur, key: str) -> bool:
         """Whether a number of this structure can be asked for at all; notes why not."""

@@ -229,6 +229,8 @@ class Volume:
         False where the scanner wrote padding.
     findings : tuple of Finding
         What ingest had to say about this volume.
+    ceiling_hu : float or None
+        Where the values were cut off from above before the images came here; None if they were not.
     """
 
     hu: NDArray
@@ -238,6 +240,7 @@ class Volume:
     axis_order: AxisOrder = field(default_factory=AxisOrder)
     valid: NDArray[np.bool_] | None = None
     findings: tuple[Finding, ...] = ()
+    ceiling_hu: float | None = None
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.grid.shape:

@@ -16,7 +16,7 @@ from pipeline.ingest.index import Frame
 from pipeline.ingest.kernels import KernelClass, kernel_class
 from pipeline.ingest.nifti import read_nifti_array
 from pipeline.ingest.pixels import AIR_HU, DecodedSlices, decode_slices, undeclared_padding
-from pipeline.ingest.plausibility import plausibility_findings
+from pipeline.ingest.plausibility import ceiling_hu, cut_off_finding, plausibility_findings
 from pipeline.ingest.shear import shear_back
 from pipeline.ingest.sources import Reader, base_name
 from pipeline.ingest.stacks import SAME_POSITION_MM, Geometry, Stack, lower_first, plan_run
@@ -198,6 +198,9 @@ def _with_filled_slice(hu: NDArray, valid: NDArray[np.bool_] | None, after: int)
 
 def _finish(stack: Stack, assembly: _Assembly, source: Source) -> Volume:
     findings = [*assembly.findings, *_kernel_findings(stack), *plausibility_findings(assembly.hu, assembly.valid)]
+    ceiling = ceiling_hu(assembly.hu, assembly.valid)
+    if ceiling is not None:
+        findings.append(cut_off_finding(ceiling))
     hu, matrix, way_back = canonical_order(assembly.hu, assembly.matrix)
     valid = assembly.valid
     if valid is not None:
@@ -222,6 +225,7 @@ def _finish(stack: Stack, assembly: _Assembly, source: Source) -> Volume:
         axis_order=way_back,
         valid=valid,
         findings=tuple(findings),
+        ceiling_hu=ceiling,
     )
 
 
