@@ -153,19 +153,24 @@ def trunk(
 ) -> tuple[Volume, Segmentation]:
     """An elliptical trunk with a fat layer, muscle behind the spine, abdominal fat in front, an aorta and three bodies."""
     grid = grid_of((120.0, 240.0, 330.0), spacing_mm)
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1).astype(float)
-    x, y, _ = np.moveaxis(grid.to_lps(index), -1, 0)
-    hu = np.full(grid.shape, -1000.0)
+    # Soft tissue is the same in all slices.
+    plane = np.stack(np.meshgrid([0], *(np.arange(n) for n in grid.shape[1:]), indexing="ij"), axis=-1).astype(float)[0]
+    points = grid.to_lps(plane)
+    x, y, _ = np.moveaxis(points, -1, 0)
+    hu = np.full(grid.shape[1:], -1000.0)
     hu[(x / 145) ** 2 + (y / 100) ** 2 <= 1] = fat_hu
     hu[((x / 125) ** 2 + (y / 80) ** 2 <= 1) & (y > 15)] = muscle_hu
     aorta = (x - 16) ** 2 + (y + 22) ** 2 <= 10**2
     hu[aorta] = blood_hu
+    hu = np.repeat(hu[None], grid.shape[0], axis=0)
+    heights = grid.to_lps(np.arange(grid.shape[0])[:, None] * np.array([1.0, 0.0, 0.0]))
     labels = np.zeros(grid.shape, np.uint8)
     bodies = []
     for i, level in enumerate(("L1", "L2", "L3")):
         frame = frame_at((0.0, 18.0, 36.0 - 36.0 * i))
-        u, v, w = np.moveaxis(frame.to_frame(grid.to_lps(index)), -1, 0)
-        body = ((u / 22) ** 2 + (v / 17) ** 2 <= 1) & (np.abs(w) <= 14)
+        u, v, _ = np.moveaxis(frame.to_frame(points), -1, 0)
+        w = frame.to_frame(heights)[:, 2]
+        body = ((u / 22) ** 2 + (v / 17) ** 2 <= 1) & (np.abs(w) <= 14)[:, None, None]
         hu[body] = 150.0
         label = LABEL_OF[f"vertebra_{level}"]
         labels[body] = label
@@ -173,7 +178,7 @@ def trunk(
     hu = ndimage.gaussian_filter(hu, [0.7 / s for s in spacing_mm])
     hu = hu + noise_hu * np.random.default_rng(2).standard_normal(hu.shape)
     if padding_hu is not None:
-        hu[(x / 160) ** 2 + (y / 118) ** 2 > 1] = padding_hu
+        hu[:, (x / 160) ** 2 + (y / 118) ** 2 > 1] = padding_hu
     volume = Volume(hu.astype(np.int16), grid, Acquisition(kvp=kvp, contrast_agent=contrast_agent))
     return volume, Segmentation(labels, grid, tuple(bodies), method="analytic")
 
