@@ -5,9 +5,9 @@
 Phantom hips with true masks and landmarks, in which everything that the budget states is drawn as it states it: the line of the
 scanner from the error that the calibration found in the image claims; marrow of one reading per hip from the published
 distribution of people; rotation and flexion with the tolerance as standard deviation; the outline of the mask evenly within
-half a voxel; the edge of the shadow evenly within its range; noise. First one at a time, which sets the spread that each part
-brings about beside what is stated for it, then all together against the phantom's own mineral: the share of hips whose 95 %
-interval holds the truth should be 90 to 98 %.
+half a voxel; the lower limit of the total hip by what its place is not known to; the edge of the shadow evenly within its
+range; noise. First one at a time, which sets the spread that each part brings about beside what is stated for it, then all
+together against the phantom's own mineral: the share of hips whose 95 % interval holds the truth should be 90 to 98 %.
 
 A part that rests on evidence from patients (the line) is drawn as stated and cannot be tested by phantoms: what phantoms
 say of it is in `benchmarks.calibration_coverage`.
@@ -36,7 +36,7 @@ from pipeline.density.hip_regions import REGION_LABEL, silhouette, with_tails
 from pipeline.segmentation.model import Femur, Segmentation
 from pipeline.volume import Acquisition, Grid, Volume
 
-PARTS = ("calibration", "marrow", "pose", "boundary", "bone_edge", "noise")
+PARTS = ("calibration", "marrow", "pose", "placement", "boundary", "bone_edge", "noise")
 _STEP_MG_CM3 = 100.0
 
 
@@ -120,6 +120,9 @@ def drawn(hip: Hip, parts: frozenset[str], seed: int) -> HipDensity:
     femur = hip.femur
     if "pose" in parts:
         femur = _turned(femur, *(tables.number("hip.pose_tolerance_deg") * angles))
+    if "placement" in parts:
+        off_mm = float(np.hypot(tables.number("hip.placement_mm"), hip.grid.spacing_mm[0] / 2))
+        femur = _lowered(femur, off_mm * rng.standard_normal())
     line = hip.stated
     if "calibration" in parts:
         line = replace(line, slope_mg_cm3_per_hu=float(slope), intercept_mg_cm3=float(intercept))
@@ -140,6 +143,19 @@ def _turned(femur: Femur, rotation_deg: float, flexion_deg: float) -> Femur:
     return replace(
         femur,
         landmarks=replace(marks, shaft_axis_lps=turn.apply(shaft), neck_axis_lps=turn.apply(marks.neck_axis_lps)),
+    )
+
+
+def _lowered(femur: Femur, down_mm: float) -> Femur:
+    """The femur with its lesser trochanter found so far down the shaft from where it is."""
+    marks = femur.landmarks
+    assert marks is not None and marks.shaft_axis_lps is not None
+    step = down_mm * marks.shaft_axis_lps
+    tip, edge = marks.lesser_trochanter_lps_mm, marks.lesser_trochanter_lower_edge_lps_mm
+    assert tip is not None and edge is not None
+    return replace(
+        femur,
+        landmarks=replace(marks, lesser_trochanter_lps_mm=tip + step, lesser_trochanter_lower_edge_lps_mm=edge + step),
     )
 
 

@@ -14,7 +14,7 @@ from pipeline.density.body import mask_window
 from pipeline.density.calibration import Calibration
 from pipeline.density.dxa_scale import on_scale
 from pipeline.density.hip_regions import REGION_LABEL, Regions, place_regions, silhouette, with_tails
-from pipeline.density.projection import PIXEL_MM, BonePaths, Projection, bone_paths, pose_of, project
+from pipeline.density.projection import PIXEL_MM, BonePaths, Pose, Projection, bone_paths, pose_of, project
 from pipeline.errors import Finding, NotMeasurable, Severity, Status, status_of
 from pipeline.segmentation.model import Femur, Segmentation
 from pipeline.volume import Volume
@@ -33,7 +33,8 @@ _YOUNGEST_CLASSIFIED_YEARS = 50.0
 _GROWN_YEARS = 20.0
 _FIRM = 0.9
 _INTERVAL = 1.96
-_IN_PUBLISHED_ERROR = ("pose", "noise", "bone_edge", "boundary")
+_IN_PUBLISHED_ERROR = ("pose", "placement", "noise", "bone_edge", "boundary")
+_OWN_OF_MASS = ("bone_edge", "pose", "placement")
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ def measure_hip(
         other, placed = _posed(paths, femur, calibration, *angles)
         turned.append(_region_values(other.areal_g_cm2(calibration), placed))
     values, edges = _region_values(areal, regions), _edge_effects(areal, regions)
+    moved = _moved(areal, projection.pose, femur, volume.spacing_mm[0])
     plain = _region_values(projection.areal_g_cm2(calibration, marrow_mg_cm3=0.0), regions)
     abmd: dict[str, Quantity] = {}
     bmc: dict[str, Quantity] = {}
@@ -168,13 +170,17 @@ def measure_hip(
         parts = _components(paths, projection, picked, density, calibration, volume)
         parts["bone_edge"] = abs(edges.get(region, 0.0))
         poses = [pose.get(region) for pose in turned]
+        places = [place[region] for place in moved if region in place]
+        parts["placement"] = float(np.linalg.norm([place[0] - density for place in places]))
         parts["pose"] = _pose_sd([pose and pose[0] for pose in poses], density)
         method = "CT projected along the DXA direction, soft tissue and marrow subtracted"
         reference = f"regions after {tables.constant('hip.neck_box_width_mm').source}; calibration {calibration.method}"
         # Where the edge of the shadow is drawn changes the area and not the mass.
-        mass_parts = {name: part * surface_cm2 for name, part in parts.items() if name not in ("bone_edge", "pose")}
+        mass_parts = {name: part * surface_cm2 for name, part in parts.items() if name not in _OWN_OF_MASS}
         mass_parts["pose"] = _pose_sd([pose and pose[0] * pose[1] for pose in poses], density * surface_cm2)
+        mass_parts["placement"] = float(np.linalg.norm([p[0] * p[1] - density * surface_cm2 for p in places]))
         area_parts = {
+            "placement": float(np.linalg.norm([place[1] - surface_cm2 for place in places])),
             "bone_edge": parts["bone_edge"] / density * surface_cm2,
             "pose": _pose_sd([pose and pose[1] for pose in poses], surface_cm2),
         }
@@ -275,6 +281,15 @@ def _region_values(areal: NDArray[np.float64], regions: Regions) -> dict[str, tu
             mass = float(areal[_picked(tails, region)].sum())
             values[region] = (mass / float(picked.sum()), float(picked.sum()) * PIXEL_MM**2 / 100.0)
     return values
+
+
+def _moved(
+    areal: NDArray[np.float64], pose: Pose, femur: Femur, slice_mm: float
+) -> list[dict[str, tuple[float, float]]]:
+    """Values of the regions with the neck box, and with the lower limit, moved by what is not known of their places."""
+    off_mm = float(np.hypot(tables.number("hip.placement_mm"), slice_mm / 2))
+    moves = ((off_mm, 0.0), (0.0, -off_mm))
+    return [_region_values(areal, place_regions(areal, pose, femur, neck_mm=n, bottom_mm=b)) for n, b in moves]
 
 
 def _pose_sd(turned: Sequence[float | None], value: float) -> float:

@@ -45,13 +45,16 @@ class Regions:
     missing: dict[str, str]
 
 
-def place_regions(areal_g_cm2: NDArray[np.float64], pose: Pose, femur: Femur) -> Regions:
+def place_regions(
+    areal_g_cm2: NDArray[np.float64], pose: Pose, femur: Femur, *, neck_mm: float = 0.0, bottom_mm: float = 0.0
+) -> Regions:
     """Place neck box, trochanteric and intertrochanteric region after the Hologic rules.
 
     The neck box is 15 mm along the neck axis and 49 mm across; its lateral edge passes through the trochanteric notch,
     where the upper outline begins to rise towards the greater trochanter. A line from the middle of that edge to the
     base of the greater trochanter on the lateral outline parts trochanter from intertrochanteric region. The bottom lies
-    10 mm below the lesser trochanter. Everything medial of the neck box, the head included, belongs to no region.
+    10 mm below the lesser trochanter. Everything medial of the neck box, the head included, belongs to no region. The box
+    can be moved by `neck_mm` towards the trochanter, the bottom by `bottom_mm` down the shaft, to see what hangs on them.
 
     Raises
     ------
@@ -73,6 +76,7 @@ def place_regions(areal_g_cm2: NDArray[np.float64], pose: Pose, femur: Femur) ->
     across_mm = (place - centre) @ across
     head = pose.project(marks.head_centre_lps_mm)
     notch = _notch_mm(bone, centre, axis, across, float((head - centre) @ axis), marks.head_radius_mm, femur.name)
+    notch += neck_mm
     width, length = tables.number("hip.neck_box_width_mm"), tables.number("hip.neck_box_length_mm")
     labels = np.zeros(bone.shape, np.uint8)
     labels[bone] = OUTSIDE_LABEL
@@ -82,7 +86,7 @@ def place_regions(areal_g_cm2: NDArray[np.float64], pose: Pose, femur: Femur) ->
     corners = centre + box[:, :1] * axis + box[:, 1:] * (length / 2) * across
     beyond = bone & (along_mm > notch)
     missing: dict[str, str] = {}
-    bottom = _bottom_mm(femur, pose, bone, missing)
+    bottom = _bottom_mm(femur, pose, bone, missing, bottom_mm)
     line = _trochanter_line(bone, beyond, pose, femur, centre + notch * axis, bottom)
     if line is None:
         missing["trochanter"] = missing["intertrochanter"] = "the base of the greater trochanter was not found"
@@ -170,7 +174,9 @@ def _notch_mm(
     return float(along[lowest + risen[0]])
 
 
-def _bottom_mm(femur: Femur, pose: Pose, bone: NDArray[np.bool_], missing: dict[str, str]) -> float | None:
+def _bottom_mm(
+    femur: Femur, pose: Pose, bone: NDArray[np.bool_], missing: dict[str, str], moved_mm: float
+) -> float | None:
     """Distal limit of the total hip, or None with the reason noted."""
     marks = femur.landmarks
     if marks is None or marks.lesser_trochanter_lower_edge_lps_mm is None:
@@ -182,7 +188,7 @@ def _bottom_mm(femur: Femur, pose: Pose, bone: NDArray[np.bool_], missing: dict[
         # In three dimensions the ridge below the trochanter runs on for centimetres; on a DXA image the bump ends before.
         tip = float(pose.project(marks.lesser_trochanter_lps_mm)[1])
         edge = min(edge, tip + tables.number("hip.lesser_trochanter_half_length_mm"))
-    bottom = edge + below
+    bottom = edge + below + moved_mm
     reach = float(np.flatnonzero(bone.any(axis=1))[-1]) * PIXEL_MM
     if reach < bottom - 2.0:
         text = (

@@ -175,7 +175,9 @@ def test_the_marrow_term_can_be_taken_out_again(upright):
 def test_uncertainty_is_the_quadrature_of_its_components(upright):
     for quantity in upright.abmd_g_cm2.values():
         assert quantity.uncertainty == pytest.approx(np.linalg.norm(list(quantity.components.values())))
-        assert {"calibration", "boundary", "marrow", "noise", "bone_edge", "pose"} == set(quantity.components)
+        assert {"calibration", "boundary", "marrow", "noise", "bone_edge", "pose", "placement"} == set(
+            quantity.components
+        )
 
 
 def test_the_edge_of_the_shadow_is_doubt_about_the_area_and_not_about_the_content(upright):
@@ -185,6 +187,15 @@ def test_the_edge_of_the_shadow_is_doubt_about_the_area_and_not_about_the_conten
         for quantity in (content, area):
             assert quantity.uncertainty == pytest.approx(np.linalg.norm(list(quantity.components.values())))
         assert content.components["marrow"] == pytest.approx(areal.components["marrow"] * area.value)
+
+
+def test_a_lower_limit_that_is_not_known_to_a_millimetre_is_doubt_about_area_and_content(upright):
+    # 1.5 mm and half a slice of 1.5 mm of a shaft of 14 mm radius: its width times that is the doubt about the area.
+    off_cm = np.hypot(1.5, 0.75) / 10
+    assert upright.area_cm2["intertrochanter"].components["placement"] > 0.8 * 2.8 * off_cm
+    assert upright.area_cm2["total_hip"].components["placement"] < 2.0 * (2.8 + 3.0) * off_cm
+    thick = measured(spacing_mm=(5.0, 0.98, 0.98))
+    assert thick.area_cm2["total_hip"].uncertainty > 1.3 * upright.area_cm2["total_hip"].uncertainty
 
 
 def test_what_the_published_error_against_dxa_holds_is_not_counted_twice():
