@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from pipeline.segmentation.sampling import sample_lps, turned_grid
 from pipeline.segmentation.spine import segment_spine
@@ -26,7 +27,7 @@ def _bent_pipe() -> tuple[np.ndarray, Grid, np.ndarray]:
     grid = _grid((100, 90, 60), 2.0)
     index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), -1)
     points = grid.to_lps(index.astype(float)).reshape(-1, 3)
-    away = np.min([np.linalg.norm(points - p, axis=1) for p in line[::2]], axis=0).reshape(grid.shape)
+    away = cKDTree(line[::2]).query(points)[0].reshape(grid.shape)
     return np.where((away > 7.0) & (away < 13.0), 400.0, 30.0).astype(np.float32), grid, line
 
 
