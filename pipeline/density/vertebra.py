@@ -284,8 +284,8 @@ def image_noise_hu(volume: Volume, voxels: BodyVoxels) -> float:
     The voxels of the body itself do not tell it, because trabeculae and marrow differ from place to place as well. Patches of
     6 mm in the plane up to 25 mm from the body whose mean is that of soft tissue; of their standard deviations the lowest
     fifth, which is the noise of digital patients within 3 % (after the global noise level of Christianson et al. 2015, who take
-    the mode; near one body there are too few patches for a mode). Where there is no soft tissue the spread of the body's inner
-    voxels stands in, which is too large.
+    the mode; near one body there are too few patches for a mode). Where there is no even soft tissue the spread of the body's
+    inner voxels stands in, which is too large.
     """
     spacing = volume.spacing_mm
     low, high = voxels.index.min(axis=0), voxels.index.max(axis=0) + 1
@@ -300,10 +300,11 @@ def image_noise_hu(volume: Volume, voxels: BodyVoxels) -> float:
     soft = (mean > _SOFT_TISSUE_HU[0]) & (mean < _SOFT_TISSUE_HU[1])
     if volume.valid is not None:
         soft &= volume.valid[slices, rows, columns]
+    inside = float(voxels.hu[voxels.depth_mm >= _WALL_MM].std())
     if soft.sum() < _FEWEST_PATCHES:
-        return float(voxels.hu[voxels.depth_mm >= _WALL_MM].std())
+        return inside
     spread = np.sqrt(np.maximum(variance[soft], 0.0) * count / (count - 1))
-    return float(np.percentile(spread, _EVEN_PERCENTILE))
+    return min(float(np.percentile(spread, _EVEN_PERCENTILE)), inside)
 
 
 def _own_parts_hu(

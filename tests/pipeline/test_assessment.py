@@ -89,3 +89,11 @@ def test_the_probability_of_every_class_stands_beside_a_class_that_its_interval_
     firm = replace(spine(100, sd=4), class_probabilities={"osteoporosis": 0.0, "low bone mass": 1.0, "normal": 0.0})
     assert "classes" not in assess([body(0)], [hip(-1.6)], firm, age_years=70).rules[0].basis
     assert "classes" not in assess([body(0)], [hip(-1.6)], firm, age_years=70).rules[1].basis
+
+
+def test_l1_and_levels_that_stand_out_are_handed_on() -> None:
+    l1 = Quantity(value=95.0, unit="[hnsf'U]", uncertainty=4.0, method="elliptical cylinder at mid height")
+    summary = replace(spine(90), l1_hu=l1, l1_band="below_100", outlier_levels=("L3",))
+    made = assess([body(0)], [], summary, age_years=70)
+    assert (made.l1_ct_number, made.l1_ct_number_band, made.spine_outlier_levels) == (l1, "below_100", ("L3",))
+    assert assess([body(0)], [], None, age_years=70).l1_ct_number is None

@@ -9,8 +9,9 @@ import pytest
 from scipy import ndimage
 from scipy.stats import norm
 
+from pipeline.density.body import body_voxels
 from pipeline.density.spine import summarise_spine
-from pipeline.density.vertebra import measure_vertebra
+from pipeline.density.vertebra import image_noise_hu, measure_vertebra
 from pipeline.errors import Finding, NotMeasurable, Severity
 from reports.quantity import Quantity
 from tests.pipeline.analytic_bones import exact_calibration, spine
@@ -57,6 +58,30 @@ def test_basivertebral_vein_and_bone_island_do_not_enter():
     result = measured(replace(volume, hu=hu), segmentation)
     assert result.trabecular_hu.value == pytest.approx(100.0, abs=3.0)
     assert 0 < result.excluded_share < 0.1
+
+
+@pytest.mark.parametrize("noise_hu", [8.0, 25.0])
+def test_noise_is_that_of_the_image_and_not_of_trabeculae(noise_hu):
+    volume, segmentation = spine({"L1": BODY}, trabecular_hu=110.0)
+    rng = np.random.default_rng(5)
+    grain = ndimage.gaussian_filter(rng.standard_normal(volume.shape), 1.5)
+    body = segmentation.labels > 0
+    textured = volume.hu + np.where(body, 30.0 * grain / grain.std(), 0.0)
+    noisy = replace(volume, hu=(textured + noise_hu * rng.standard_normal(volume.shape)).astype(np.float32))
+    voxels = body_voxels(noisy, segmentation, segmentation.vertebrae[0])
+    # White noise in 36 voxels: the lowest fifth of its standard deviations lies a tenth below it.
+    assert image_noise_hu(noisy, voxels) == pytest.approx(0.9 * noise_hu, rel=0.1)
+    part = measured(noisy, segmentation).trabecular_hu.components["noise"]
+    region_mm3 = measured(noisy, segmentation).volume_mm3
+    assert part == pytest.approx(0.9 * noise_hu * np.sqrt(5.0 / region_mm3), rel=0.15)
+
+
+def test_noise_without_soft_tissue_near_is_the_spread_inside_the_body():
+    volume, segmentation = spine({"L1": BODY}, trabecular_hu=130.0, noise_hu=20.0)
+    alone = replace(volume, hu=np.where(segmentation.labels > 0, volume.hu, -900.0).astype(np.float32))
+    alone = replace(alone, hu=np.where(segmentation.labels > 0, alone.hu + 60.0, alone.hu).astype(np.float32))
+    voxels = body_voxels(alone, segmentation, segmentation.vertebrae[0])
+    assert image_noise_hu(alone, voxels) == pytest.approx(20.0, rel=0.05)
 
 
 def test_uncertainty_components_add_in_quadrature_and_contrast_widens_it():
