@@ -24,6 +24,8 @@ _STRICT_ZERO_HU = 25.0
 _MOST_MISSING = 2
 _INVISIBLE_HU = EDGE_HU + 4.0
 _AS_LIKELY = 6.0
+# That a plastic reads like a rod happens in about one plate of ten: -2 ln 0.1.
+_HIDDEN = 4.6
 _SAME_DENSITY_MG_CM3 = 4.0
 _GAIN_SPREAD = 0.06
 _GAIN_SPREAD_UNKNOWN_KVP = 0.2
@@ -151,13 +153,13 @@ def readings_of(
     three sharp ones that are all there and fit closely. Two rods of a phantom of three are a way to read them, too, though not
     one to measure with (`Reading.sure`).
     """
-    found = [
-        reading
-        for whole in definitions
-        for which in _in_order(len(whole.density_mg_cm3), len(row.hu))
-        if (reading := _reading(row, whole, which, kvp)) is not None
-        and _lacking_explained(volume, row, whole, reading, which)
-    ]
+    found = []
+    for whole in definitions:
+        for which in _in_order(len(whole.density_mg_cm3), len(row.hu)):
+            reading = _reading(row, whole, which, kvp)
+            hidden = None if reading is None else _hidden_rods(volume, row, reading)
+            if reading is not None and hidden is not None:
+                found.append(replace(reading, misfit=reading.misfit + _HIDDEN * hidden))
     if not found and row.score >= SURE_DISC:
         found = [
             replace(reading, usual_order=False)
@@ -234,10 +236,13 @@ def _expected_gain(mineral: str, kvp: float | None) -> tuple[float, float]:
     return gain, spread
 
 
-def _lacking_explained(
-    volume: Volume, row: Row, whole: PhantomDefinition, reading: Reading, which: tuple[int, ...]
-) -> bool:
-    """Whether each rod that was not seen lies outside the field of view, or would read what is seen at its place."""
+def _hidden_rods(volume: Volume, row: Row, reading: Reading) -> int | None:
+    """How many rods in view are not seen because they would read what is at their place; None if one should be seen.
+
+    A rod that lies outside the field of view counts as none.
+    """
+    whole, which = reading.whole, reading.which
+    hidden = 0
     slots = np.array(which, float)
     for rod in range(len(whole.density_mg_cm3)):
         if rod in which:
@@ -253,11 +258,10 @@ def _lacking_explained(
             place = row.centre[end] + (rod - slots[end]) * step
         seen = reading_at(volume, row, place)
         expected = whole.expected_hu(rod, reading.gain_hu_per_mg_cm3, reading.zero_hu)
-        if seen is not None and abs(seen - expected) > _INVISIBLE_HU:
-            return False
-        if seen is None and inside:
-            return False
-    return True
+        if inside if seen is None else abs(seen - expected) > _INVISIBLE_HU:
+            return None
+        hidden += seen is not None
+    return hidden
 
 
 def _fit(definition: PhantomDefinition, hu: NDArray[np.float64]) -> tuple[float, float, float]:
