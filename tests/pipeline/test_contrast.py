@@ -113,6 +113,17 @@ def test_organs_without_contrast_agent_and_small_things_are_not_bright():
     assert find_bright_tissue(ball(200.0, radius_mm=8.0)) is None
 
 
+@pytest.mark.parametrize(("hu", "seen"), [(50.0, False), (150.0, True)])
+def test_vessels_of_the_thigh_are_seen_when_enhanced(hu, seen):
+    grid: Grid = grid_of((130.0, 90.0, 90.0), (2.0, 0.9, 0.9))
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1).astype(float)
+    x, y, _ = np.moveaxis(grid.to_lps(index), -1, 0)
+    vessels = (np.hypot(x - 8, y) < 4.8) | (np.hypot(x + 8, y + 4) < 5.2)
+    values = np.where(vessels, hu, -80.0) + np.random.default_rng(4).normal(0.0, 15.0, x.shape)
+    found = find_bright_tissue(Volume(values.astype(np.int16), grid, Acquisition()))
+    assert (found is not None) is seen
+
+
 def test_a_volume_of_few_slices_is_not_searched():
     volume = ball(140.0)
     thin = Grid((3, *volume.shape[1:]), volume.grid.index_to_lps)
