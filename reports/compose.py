@@ -124,7 +124,7 @@ def _assessment(record: StudyRecord, words: Language, citations: Citations) -> S
         Column(words("column.basis"), share=5.2),
         Column(words("column.reference"), share=1.2),
     )
-    answer = {True: words("text.yes"), False: words("text.no"), None: words("text.not_asked")}
+    answer = {True: words("text.yes"), False: words("text.no"), None: words("text.not_evaluated")}
     rows = tuple(Row((r.rule, answer[r.holds], r.basis, citations.cite(r.reference))) for r in assessment.rules)
     blocks: list[Paragraph | Table | Bullets] = [Paragraph(lead)]
     if rows:

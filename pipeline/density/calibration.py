@@ -206,6 +206,8 @@ def calibrate(
         chosen = candidates[next(name for name in METHODS if name in candidates)]
         if chosen.method == "kvp_constant":
             require_plausible_scale(volume)
+        if chosen.method == "internal_tissues":
+            chosen = replace(chosen, reason=f"no phantom was found in the scan; {chosen.reason}")
     elif str(choice) in CHOICES:
         if str(choice) not in candidates:
             raise refused[str(choice)]
@@ -386,7 +388,7 @@ def internal_calibration(survey: TissueSurvey, kvp: float | None, *, contrast_en
         reference="fit of effective energy, gain and offset to reference tissues (docs/methods.md); "
         f"{_spelt(budget)}, from {source}",
         kvp=kvp,
-        reason=f"no phantom in the scan; reference tissues found: {names}",
+        reason=f"reference tissues found: {names}",
         findings=findings,
         samples=tuple(survey.samples.values()),
         budget=budget,

@@ -115,19 +115,14 @@ def judge_bodies(
             )
         if holds_filled_slice(filled, *masks[i]):
             add("interpolated_slice", _FAILURE, "A slice inside this body was missing and was interpolated.")
-        hidden = {
-            where: disc.response_hu
-            for where, disc in (("above", above), ("below", below))
-            if disc.response_hu < least_disc or disc.merged
-        }
+        weak = {where: d.response_hu for where, d in (("above", above), ("below", below)) if d.response_hu < least_disc}
+        hidden = [where for where, disc in (("above", above), ("below", below)) if where in weak or disc.merged]
         if hidden:
-            which = " and ".join(hidden)
-            weakest = min(hidden.values())
-            add(
-                "disc_not_visible",
-                _FAILURE if len(hidden) == 2 else _WARNING,
-                f"The disc {which} is not visible: endplates and disc differ by {weakest:.0f} HU ({least_disc:.0f} needed).",
-            )  # fmt: skip
+            reason = "endplates beside it merge in the image."
+            if weak:
+                reason = f"endplates and disc differ by {min(weak.values()):.0f} HU ({least_disc:.0f} needed)."
+            text = f"The disc {' and '.join(hidden)} is not visible: {reason}"
+            add("disc_not_visible", _FAILURE if len(hidden) == 2 else _WARNING, text)
         width = 0.5 * (above.width_mm + below.width_mm)
         ratio = float(pitch[i] / width)
         off_pitch = float(min(off_trend[i], above_trend[i]) if off_trend[i] > 0 else off_trend[i])
