@@ -215,7 +215,11 @@ def _omissions(
             )
         )
     else:
-        omitted.append(Omission(part="strength", code="strength_absent", reason="No strength test could be made."))
+        reasons = {b.not_measured["strength_n"].code for b in (*vertebrae, *femora) if "strength_n" in b.not_measured}
+        unasked = "strength_not_asked" in reasons
+        said = "Strength was not asked for." if unasked else "No strength test could be made."
+        code = "strength_not_asked" if unasked else "strength_absent"
+        omitted.append(Omission(part="strength", code=code, reason=said))
     if spine_class is None:
         omitted.append(
             Omission(part="spine density", code="spine_not_classified", reason="No vertebral density class.")

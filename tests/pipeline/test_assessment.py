@@ -97,3 +97,14 @@ def test_l1_and_levels_that_stand_out_are_handed_on() -> None:
     made = assess([body(0)], [], summary, age_years=70)
     assert (made.l1_ct_number, made.l1_ct_number_band, made.spine_outlier_levels) == (l1, "below_100", ("L3",))
     assert assess([body(0)], [], None, age_years=70).l1_ct_number is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"), [("no_load_carried", "strength_absent"), ("strength_not_asked", "strength_not_asked")]
+)
+def test_a_strength_that_nobody_asked_for_is_not_called_impossible(reason: str, code: str) -> None:
+    missing = Finding(code=reason, severity=Severity.INFO, text="x")
+    one = body(0)
+    vertebra = one.model_copy(update={"not_measured": {**one.not_measured, "strength_n": missing}})
+    omitted = {o.part: o.code for o in assess([vertebra], [], None, age_years=70).omitted}
+    assert omitted["strength"] == code
