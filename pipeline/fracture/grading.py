@@ -10,6 +10,7 @@ from scipy.stats import norm as normal
 
 from pipeline.errors import Finding, NotMeasurable, Severity, Status, status_of
 from pipeline.fracture import norms
+from pipeline.fracture.endplates import read_endplates
 from pipeline.fracture.heights import POSITIONS, BodyHeights, measure_heights
 from pipeline.segmentation.model import LEVELS, Segmentation, Vertebra
 from pipeline.volume import Volume
@@ -98,9 +99,9 @@ def grade_vertebrae(volume: Volume, segmentation: Segmentation, *, sex: str | No
     Parameters
     ----------
     volume : Volume
-        Only its grid is used.
+        Its image tells where the middle of each endplate lies, in slices of 3 mm or less.
     segmentation : Segmentation
-        Bodies with `surface` are measured between voxels; for others the faces of the mask are used.
+        Bodies with `surface` are measured between voxels; for others the faces of the mask are used, and the image is not.
     sex : str, optional
         ``"F"`` or ``"M"``; otherwise the mean of the norms of women and men.
 
@@ -118,9 +119,10 @@ def grade_vertebrae(volume: Volume, segmentation: Segmentation, *, sex: str | No
     """
     heights: dict[str, BodyHeights] = {}
     shapes: dict[str, VertebraShape] = {}
+    readings = read_endplates(volume, segmentation.vertebrae)
     for vertebra in segmentation.vertebrae:
         try:
-            heights[vertebra.name] = measure_heights(segmentation, vertebra)
+            heights[vertebra.name] = measure_heights(segmentation, vertebra, readings)
         except NotMeasurable as refusal:
             shapes[vertebra.name] = _unmeasured(vertebra, refusal)
     measured = [v for v in segmentation.vertebrae if v.name in heights]
