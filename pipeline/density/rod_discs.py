@@ -8,13 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.volume import Volume
+
+_SLAB_MM = (8.0, 32.0)
+_SLAB_NOISE_HU = 5.0
+_SLAB_EVERY_MM = (15.0, 30.0)
+_MOST_SLABS = 16
+_FEWEST_TO_TRIM = 4
 _FINE_PIXEL_MM = 0.6
 _COARSE_PIXEL_MM = 1.6
 _DENSE_PIXEL_MM = 0.9
 _SMOOTH_MM = 0.8
 _EVEN_HALF_SIDE_MM = 1.6
 _EVEN_SD_HU = 12.0
-_EVEN_SHARE = 0.04
+_EVEN_SHARE = 0.06
 _DISC_HU = (-250.0, 2500.0)
 _RADII_MM = (4.5, 5.5, 6.5, 8.0, 9.5, 11.0, 12.5)
 _OUTSIDE_THE_EDGE_MM = 2.5
@@ -44,6 +51,40 @@ class Disc:
     score: float
     radius_mm: float
     hu: float
+
+
+def mean_of_most(slab_hu: NDArray) -> NDArray[np.float32]:
+    """Mean over the slices without the lowest and the highest of each voxel, so that a bubble in a rod leaves no hole."""
+    total = slab_hu.sum(axis=0, dtype=np.float32)
+    count = len(slab_hu)
+    if count < _FEWEST_TO_TRIM:
+        return np.asarray(total / np.float32(count))
+    return np.asarray((total - slab_hu.min(axis=0) - slab_hu.max(axis=0)) / np.float32(count - 2))
+
+
+def slabs_of(volume: Volume) -> tuple[list[tuple[int, int]], float]:
+    """Stretches along the table, as thick as the noise asks for, and the noise of single slices after smoothing."""
+    noise = _slice_noise_hu(volume)
+    spacing, count = volume.spacing_mm[0], volume.shape[0]
+    thickness = float(np.clip(noise**2 / _SLAB_NOISE_HU**2 * spacing, *_SLAB_MM))
+    length = max(1, min(round(thickness / spacing), count))
+    every = float(np.clip(thickness, *_SLAB_EVERY_MM))
+    slabs = int(np.clip(np.ceil((count - length) * spacing / every) + 1, 3, _MOST_SLABS))
+    starts = np.unique(np.linspace(0, count - length, slabs).astype(int))
+    return [(int(s), int(s) + length) for s in starts], noise
+
+
+def _slice_noise_hu(volume: Volume) -> float:
+    """Noise of single slices after smoothing, from the difference of two neighbours in the middle of the scan."""
+    middle = volume.shape[0] // 2
+    if middle == 0:
+        return 0.0
+    pair = volume.hu[middle - 1 : middle + 1].astype(np.float32)
+    solid = (pair > -300.0).all(axis=0) & (pair < 300.0).all(axis=0)
+    if not solid.any():
+        return 0.0
+    apart = ndimage.gaussian_filter(pair[1] - pair[0], 0.8 / float(np.mean(volume.spacing_mm[1:])))[solid]
+    return float(1.4826 * np.median(np.abs(apart)) / np.sqrt(2.0))
 
 
 def find_discs(image_hu: NDArray[np.float32], pixel_mm: float, noise_hu: float) -> list[Disc]:
@@ -98,7 +139,7 @@ def _scores(
     """For each pixel: share of the circumference with an edge, the radius at which it is largest, and the mean inside."""
     side = 2 * max(1, round(_EVEN_HALF_SIDE_MM / pixel_mm)) + 1
     mean = ndimage.uniform_filter(smooth, side, mode="nearest")
-    square = ndimage.uniform_filter((smooth - mean) ** 2, side, mode="nearest")
+    square = ndimage.uniform_filter(smooth.astype(np.float64) ** 2, side, mode="nearest") - mean.astype(np.float64) ** 2
     # A rod that stands out by much spills some of that over its blurred edge.
     even = np.sqrt(np.maximum(square, 0.0)) < _EVEN_SD_HU + _EVEN_SHARE * np.abs(mean)
     even &= (mean > _DISC_HU[0]) & (mean < _DISC_HU[1])

@@ -10,17 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.density.rod_discs import EDGE_HU, Disc, find_discs
+from pipeline.density.rod_discs import EDGE_HU, Disc, find_discs, mean_of_most, slabs_of
 from pipeline.volume import Volume
 
 __all__ = ["EDGE_HU", "SURE_DISC", "Row", "ends_beyond", "find_rows", "reading_at"]
 
 SURE_DISC = 0.95
 """Share of the circumference with an edge above which a disc is a rod and nothing else."""
-_SLAB_MM = (8.0, 32.0)
-_SLAB_NOISE_HU = 5.0
-_SLAB_EVERY_MM = (15.0, 30.0)
-_MOST_SLABS = 16
 _AIR_HU = -1100.0
 _STEEPEST_PLATE = 0.2
 _SHIFT_MM = 2.5
@@ -139,10 +135,10 @@ def find_rows(volume: Volume) -> list[Row]:
         Longest first, then by the number of slices.
     """
     pixel = float(np.mean(volume.spacing_mm[1:]))
-    slabs, noise = _slabs(volume)
+    slabs, noise = slabs_of(volume)
     discs = []
     for low, high in slabs:
-        image = np.maximum(volume.hu[low:high].mean(axis=0, dtype=np.float32), _AIR_HU)
+        image = np.maximum(mean_of_most(volume.hu[low:high]), _AIR_HU)
         discs.append(find_discs(image, pixel, noise / float(np.sqrt(high - low))))
     linked = _linked(slabs, discs, volume.spacing_mm[0], pixel)
     rods = [rod for one in linked if (rod := _round(volume, one, slabs)) is not None]
@@ -163,31 +159,6 @@ def find_rows(volume: Volume) -> list[Row]:
             # Something else may stand in line with the rods. Three rods of a longer line are too few to say.
             waiting = sorted([*waiting, chain[1:], chain[:-1]], key=len, reverse=True)
     return sorted(found, key=lambda row: (-len(row.hu), -row.slices))
-
-
-def _slabs(volume: Volume) -> tuple[list[tuple[int, int]], float]:
-    """Stretches along the table, as thick as the noise asks for, and the noise of single slices after smoothing."""
-    noise = _slice_noise_hu(volume)
-    spacing, count = volume.spacing_mm[0], volume.shape[0]
-    thickness = float(np.clip(noise**2 / _SLAB_NOISE_HU**2 * spacing, *_SLAB_MM))
-    length = max(1, min(round(thickness / spacing), count))
-    every = float(np.clip(thickness, *_SLAB_EVERY_MM))
-    slabs = int(np.clip(np.ceil((count - length) * spacing / every) + 1, 3, _MOST_SLABS))
-    starts = np.unique(np.linspace(0, count - length, slabs).astype(int))
-    return [(int(s), int(s) + length) for s in starts], noise
-
-
-def _slice_noise_hu(volume: Volume) -> float:
-    """Noise of single slices after smoothing, from the difference of two neighbours in the middle of the scan."""
-    middle = volume.shape[0] // 2
-    if middle == 0:
-        return 0.0
-    pair = volume.hu[middle - 1 : middle + 1].astype(np.float32)
-    solid = (pair > -300.0).all(axis=0) & (pair < 300.0).all(axis=0)
-    if not solid.any():
-        return 0.0
-    apart = ndimage.gaussian_filter(pair[1] - pair[0], 0.8 / float(np.mean(volume.spacing_mm[1:])))[solid]
-    return float(1.4826 * np.median(np.abs(apart)) / np.sqrt(2.0))
 
 
 def _linked(slabs: list[tuple[int, int]], discs: list[list[Disc]], spacing_mm: float, pixel_mm: float) -> list[_Rod]:

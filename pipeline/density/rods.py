@@ -52,7 +52,7 @@ class Plate:
 
 
 def find_plate(
-    volume: Volume, segmentation: Segmentation, definitions: Iterable[PhantomDefinition] | None = None
+    volume: Volume, segmentation: Segmentation | None = None, definitions: Iterable[PhantomDefinition] | None = None
 ) -> Plate | None:
     """Look for the rods of a calibration phantom anywhere in the scan and tell which phantom it is.
 
@@ -63,7 +63,7 @@ def find_plate(
     Parameters
     ----------
     volume : Volume
-    segmentation : Segmentation
+    segmentation : Segmentation, optional
         Not looked at: a plate may lie anywhere, in front of a patient who lies prone as well as behind the bones.
     definitions : iterable of PhantomDefinition, optional
         Which phantoms it may be; those of the tables by default.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
@@ -39,11 +41,17 @@ def plate_scene(
     cushion_mm=3.0,
     ends_at_mm=np.inf,
     columns=slice(None),
+    steps=None,
+    arc_mm=0.0,
+    bubbles=0,
+    streak_hu=0.0,
 ):
     """The back of a body of water and fat on one or more plates (rod HU from the patient's right to left), one below the other.
 
     `pitch_deg` lets the plate sink along the table, `yaw_deg` turns it in its own plane, `roll_deg` tips it sideways;
-    `aside_mm` shifts it, `ends_at_mm` ends it inside the scan, `columns` crops the field of view.
+    `aside_mm` shifts it, `ends_at_mm` ends it inside the scan, `columns` crops the field of view; `steps` are the distances
+    between the rods as multiples of `step_mm`, `arc_mm` is how far the plate is bent, `bubbles` are voids of 3 mm in its third rod,
+    and `streak_hu` is the height of streaks that are the same in every slice.
     """
     shape = (round(length_mm / slice_mm), round(240 / pixel_mm), round(400 / pixel_mm))
     y, x = np.meshgrid(
@@ -62,14 +70,21 @@ def plate_scene(
             right = aside_mm + z * np.tan(np.radians(yaw_deg))
             cosine, sine = np.cos(np.radians(roll_deg)), np.sin(np.radians(roll_deg))
             u, v = (x - right) * cosine + (y - down) * sine, (y - down) * cosine - (x - right) * sine
-            half = (len(rods) - 1) / 2 * step_mm + radius_mm + 8.0
+            at = np.concatenate([[0.0], np.cumsum(steps or [1.0] * (len(rods) - 1))]) * step_mm
+            at -= at[-1] / 2
+            half = at[-1] + radius_mm + 8.0
+            v = v - arc_mm * (u / half) ** 2
             inside = np.clip((half - np.abs(u)) / pixel_mm + 0.5, 0, 1)
             inside *= np.clip((radius_mm + 5 - np.abs(v)) / pixel_mm + 0.5, 0, 1)
             plane += inside * (plastic_hu - plane)
             for i, value in enumerate(rods):
-                distance = np.hypot(u - (i - (len(rods) - 1) / 2) * step_mm, v)
+                distance = np.hypot(u - at[i], v + arc_mm * ((u / half) ** 2 - (at[i] / half) ** 2))
                 plane += np.clip((radius_mm - distance) / pixel_mm + 0.5, 0, 1) * (value - plane)
-        hu[k] = plane
+                for number in range(bubbles if k % 8 == 0 and i == 2 else 0):
+                    void = np.hypot(u - at[i] - 2.0 * number, v - 1.0)
+                    plane += np.clip((1.5 - void) / pixel_mm + 0.5, 0, 1) * (-1000.0 - plane)
+        streak = np.sin(x / 7.0 + y / 11.0) * np.cos(x / 23.0 - y / 5.0)
+        hu[k] = plane + streak_hu * streak * (plane > -900.0)
     noise = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
     if not fine_noise:
         noise = ndimage.gaussian_filter(noise, (0, 0.6, 0.6))
@@ -79,3 +94,20 @@ def plate_scene(
     to_lps = np.diag([slice_mm, pixel_mm, pixel_mm, 1.0])[[2, 1, 0, 3]]
     grid = Grid(hu.shape, to_lps)
     return Volume(hu, grid, Acquisition(kvp=120.0)), Segmentation(np.zeros(hu.shape, np.uint8), grid)
+
+
+def pasted(volume, rods, *, row, column, radius_mm=9.0, step_mm=30.0, plastic_hu=-110.0, noise_hu=10.0):
+    """A real scan with a plate in the air at a pixel, with blurred edges and noise."""
+    pixel = volume.spacing_mm[1]
+    y, x = np.mgrid[0 : volume.shape[1], 0 : volume.shape[2]].astype(float)
+    u, v = (x - column) * pixel, (y - row) * pixel
+    at = (np.arange(len(rods)) - (len(rods) - 1) / 2) * step_mm
+    inside = (np.abs(u) < at[-1] + radius_mm + 8) & (np.abs(v) < radius_mm + 5)
+    plane = np.where(inside, plastic_hu, -1000.0)
+    for where, value in zip(at, rods, strict=True):
+        plane = np.where(np.hypot(u - where, v) < radius_mm, value, plane)
+    plane = ndimage.gaussian_filter(plane, 0.8 / pixel)
+    near = ndimage.binary_dilation(inside, iterations=4)
+    noise = ndimage.gaussian_filter(np.random.default_rng(3).standard_normal(volume.shape), (0, 0.7, 0.7))
+    hu = np.where(near, plane + noise_hu * noise / noise.std(), volume.hu)
+    return replace(volume, hu=hu.astype(np.int16))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pipeline.density.rods import find_plate, line_from_plate
-from tests.pipeline.plate_scenes import GAIN, plate_scene, rod_hu
+from pipeline.ingest import find_studies, load_volume
+from pipeline.volume import Grid
+from tests.pipeline.plate_scenes import GAIN, pasted, plate_scene, rod_hu
 
 PRODUCTS = (
     "mindways_model3_ct", "mindways_model3_qa", "qrm_bdc3", "qrm_bdc6", "image_analysis_qct3d_plus", "bmas200", "siemens_osteo",
@@ -111,6 +115,78 @@ def test_the_user_who_names_the_phantom_settles_it():
     named = known_phantoms()["image_analysis_qct3d_plus"]
     scene = plate_scene(rod_hu("image_analysis_qct3d_plus", gain=1.3))
     assert find_plate(*scene, (named,)).name == "image_analysis_qct3d_plus"
+
+
+@pytest.mark.parametrize("product", ["mindways_model3_ct", "qrm_bdc3"])
+@pytest.mark.parametrize("way", ["prone", "beside"])
+def test_a_plate_in_front_of_the_patient_or_beside_him_is_found(product, way):
+    volume, nothing = plate_scene(rod_hu(product))
+    hu = volume.hu[:, ::-1] if way == "prone" else volume.hu.transpose(0, 2, 1)
+    turned = replace(volume, hu=np.ascontiguousarray(hu), grid=Grid(hu.shape, volume.grid.index_to_lps))
+    assert_true_line(find_plate(turned, nothing), product)
+
+
+@pytest.mark.parametrize(
+    "plate",
+    [
+        {"steps": (1.0, 1.4, 0.8, 1.2)},
+        {"arc_mm": 12.0},
+        {"radius_mm": 5.0, "step_mm": 20.0},
+        {"radius_mm": 12.5, "step_mm": 36.0},
+        {"bubbles": 2, "slice_mm": 1.5},
+    ],
+    ids=["at unequal distances", "on an arc", "thin", "thick", "with bubbles"],
+)
+def test_rods_of_any_size_at_any_distances(plate):
+    assert_true_line(find_plate(*plate_scene(rod_hu("bmas200"), **plate)), "bmas200")
+
+
+def test_voxels_of_three_millimetres_are_enough():
+    scene = plate_scene(rod_hu("mindways_model3_ct"), pixel_mm=3.0, slice_mm=3.0, radius_mm=7.0)
+    assert_true_line(find_plate(*scene), "mindways_model3_ct")
+
+
+def test_a_shifted_scanner_is_believed_of_five_rods_and_said():
+    volume, nothing = plate_scene(rod_hu("mindways_model3_ct") + 25.0)
+    plate = find_plate(volume, nothing)
+    assert codes(plate) == ["phantom_zero_shifted"]
+    line = line_from_plate(plate, kvp=120.0)
+    assert line.slope_mg_cm3_per_hu * (GAIN * 100.0 + 25.0) + line.intercept_mg_cm3 == pytest.approx(100.0, abs=2.0)
+    # Of a part of the plate it is not: three rods lie on many lines.
+    assert not getattr(find_plate(*plate_scene(rod_hu("qrm_bdc6")[2:] + 30.0)), "rods", ())
+
+
+def test_rods_in_another_order_are_told_by_what_they_read():
+    plate = find_plate(*plate_scene(rod_hu("qrm_bdc6")[[3, 0, 5, 1, 4, 2]]))
+    assert_true_line(plate, "qrm_bdc6")
+    assert codes(plate) == ["phantom_other_order"]
+    assert [rod.hu for rod in plate.rods] == sorted(rod.hu for rod in plate.rods)
+
+
+def test_two_rods_of_a_plate_of_three_are_no_plate_of_two():
+    # The middle rod of 97 mg/cm3 reads like the plastic: 8 and 190 could be 0 and 200.
+    plate = find_plate(*plate_scene(rod_hu("image_analysis_qct3d_plus"), plastic_hu=133.0))
+    assert plate is None or not plate.rods
+    # The field of view ends beside the second of 0, 200 and something that is not seen.
+    plate = find_plate(*plate_scene(np.array([2.0, 276.0, 900.0]), columns=slice(0, 214)))
+    assert plate is None or not plate.rods
+
+
+def test_streaks_through_rods_widen_the_line():
+    calm, streaked = (
+        line_from_plate(find_plate(*plate_scene(rod_hu("bmas200"), streak_hu=height)), kvp=120.0).covariance
+        for height in (0.0, 15.0)
+    )
+    assert streaked[1][1] > 4.0 * calm[1][1]
+
+
+@pytest.mark.realdata
+def test_plates_pasted_into_a_real_scan_in_front_of_the_patient(real_data):
+    study = find_studies([real_data("ts_dicom_slab_j2k") / "ct.nii.gz"]).studies[0]
+    volume = load_volume(study.stacks[0])
+    assert find_plate(volume, None) is None
+    for product in ("mindways_model3_ct", "qrm_bdc3"):
+        assert_true_line(find_plate(pasted(volume, rod_hu(product), row=70, column=256), None), product)
 
 
 def test_of_two_plates_the_one_with_more_rods_is_used_and_the_other_said():
