@@ -70,16 +70,23 @@ _HU_RESCALE_TYPES = ("HU", "HU_MOD", "US")
 _HU_UNITS = ("[hnsf'u]", "hu", "hounsfield unit")
 
 _WORDS = (
-    (r"\bmono ?-?\+? ?(\b|e\b|energ|chrom|plus|\d{2,3}\b)|monoenerg|(?<!\d)\d{2,3} ?kev\b|\bvmi\b", _MONOENERGETIC),
     (
-        r"\bvnca?\w?\b|\bvue\b|\bvne\b|virtual ?-?(non|un|native)|iodine ?-?remov|ca(lcium)?[ -]?supp",
+        r"\bmono ?-?\+? ?(\b|e\b|energ|chrom|plus|\d{2,3}\b)|monoenerg|(?<!\d)\d{2,3} ?kev\b|\bkev ?\d{2,3}\b"
+        r"|\bvmi ?\+?\d*\b",
+        _MONOENERGETIC,
+    ),
+    (
+        r"\bvnca?\w?\b|\bvue\b|\bvne\b|virtu(al|ell)\w* ?-?(non|un|nativ)|iodine ?-?remov|ca(l|lcium)?[ -]?supp"
+        r"|\bpure ?(calcium|lumen)",
         _NON_CONTRAST,
     ),
     (r"\biodine?\b(?! (based )?(contrast|agent|inject))|\biod\b", _IODINE),
     (r"\bz[ -]?eff|effective (z|atomic)|atomic number", _ATOMIC_NUMBER),
-    (r"electron dens|\brho\b|% ?edw\b", _ELECTRON_DENSITY),
-    (r"\bmd\b|\bmaterial|\bwater ?\(|\buric ?acid", _MATERIAL),
-    (r"\bspectral base|\bsbi ?\(", "spectral base images (a package, no picture)"),
+    (r"ele[ck]tron(en)?[ -]?(dens|dicht)|\brho\b|% ?edw\b", _ELECTRON_DENSITY),
+    (r"\bmd\b|\bmaterial|\b(water|hap) ?\(|\buric ?acid|\bfat[ -]?fraction|\bfettfraktion", _MATERIAL),
+    (r"\bspectral base|\bsbi\b", "spectral base images (a package, no picture)"),
+    (r"\bgsi\b", "an image of a scan of two voltages in turn"),
+    (r"\bsubtra(ction|cted|ktion)\b", "a difference of two images"),
     (r"\bperf(usion)?\b|\bcbf\b|\bcbv\b|\bmtt\b", _PERFUSION),
 )
 """What products are called in descriptions, lower case, underscores as blanks."""

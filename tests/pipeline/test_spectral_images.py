@@ -64,6 +64,31 @@ def test_the_terms_of_the_standard_and_of_makers_name_the_product(facts, named):
     assert named in (spectral_product(Acquisition(**facts)) or "")
 
 
+@pytest.mark.parametrize(
+    "description",
+    ["VMI40", "VMI+", "keV 50", "GSI 70", "HAP(Water)", "CalSupp Idx 70", "PURECALCIUM", "PURE LUMEN", "SBI", "Virtuell nativ",
+     "Elektronendichte", "Fat fraction", "Fettfraktion", "Subtraction", "Subtraktion"],
+)  # fmt: skip
+def test_series_names_as_sites_write_them_name_a_product(description):
+    assert spectral_product(Acquisition(series_description=description)) is not None
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "Abdomen 3.0 I30f",
+        "Thx/Abd venous 1.0 Br40",
+        "MEDIASTINUM",
+        "LWS knochen",
+        "WATER PHANTOM QC",
+        "Pure Vision 1.0",
+        "SPINE L1-L5",
+    ],
+)
+def test_names_of_plain_scans_name_none(description):
+    assert spectral_product(Acquisition(series_description=description)) is None
+
+
 @pytest.mark.parametrize("description", ["DE_Abdomen Sn140kV 1.5 Q30f B", "Thorax Sn100", "100kV Sn lowdose"])
 def test_the_half_of_a_pair_behind_a_tin_filter_is_refused_for_what_its_voltage_would_say(native, description):
     volume, segmentation = native
