@@ -431,8 +431,11 @@ def _uneven_hu(volume: Volume, along: NDArray[np.int_], centres: NDArray[np.floa
     patch = _mean_patch(volume, along, centres, offsets)
     quarter = ((np.arctan2(*offsets) + np.pi) / (2.0 * np.pi) * _QUARTERS).astype(int) % _QUARTERS
     inside = np.hypot(*offsets) <= radius_px
-    means = [float(np.nanmean(patch[inside & (quarter == number)])) for number in range(_QUARTERS)]
-    return float(np.std(means, ddof=1)) / float(np.sqrt(_QUARTERS))
+    inside &= np.isfinite(patch)
+    quarters = [patch[inside & (quarter == number)] for number in range(_QUARTERS)]
+    means = [float(values.mean()) for values in quarters if values.size]
+    # At the rim of the field of view a quarter may lie outside; of one alone nothing can be told.
+    return float(np.std(means, ddof=1)) / float(np.sqrt(len(means))) if len(means) > 1 else 0.0
 
 
 def reading_at(volume: Volume, row: Row, place: NDArray[np.float64]) -> float | None:

@@ -50,8 +50,8 @@ def plate_scene(
 
     `pitch_deg` lets the plate sink along the table, `yaw_deg` turns it in its own plane, `roll_deg` tips it sideways;
     `aside_mm` shifts it, `ends_at_mm` ends it inside the scan, `columns` crops the field of view; `steps` are the distances
-    between the rods as multiples of `step_mm`, `arc_mm` is how far the plate is bent, `bubbles` are voids of 3 mm in its third rod,
-    and `streak_hu` is the height of streaks that are the same in every slice.
+    between the rods as multiples of `step_mm`, `arc_mm` is how far the plate is bent, `bubbles` are voids of 3 mm in its
+    third rod, and `streak_hu` is the height of streaks that are the same in every slice.
     """
     shape = (round(length_mm / slice_mm), round(240 / pixel_mm), round(400 / pixel_mm))
     y, x = np.meshgrid(
