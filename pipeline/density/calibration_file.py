@@ -24,6 +24,7 @@ _COMPARE_AT_HU = 130.0
 """HU at which lines are compared: trabecular bone of a healthy vertebra."""
 _DRIFT_SD = 2.0
 _SHORTEST_TREND_DAYS = 30
+_MISMATCH_REMEDY = "Measure this scanner and voltage with openbct calibrate, or leave the file out."
 
 
 class CalibrationRecord(BaseModel):
@@ -151,17 +152,17 @@ def match(records: Sequence[CalibrationRecord], acquisition: Acquisition, *, sub
     same_scanner = [record for record in records if not _other_scanner(record, acquisition)]
     if not same_scanner:
         detail = "the calibration is for another scanner (device serial numbers differ)."
-        raise InputRefused("calibration_mismatch", detail, subject=subject)
+        raise InputRefused("calibration_mismatch", detail, subject=subject, remedy=_MISMATCH_REMEDY)
     suitable = [
         record for record in same_scanner if acquisition.kvp is None or abs(acquisition.kvp - record.kvp) <= _SAME_KVP
     ]
     if not suitable:
         held = ", ".join(f"{kvp:.0f}" for kvp in sorted({record.kvp for record in same_scanner}))
         detail = f"the calibration is for {held} kVp, the scan was made at {acquisition.kvp:.0f} kVp."
-        raise InputRefused("calibration_mismatch", detail, subject=subject)
+        raise InputRefused("calibration_mismatch", detail, subject=subject, remedy=_MISMATCH_REMEDY)
     if acquisition.kvp is None and len({record.kvp for record in suitable}) > 1:
         detail = "the calibration file holds several tube voltages and the scan does not record its own."
-        raise InputRefused("calibration_mismatch", detail, subject=subject)
+        raise InputRefused("calibration_mismatch", detail, subject=subject, remedy=_MISMATCH_REMEDY)
     scanned = _date_or_none(acquisition.acquisition_date)
     record = min(suitable, key=lambda one: (_kernel_distance(one, acquisition), _days_apart(one, scanned)))
     findings = [*_unconfirmed(record, acquisition), *_differences(record, acquisition, scanned)]
