@@ -27,8 +27,8 @@ from pipeline.volume import Volume
 
 SHELL_MM = 0.6
 """Thickness of a plate that is taken for granted; blur shows only how much bone it holds."""
-GREATEST_SLICE_MM = 3.0
-"""Slices thicker than a disc do not show its two plates apart."""
+GREATEST_SLICE_MM = 2.5
+"""Up to here it is shown to be better than the outline; slices as thick as a disc do not show its two plates apart."""
 _KERNEL_SD_MM, _SLICE_EDGE_SD_MM = 0.5, 0.15
 _BEND_SD_PER_MM, _ANCHOR_SD_MM, _LOG_BLUR_SD = 0.03, 30.0, 0.15
 _LOG_BLUR_RANGE = (-0.4, 0.5)
@@ -87,7 +87,7 @@ def read_endplates(volume: Volume, vertebrae: tuple[Vertebra, ...]) -> dict[tupl
     Returns
     -------
     dict of (str, float) to PlateReading
-        Without the faces that the image does not show well enough, and empty when slices are thicker than 3 mm.
+        Without the faces that the image does not show well enough, and empty when slices are thicker than 2.5 mm.
     """
     if volume.spacing_mm[0] > GREATEST_SLICE_MM + 0.01:
         return {}

@@ -99,7 +99,7 @@ def grade_vertebrae(volume: Volume, segmentation: Segmentation, *, sex: str | No
     Parameters
     ----------
     volume : Volume
-        Its image tells where the middle of each endplate lies, in slices of 3 mm or less.
+        Its image tells where the middle of each endplate lies, in slices of 2.5 mm or less.
     segmentation : Segmentation
         Bodies with `surface` are measured between voxels; for others the faces of the mask are used, and the image is not.
     sex : str, optional
