@@ -30,7 +30,7 @@ from phantoms.kinds import make_phantom
 from phantoms.truth import VertebraTruth
 from phantoms.voxelise import Lattice
 from pipeline.density.body import body_voxels
-from pipeline.density.calibration import Calibration
+from pipeline.density.calibration_value import Calibration
 from pipeline.density.vertebra import VertebraDensity, measure_vertebra, peeled_region
 from pipeline.errors import NotMeasurable
 from pipeline.segmentation.chain import segment

@@ -30,7 +30,7 @@ from benchmarks.hip_parts import REGIONS, Case, femur_of, hips, true_line, turne
 from phantoms.image import form_image, noise_hu
 from phantoms.kinds import make_phantom
 from pipeline.density import calibrate, tables
-from pipeline.density.calibration import Calibration
+from pipeline.density.calibration_value import Calibration
 from pipeline.density.hip import HipDensity, measure_hip
 from pipeline.density.hip_regions import REGION_LABEL, silhouette, with_tails
 from pipeline.segmentation.model import Femur, Segmentation

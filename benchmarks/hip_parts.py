@@ -35,7 +35,7 @@ from phantoms.phantom import Phantom
 from phantoms.truth import FemurTruth
 from phantoms.voxelise import Lattice, render
 from pipeline.density import calibrate, tables
-from pipeline.density.calibration import Calibration
+from pipeline.density.calibration_value import Calibration
 from pipeline.density.hip import measure_hip
 from pipeline.segmentation.model import Femur, FemurLandmarks, Segmentation
 from pipeline.volume import Acquisition, Grid, Volume

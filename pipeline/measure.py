@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import errors
 from pipeline.density import calibrate
-from pipeline.density.calibration import Calibration
+from pipeline.density.calibration_value import Calibration
 from pipeline.density.given_phantom import GivenPhantom
 from pipeline.density.hip import HipDensity, measure_hip
 from pipeline.density.spine import SpineDensity, summarise_spine

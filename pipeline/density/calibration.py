@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from pipeline.density import calibration_file, tables
+from pipeline.density.calibration_value import Alternative, Calibration, spelt
 from pipeline.density.conditions import (
     contrast_given,
     kernel_share,
@@ -17,7 +17,7 @@ from pipeline.density.conditions import (
     require_plausible_scale,
     with_known_voltage,
 )
-from pipeline.density.given_phantom import GivenPhantom, plate_of
+from pipeline.density.given_phantom import GivenPhantom
 from pipeline.density.internal import (
     TISSUE_PART,
     Line,
@@ -25,8 +25,9 @@ from pipeline.density.internal import (
     tissue_constrained_line,
     two_reference_line,
 )
-from pipeline.density.rods import Plate, known_phantoms, line_from_plate
-from pipeline.density.tissues import TissueSample, TissueSurvey, survey_tissues
+from pipeline.density.plate_calibration import plate_calibration
+from pipeline.density.rods import Plate
+from pipeline.density.tissues import TissueSurvey, survey_tissues
 from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Volume
@@ -36,119 +37,6 @@ METHODS = ("phantom", "internal", "kvp")
 CHOICES = ("auto", *METHODS)
 """What a user may ask for by name; anything else is the path of a calibration file."""
 _COMPARE_AT_HU = 130.0
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """Another calibration that was possible on the same scan, for comparison.
-
-    `density_at_130_hu_mg_cm3` and its standard uncertainty make methods comparable at a glance; `comparable` is False
-    when the mineral scale differs.
-    """
-
-    method: str
-    slope_mg_cm3_per_hu: float
-    intercept_mg_cm3: float
-    density_at_130_hu_mg_cm3: float
-    uncertainty_mg_cm3: float
-    comparable: bool
-    note: str
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """``density = slope * HU + intercept`` with its uncertainty.
-
-    Attributes
-    ----------
-    slope_mg_cm3_per_hu, intercept_mg_cm3 : float
-    mineral : str
-        ``"K2HPO4"`` or ``"HA"``: the scale of the density, part of its unit.
-    covariance : float ndarray of shape (2, 2)
-        Of slope and intercept.
-    systematic_relative : float
-        Relative standard uncertainty of densities that no fit can see (beam hardening, marrow fat, tissue composition, an
-        edge-enhancing kernel).
-    random_mg_cm3 : float
-        Standard uncertainty of one scan's densities beside the covariance of the line.
-    method : str
-        Identifier: ``phantom_...``, ``file``, ``internal_tissues`` or ``kvp_constant``.
-    reference : str
-        Where the method and its constants come from.
-    kvp : float or None
-        Of the scan; None if the header does not say.
-    reason : str
-        Why this method was used, for the reader of a report.
-    findings : tuple of Finding
-    samples : tuple of TissueSample
-        What was measured in the image to arrive at the line.
-    alternatives : tuple of Alternative
-        The other methods that were possible on this scan.
-    contrast_enhanced : bool
-        Whether contrast agent was seen or recorded; measurements widen their uncertainty by it.
-    budget : tuple of (str, float)
-        Parts of the standard uncertainty at 100 mg/cm3 by name, in mg/cm3; all of them but what `kernel_share` adds.
-    """
-
-    slope_mg_cm3_per_hu: float
-    intercept_mg_cm3: float
-    mineral: str
-    covariance: NDArray[np.float64]
-    systematic_relative: float
-    method: str
-    reference: str
-    kvp: float | None
-    reason: str
-    random_mg_cm3: float = 0.0
-    findings: tuple[Finding, ...] = ()
-    samples: tuple[TissueSample, ...] = ()
-    alternatives: tuple[Alternative, ...] = ()
-    contrast_enhanced: bool = False
-    budget: tuple[tuple[str, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        covariance = np.array(self.covariance, dtype=float)
-        if covariance.shape != (2, 2) or not np.isfinite(covariance).all():
-            raise ValueError("covariance must be finite, of shape (2, 2)")
-        if not (np.isfinite(self.slope_mg_cm3_per_hu) and self.slope_mg_cm3_per_hu > 0):
-            raise ValueError(f"slope is {self.slope_mg_cm3_per_hu}")
-        if self.mineral not in ("K2HPO4", "HA"):
-            raise ValueError(f"mineral is {self.mineral!r}, expected K2HPO4 or HA")
-        covariance.setflags(write=False)
-        object.__setattr__(self, "covariance", covariance)
-
-    @property
-    def unit(self) -> str:
-        """Unit of the densities, for example ``"mg/cm3 K2HPO4"``."""
-        return f"mg/cm3 {self.mineral}"
-
-    def density_mg_cm3(self, hu: ArrayLike) -> NDArray[np.float64]:
-        """Density of each HU value; negative where the voxel attenuates less than water (fat, air)."""
-        return np.asarray(self.slope_mg_cm3_per_hu * np.asarray(hu, dtype=float) + self.intercept_mg_cm3)
-
-    def uncertainty_mg_cm3(self, density: float) -> float:
-        """Standard uncertainty of a density due to the calibration alone."""
-        hu = (density - self.intercept_mg_cm3) / self.slope_mg_cm3_per_hu
-        gradient = np.array([hu, 1.0])
-        fit = float(gradient @ self.covariance @ gradient)
-        return float(np.sqrt(max(fit, 0.0) + self.random_mg_cm3**2 + (self.systematic_relative * density) ** 2))
-
-    def relative_uncertainty(self, density: float) -> float:
-        """`uncertainty_mg_cm3` divided by the density, whose absolute value is taken as at least 1 mg/cm3."""
-        return self.uncertainty_mg_cm3(density) / max(abs(density), 1.0)
-
-    def draws(self, n: int, seed: int) -> NDArray[np.float64]:
-        """`n` pairs (slope, intercept) from the uncertainty of the calibration, for Monte Carlo.
-
-        The systematic part scales both terms alike; the random part moves the intercept.
-        """
-        generator = np.random.default_rng(seed)
-        pairs = generator.multivariate_normal(
-            [self.slope_mg_cm3_per_hu, self.intercept_mg_cm3], self.covariance, size=n, method="eigh"
-        )
-        pairs *= 1.0 + self.systematic_relative * generator.standard_normal((n, 1))
-        pairs[:, 1] += self.random_mg_cm3 * generator.standard_normal(n)
-        return pairs
 
 
 def calibrate(
@@ -191,12 +79,21 @@ def calibrate(
     volume, mixture_findings = with_known_voltage(volume)
     survey = survey_tissues(volume, segmentation)
     contrast, contrast_findings = contrast_given(volume, survey)
-    plate = plate_of(volume, segmentation, given)
     candidates: dict[str, Calibration] = {}
     refused: dict[str, NotMeasurable] = {}
-    for name in METHODS:
+    plate: Plate | None = None
+    try:
+        by_plate, plate = plate_calibration(volume, segmentation, survey, given)
+        if by_plate is not None:
+            candidates["phantom"] = by_plate
+        else:
+            nothing = "no calibration phantom was found in the scan."
+            refused["phantom"] = NotMeasurable("no_phantom", nothing, subject="calibration")
+    except NotMeasurable as refusal:
+        refused["phantom"] = refusal
+    for name in METHODS[1:]:
         try:
-            candidates[name] = _calibrate_by(name, volume, survey, plate, contrast)
+            candidates[name] = _without_plate(name, volume, survey, contrast)
         except NotMeasurable as refusal:
             refused[name] = refusal
     automatic = choice is None or str(choice) == "auto"
@@ -255,112 +152,11 @@ def _phantom_not_found(given: GivenPhantom) -> Finding:
     return Finding("phantom_not_found", Severity.WARNING, text)
 
 
-def calibrate_from_rods(
-    rod_hu: ArrayLike,
-    phantom: str,
-    *,
-    kvp: float | None = None,
-    rod_sd_hu: ArrayLike | None = None,
-    rod_density_mg_cm3: ArrayLike | None = None,
-    rod_water_mg_cm3: ArrayLike | None = None,
-) -> Calibration:
-    """Calibrate from the mean HU of the rods of a phantom that lay under the patient.
-
-    Parameters
-    ----------
-    rod_hu : array_like of shape (R,)
-        In the order of the phantom's definition.
-    phantom : str
-        A name in `tables.phantom_definitions`.
-    kvp : float, optional
-    rod_sd_hu : array_like of shape (R,), optional
-        Standard uncertainty of each mean.
-    rod_density_mg_cm3, rod_water_mg_cm3 : array_like of shape (R,), optional
-        From the certificate of the phantom in use; without them the published values of one serial number are used and
-        said so.
-
-    Raises
-    ------
-    NotMeasurable
-        ``phantom_implausible`` if the fitted line is outside what physics allows for a diagnostic beam.
-    """
-    hu = np.asarray(rod_hu, dtype=float)
-    definition = known_phantoms()[phantom]
-    if rod_density_mg_cm3 is not None:
-        density = tuple(np.asarray(rod_density_mg_cm3, dtype=float).tolist())
-        definition = replace(definition, density_mg_cm3=density, certified=True)
-    if rod_water_mg_cm3 is not None:
-        definition = replace(definition, water_mg_cm3=tuple(np.asarray(rod_water_mg_cm3, dtype=float).tolist()))
-    samples = tuple(
-        TissueSample(f"rod_{i + 1}", float(v), float(s), 1, phantom, np.zeros((0, 3)))
-        for i, (v, s) in enumerate(
-            zip(hu, np.full(hu.shape, 1.0) if rod_sd_hu is None else np.asarray(rod_sd_hu), strict=True)
-        )
-    )
-    return from_plate(Plate(definition, samples, ()), kvp)
-
-
-def _calibrate_by(name: str, volume: Volume, survey: TissueSurvey, plate: Plate | None, contrast: bool) -> Calibration:
-    if name == "phantom":
-        if plate is None or not plate.rods:
-            raise NotMeasurable("no_phantom", "no calibration phantom was found in the scan.", subject="calibration")
-        return from_plate(plate, volume.acquisition.kvp)
+def _without_plate(name: str, volume: Volume, survey: TissueSurvey, contrast: bool) -> Calibration:
     require_plain_filter(volume)
     if name == "internal":
         return internal_calibration(survey, volume.acquisition.kvp, contrast_enhanced=contrast)
     return _from_kvp(volume.acquisition.kvp)
-
-
-def from_plate(plate: Plate, kvp: float | None) -> Calibration:
-    """The calibration that the rods of a phantom give.
-
-    Raises
-    ------
-    NotMeasurable
-        As `rods.line_from_plate`.
-    """
-    line = line_from_plate(plate, kvp=kvp)
-    hardening = tables.number("uncertainty.phantom.hardening")
-    certificate = tables.number("uncertainty.phantom.certificate")
-    field = tables.number("uncertainty.field_mg_cm3")
-    gradient = np.array([(100.0 - line.intercept_mg_cm3) / line.slope_mg_cm3_per_hu, 1.0])
-    budget = (
-        ("rods", float(np.sqrt(gradient @ line.covariance @ gradient))),
-        ("certificate", 100.0 * certificate),
-        ("hardening between plate and bone", 100.0 * hardening),
-        ("evenness of the field", field),
-    )
-    findings = list(plate.findings)
-    if plate.definition is not None and not plate.definition.certified:
-        findings.append(
-            Finding(
-                "phantom_certificate_unknown",
-                Severity.INFO,
-                f"Rod densities of the {plate.name} are published values of one serial number; the "
-                f"certificate of the phantom in "
-                "use is better.",
-            )
-        )
-    return Calibration(
-        slope_mg_cm3_per_hu=line.slope_mg_cm3_per_hu,
-        intercept_mg_cm3=line.intercept_mg_cm3,
-        mineral=line.mineral,
-        covariance=line.covariance,
-        systematic_relative=float(np.hypot(certificate, hardening)),
-        random_mg_cm3=field,
-        method=f"phantom_{plate.name}",
-        reference=(
-            tables.constant("k2hpo4_displacement").source
-            if line.mineral == "K2HPO4"
-            else "least squares of rod HU on certified rod density"
-        )
-        + f"; {_spelt(budget)}",
-        budget=budget,
-        kvp=kvp,
-        reason=f"the {plate.name} phantom lies in the scan ({len(plate.rods)} rods)",
-        findings=tuple(findings),
-        samples=plate.rods,
-    )
 
 
 def internal_calibration(survey: TissueSurvey, kvp: float | None, *, contrast_enhanced: bool) -> Calibration:
@@ -386,18 +182,13 @@ def internal_calibration(survey: TissueSurvey, kvp: float | None, *, contrast_en
         random_mg_cm3=rest / float(np.sqrt(2.0)),
         method="internal_tissues",
         reference="fit of effective energy, gain and offset to reference tissues (docs/methods.md); "
-        f"{_spelt(budget)}, from {source}",
+        f"{spelt(budget)}, from {source}",
         kvp=kvp,
         reason=f"reference tissues found: {names}",
         findings=findings,
         samples=tuple(survey.samples.values()),
         budget=budget,
     )
-
-
-def _spelt(budget: tuple[tuple[str, float], ...]) -> str:
-    """The parts of a standard uncertainty in words."""
-    return "standard uncertainty at 100 mg/cm3: " + ", ".join(f"{name} {part:.1f}" for name, part in budget)
 
 
 def _from_kvp(kvp: float | None) -> Calibration:

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from pipeline.density import tables
 from pipeline.density.body import mask_window
-from pipeline.density.calibration import Calibration
+from pipeline.density.calibration_value import Calibration
 from pipeline.density.dxa_scale import on_scale
 from pipeline.density.hip_regions import REGION_LABEL, Regions, place_regions, silhouette, with_tails
 from pipeline.density.projection import PIXEL_MM, BonePaths, Pose, Projection, bone_paths, pose_of, project

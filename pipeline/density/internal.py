@@ -86,7 +86,7 @@ def tissue_constrained_line(
             subject="internal calibration",
             remedy="Give a calibration file, or a series with a larger field of view.",
         )
-    energy, energy_sd, energy_findings = _energy_prior(survey, kvp)
+    energy, energy_sd, energy_findings = beam_energy_kev(survey, kvp)
     findings += energy_findings
     hu = np.array([survey.samples[t].hu for t in used])
     sd = np.array([np.hypot(expected_sd[t], survey.samples[t].standard_error_hu) for t in used])
@@ -149,8 +149,11 @@ def _line_of_fit(parameters: NDArray[np.float64], jacobian: NDArray[np.float64],
     )
 
 
-def _energy_prior(survey: TissueSurvey, kvp: float | None) -> tuple[float, float, list[Finding]]:
-    """Mean and standard deviation of the effective energy inside the body in keV: tube voltage, size of the body, filter."""
+def beam_energy_kev(survey: TissueSurvey, kvp: float | None) -> tuple[float, float, list[Finding]]:
+    """Mean and standard deviation of the effective energy inside the body in keV: tube voltage, size of the body, filter.
+
+    With what there is to say of it.
+    """
     filtered = tables.number("effective_energy_filter_kev")
     if kvp is None:
         text = "The tube voltage is not recorded; it was not assumed, the uncertainty covers 80 to 140 kVp."

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from pipeline.density import tables
 from pipeline.density.body import mask_window
-from pipeline.density.calibration import Calibration
+from pipeline.density.calibration_value import Calibration
 from pipeline.errors import NotMeasurable
 from pipeline.segmentation.model import Femur, Segmentation
 from pipeline.volume import Grid, Volume

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.density.calibration import Calibration, from_plate
 from pipeline.density.calibration_file import CalibrationRecord
+from pipeline.density.calibration_value import Calibration
 from pipeline.density.given_phantom import GivenPhantom, plate_of
+from pipeline.density.plate_calibration import from_plate
 from pipeline.density.rods import PhantomDefinition
 from pipeline.errors import InputRefused, NotMeasurable
 from pipeline.segmentation.model import Segmentation

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import norm
 
 from pipeline.density import tables
-from pipeline.density.calibration import Calibration
+from pipeline.density.calibration_value import Calibration
 from pipeline.density.vertebra import VertebraDensity
 from pipeline.errors import Finding, Severity, Status
 from reports.quantity import Quantity, format_quantity

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from pipeline.density import tables
 from pipeline.density.body import BodyVoxels, body_voxels
-from pipeline.density.calibration import Calibration
+from pipeline.density.calibration_value import Calibration
 from pipeline.density.sound_bone import SoundBone, Spacing, rarest_place_hu, sound_bone, unevenness_hu
 from pipeline.errors import Finding, NotMeasurable, Severity, Status, status_of
 from pipeline.segmentation.model import Segmentation, Vertebra

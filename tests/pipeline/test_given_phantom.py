@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -14,6 +15,7 @@ from pipeline.density.given_phantom import GivenPhantom, named_phantom, phantom_
 from pipeline.density.rods import find_plate
 from pipeline.errors import InputRefused, NotMeasurable
 from pipeline.settings import Settings
+from pipeline.volume import Acquisition
 from tests.pipeline.plate_scenes import GAIN, plate_scene, rod_hu
 
 MINDWAYS = "mindways_model3_ct"
@@ -70,6 +72,16 @@ def test_a_phantom_that_is_not_in_the_scan_is_said_to_be_missing(scene):
         pytest.skip(f"nothing else calibrates this scene: {refused.reason}")
     assert not line.method.startswith("phantom")
     assert "phantom_not_found" in {finding.code for finding in line.findings}
+
+
+@pytest.mark.parametrize(("kvp", "said"), [(120.0, False), (80.0, True), (100.0, False)])
+def test_rods_that_read_as_at_another_voltage_are_told_from_the_header(scene, kvp, said):
+    # The scene has the gain of 69 keV: 120 kVp. Neighbouring voltages cannot be told apart.
+    volume, segmentation = scene
+    tagged = replace(volume, acquisition=Acquisition(kvp=kvp))
+    line = calibrate(tagged, segmentation)
+    assert line.method.startswith("phantom")
+    assert ("voltage_doubtful" in {finding.code for finding in line.findings}) is said
 
 
 def test_settings_refuse_what_cannot_be_read(rods, tmp_path):
