@@ -196,4 +196,4 @@ def _edge_around(
 def _beside(padded: NDArray[np.float32], at: NDArray[np.intp], angle: float, reach_px: float) -> NDArray[np.float32]:
     """The image at a distance from each place, which is counted along the rows of the padded image."""
     down, right = round(float(np.sin(angle)) * reach_px), round(float(np.cos(angle)) * reach_px)
-    return np.take(padded.ravel(), at + (down * padded.shape[1] + right))
+    return np.asarray(np.take(padded.ravel(), at + (down * padded.shape[1] + right)), np.float32)

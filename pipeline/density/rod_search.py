@@ -223,7 +223,7 @@ def _slices_of(rods: list[_Rod], slabs: list[tuple[int, int]], count: int, most:
     low = max(float(rod.at[0]) for rod in rods)
     high = min(float(rod.at[-1]) for rod in rods)
     along = np.arange(max(0, int(np.ceil(low - half + 0.5))), min(count, int(high + half + 0.5)))
-    return along[np.unique(np.linspace(0, len(along) - 1, min(len(along), most)).astype(int))]
+    return np.asarray(along[np.unique(np.linspace(0, len(along) - 1, min(len(along), most)).astype(int))], int)
 
 
 def _chains(rods: list[_Rod], pixel_mm: float, spacing_mm: float) -> Iterator[list[int]]:
@@ -240,10 +240,10 @@ def _chains(rods: list[_Rod], pixel_mm: float, spacing_mm: float) -> Iterator[li
             beside[a, b] = _STEP_MM[0] <= float(np.hypot(*step[a, b])) <= _STEP_MM[1]
     length = np.hypot(step[..., 0], step[..., 1])
     for a in range(count):
-        for b in np.flatnonzero(beside[a]):
-            chain = [a, int(b)]
+        for neighbour in np.flatnonzero(beside[a]):
+            chain = [a, int(neighbour)]
             while len(chain) < _LONGEST_ROW:
-                last, here = chain[-2], chain[-1]
+                last, here = int(chain[-2]), int(chain[-1])
                 ahead = (step[here] @ step[last, here]) / np.maximum(length[here] * length[last, here], 1e-9)
                 options = np.flatnonzero(beside[here] & (ahead > _TURN))
                 options = options[~np.isin(options, chain)]
@@ -349,7 +349,7 @@ def _fitted_disc(
     radius = float(np.sqrt(weight / np.pi))
     disc = np.hypot(*(offsets_mm - centre[:, None, None])) <= radius
     solid = share > 0.5
-    common = np.count_nonzero(disc & solid) / max(1, np.count_nonzero(disc | solid))
+    common = float(np.count_nonzero(disc & solid)) / max(1.0, float(np.count_nonzero(disc | solid)))
     if common < _ROUND or np.hypot(*centre) > 4.0:
         return None
     return centre, radius, around
