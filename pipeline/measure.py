@@ -294,6 +294,8 @@ class _Sheet:
             **self._no_strength(vertebra.name),
         }
         further: dict[str, Quantity] = {}
+        if density is not None and density.ellipse_hu is not None:
+            further["hu_elliptical_region"] = density.ellipse_hu
         if density is not None and density.ellipse_vbmd_mg_cm3 is not None:
             further["vbmd_elliptical_region"] = density.ellipse_vbmd_mg_cm3
         if shape is not None and shape.wedge_deg is not None and heights is not None:

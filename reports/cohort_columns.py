@@ -259,6 +259,8 @@ def _vertebra(level: str) -> Iterator[CohortColumn]:
     yield _status_column(body, level)
     yield from body.quantity("trabecular_hu", "[hnsf'U]", f"mean trabecular CT number of {level}")
     yield from body.quantity("vbmd_mg_cm3", "mg/cm3", f"trabecular density of {level}")
+    ellipse_hu = f"mean CT number of {level} in an elliptical cylinder at mid height, as a reader draws it"
+    yield from _new(body.quantity("hu_elliptical", "[hnsf'U]", ellipse_hu, "further.hu_elliptical_region"), since="1.3")
     ellipse = f"trabecular density of {level} in an elliptical cylinder at mid height, as a reader draws it"
     yield from _new(
         body.quantity("vbmd_elliptical_mg_cm3", "mg/cm3", ellipse, "further.vbmd_elliptical_region"), since="1.3"

@@ -90,6 +90,7 @@ _FURTHER = {
     "lifting_load": own("LIFT_LOAD", "Load on the vertebra while lifting"),
     "lifting_load_to_strength": own("LIFT_STR_RATIO", "Ratio of load to strength while lifting"),
     "strength_percentile": own("STR_PERCENTILE", "Percentile of strength in a reference cohort"),
+    "hu_elliptical_region": own("HU_ELLIPSE", "Mean CT number, elliptical region"),
     "vbmd_elliptical_region": own("VBMD_ELLIPSE", "Volumetric bone mineral density, elliptical region"),
     "wedge_angle": own("WEDGE_ANGLE", "Wedge angle of vertebral body"),
     "trochanteric_soft_tissue": own("TROCH_TISSUE", "Soft tissue over the greater trochanter"),
