@@ -74,7 +74,7 @@ def from_plate(plate: Plate, kvp: float | None) -> Calibration:
             Finding(
                 "phantom_certificate_unknown",
                 Severity.INFO,
-                f"Rod densities of the {plate.name} are published values of one serial number; the "
+                f"Rod densities of the {plate.title} are published values of one serial number; the "
                 f"certificate of the phantom in "
                 "use is better.",
             )
@@ -95,7 +95,7 @@ def from_plate(plate: Plate, kvp: float | None) -> Calibration:
         + f"; {spelt(budget)}",
         budget=budget,
         kvp=kvp,
-        reason=f"the {plate.name} phantom lies in the scan ({len(plate.rods)} rods)",
+        reason=f"the {plate.title} phantom lies in the scan ({len(plate.rods)} rods)",
         findings=tuple(findings),
         samples=plate.rods,
     )

@@ -56,6 +56,8 @@ class PhantomDefinition:
         Its values are not verified: a row that fits it is not measured with, and none that may be it is taken for another.
     whole_density_mg_cm3 : tuple of float
         Of all rods, where this is a part of a phantom.
+    title : str
+        The name as the maker writes it.
     """
 
     name: str
@@ -65,6 +67,7 @@ class PhantomDefinition:
     certified: bool = False
     only_confusable: bool = False
     whole_density_mg_cm3: tuple[float, ...] = ()
+    title: str = ""
 
     def chosen(self, which: tuple[int, ...]) -> PhantomDefinition:
         """These of its rods, in this order."""
@@ -91,6 +94,7 @@ def known_phantoms() -> dict[str, PhantomDefinition]:
             tuple(float(v) for v in entry["rho"]),
             tuple(float(v) for v in entry["water"]) if "water" in entry else None,
             only_confusable=entry["tag"] in ("M", "M?"),
+            title=str(entry["title"]),
         )
         for name, entry in tables.phantom_definitions().items()
     }

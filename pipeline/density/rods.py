@@ -50,6 +50,11 @@ class Plate:
     def name(self) -> str:
         return self.definition.name if self.definition else "unknown"
 
+    @property
+    def title(self) -> str:
+        """The name as the maker writes it, or as a certificate has it."""
+        return (self.definition.title if self.definition else "") or self.name
+
 
 def find_plate(
     volume: Volume, segmentation: Segmentation | None = None, definitions: Iterable[PhantomDefinition] | None = None
