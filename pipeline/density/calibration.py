@@ -283,19 +283,28 @@ def _published_alternatives(volume: Volume, survey: TissueSurvey, chosen: Calibr
 
 
 def _disagreement(chosen: Calibration, alternatives: tuple[Alternative, ...]) -> list[Finding]:
-    """A finding if a method on the same scale differs by more than twice the combined uncertainty."""
+    """A finding if another method differs by more than twice the combined uncertainty.
+
+    On another mineral scale only the fit to reference tissues is held against rods of hydroxyapatite, by the published factor
+    with its own uncertainty.
+    """
     own = float(chosen.density_mg_cm3(_COMPARE_AT_HU))
     uncertainty = chosen.uncertainty_mg_cm3(own)
-    apart = [
-        a
-        for a in alternatives
-        if a.comparable and abs(a.density_at_130_hu_mg_cm3 - own) > 2.0 * np.hypot(uncertainty, a.uncertainty_mg_cm3)
-    ]
+    factor, spread = tables.numbers("k2hpo4_per_ha")
+    of_rods = factor * own, float(np.hypot(factor * uncertainty, spread * own))
+    apart = []
+    for other in alternatives:
+        converted = chosen.mineral == "HA" and other.method == "internal_tissues"
+        if not (other.comparable or converted):
+            continue
+        expected, error = of_rods if converted else (own, uncertainty)
+        if abs(other.density_at_130_hu_mg_cm3 - expected) > 2.0 * np.hypot(error, other.uncertainty_mg_cm3):
+            scale = f" mg/cm3 K2HPO4 where {expected:.0f} were expected" if converted else ""
+            apart.append(f"{other.method} {other.density_at_130_hu_mg_cm3:.0f}{scale}")
     if not apart:
         return []
-    others = ", ".join(f"{a.method} {a.density_at_130_hu_mg_cm3:.0f}" for a in apart)
     text = (
-        f"At {_COMPARE_AT_HU:.0f} HU {chosen.method} gives {own:.0f} {chosen.unit} but {others}: more "
+        f"At {_COMPARE_AT_HU:.0f} HU {chosen.method} gives {own:.0f} {chosen.unit} but {', '.join(apart)}: more "
         f"than their errors allow."
     )
     return [Finding("calibrations_disagree", Severity.WARNING, text)]

@@ -10,7 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from pipeline.density import calibrate
+from pipeline.density import Alternative, calibrate, calibrate_from_rods
+from pipeline.density.calibration import _disagreement
 from pipeline.density.given_phantom import GivenPhantom, named_phantom, phantom_by
 from pipeline.density.rods import find_plate
 from pipeline.errors import InputRefused, NotMeasurable
@@ -95,3 +96,11 @@ def test_settings_refuse_what_cannot_be_read(rods, tmp_path):
     settings = Settings(phantom=MINDWAYS, rods=str(rods))
     settings.check()
     assert settings.as_json()["rods"].startswith("sha256:") and settings.as_json()["phantom"] == MINDWAYS
+
+
+@pytest.mark.parametrize(("gain", "said"), [(1.37 * 0.87, False), (1.37 * 0.87 * 1.5, True)])
+def test_rods_of_hydroxyapatite_are_held_against_the_reference_tissues(gain, said):
+    # Of two rods nothing else can check the line; tissues read 130 HU as 130 / 1.37 mg/cm3 K2HPO4.
+    rods = calibrate_from_rods(gain * np.array([0.0, 200.0]), "siemens_osteo", kvp=120.0)
+    tissues = Alternative("internal_tissues", 1 / 1.37, 0.0, 130.0 / 1.37, 5.0, comparable=False, note="")
+    assert ("calibrations_disagree" in {f.code for f in _disagreement(rods, (tissues,))}) is said
