@@ -117,7 +117,7 @@ def measure(
     facts = volume.acquisition
     on_stage("fracture")
     guessed = {v.name for v in segmentation.vertebrae if _guessed_endplate(v) is not None}
-    graded = grade_vertebrae(volume, segmentation, sex=facts.patient_sex)
+    graded = grade_vertebrae(volume, segmentation, sex=facts.patient_sex, threads=threads)
     shapes = {name: shape for name, shape in graded.items() if name not in guessed}
     sheet = _Sheet(volume, segmentation, calibration, why_no_calibration, strength, profile, threads, spine_load)
     on_stage("density")

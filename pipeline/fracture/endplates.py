@@ -10,14 +10,17 @@ This holds for the middle of a face. At the rim walls, bridging bone and the roo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import linalg, ndimage, sparse
 from scipy.special import ndtr
+from threadpoolctl import threadpool_limits
 
 from pipeline.fracture.splines import SplineSurface
 from pipeline.segmentation.model import BodyFrame, Vertebra
@@ -75,7 +78,9 @@ Readings = Mapping[tuple[str, float], PlateReading]
 """By name of the body and side (+1 upper, -1 lower)."""
 
 
-def read_endplates(volume: Volume, vertebrae: tuple[Vertebra, ...]) -> dict[tuple[str, float], PlateReading]:
+def read_endplates(
+    volume: Volume, vertebrae: tuple[Vertebra, ...], *, threads: int | None = None
+) -> dict[tuple[str, float], PlateReading]:
     """Read the middle of every endplate from the image, beginning at what the segmentation located.
 
     Parameters
@@ -83,6 +88,8 @@ def read_endplates(volume: Volume, vertebrae: tuple[Vertebra, ...]) -> dict[tupl
     volume : Volume
     vertebrae : tuple of Vertebra
         From cranial to caudal. Those without `surface` are left alone.
+    threads : int, optional
+        Discs at a time; default: all cores.
 
     Returns
     -------
@@ -105,12 +112,17 @@ def read_endplates(volume: Volume, vertebrae: tuple[Vertebra, ...]) -> dict[tupl
             groups.append(keys)
     paired = {key for keys in groups for key in keys}
     groups += [[key] for key in plates if key not in paired]
-    found: dict[tuple[str, float], PlateReading] = {}
-    for keys in groups:
+
+    def read(keys: list[tuple[str, float]]) -> dict[tuple[str, float], PlateReading]:
         gap = _gap(volume, [plates[key] for key in keys])
-        if gap is not None:
-            readings = zip(keys, gap.readings(), strict=True)
-            found |= {key: reading for key, reading in readings if reading is not None}
+        readings = [None] * len(keys) if gap is None else gap.readings()
+        return {key: reading for key, reading in zip(keys, readings, strict=True) if reading is not None}
+
+    found: dict[tuple[str, float], PlateReading] = {}
+    # Of matrices as small as these the threads of BLAS cost ten times what they save.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for of_gap in pool.map(read, groups):
+            found |= of_gap
     return found
 
 
@@ -390,7 +402,7 @@ class _Gap:
             before = self._cost(unknowns, noise)
             for _ in range(6):
                 damped = normal + damping * np.diag(np.diag(normal))
-                step = np.asarray(np.linalg.solve(damped, gradient), np.float64)
+                step = np.asarray(linalg.solve(damped, gradient, assume_a="pos", check_finite=False), np.float64)
                 moved = max(
                     float(np.abs(surface.lattice_basis @ c).max())
                     for surface, c in zip(self.surfaces, self._split(step)[0], strict=True)

@@ -93,7 +93,9 @@ class _Expected:
     verified: bool
 
 
-def grade_vertebrae(volume: Volume, segmentation: Segmentation, *, sex: str | None = None) -> dict[str, VertebraShape]:
+def grade_vertebrae(
+    volume: Volume, segmentation: Segmentation, *, sex: str | None = None, threads: int | None = None
+) -> dict[str, VertebraShape]:
     """Measure and grade all bodies of a segmentation.
 
     Parameters
@@ -104,6 +106,7 @@ def grade_vertebrae(volume: Volume, segmentation: Segmentation, *, sex: str | No
         Bodies with `surface` are measured between voxels; for others the faces of the mask are used, and the image is not.
     sex : str, optional
         ``"F"`` or ``"M"``; otherwise the mean of the norms of women and men.
+    threads : int, optional
 
     Returns
     -------
@@ -119,7 +122,7 @@ def grade_vertebrae(volume: Volume, segmentation: Segmentation, *, sex: str | No
     """
     heights: dict[str, BodyHeights] = {}
     shapes: dict[str, VertebraShape] = {}
-    readings = read_endplates(volume, segmentation.vertebrae)
+    readings = read_endplates(volume, segmentation.vertebrae, threads=threads)
     for vertebra in segmentation.vertebrae:
         try:
             heights[vertebra.name] = measure_heights(segmentation, vertebra, readings)
