@@ -6,6 +6,7 @@ A refusal of one measurement never takes another with it: it stands in `not_meas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -123,8 +124,8 @@ def measure(
     on_stage("density")
     for vertebra in segmentation.vertebrae:
         sheet.measure_density(vertebra, shapes.get(vertebra.name))
-    for femur in segmentation.femora:
-        sheet.measure_hip(femur, dxa_scale)
+    with ThreadPoolExecutor(min(threads or 2, 2)) as pool:
+        list(pool.map(lambda femur: sheet.measure_hip(femur, dxa_scale), segmentation.femora))
     on_stage("strength")
     for vertebra in segmentation.vertebrae:
         sheet.measure_strength(vertebra, shapes.get(vertebra.name))

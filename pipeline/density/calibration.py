@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +26,7 @@ from pipeline.density.internal import (
     tissue_constrained_line,
     two_reference_line,
 )
-from pipeline.density.plate_calibration import plate_calibration
-from pipeline.density.rods import Plate
+from pipeline.density.plate_calibration import plate_calibration, plate_in_scan
 from pipeline.density.tissues import TissueSurvey, survey_tissues
 from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.segmentation.model import Segmentation
@@ -77,18 +77,17 @@ def calibrate(
     """
     require_hu_of_a_voltage(volume)
     volume, mixture_findings = with_known_voltage(volume)
-    survey = survey_tissues(volume, segmentation)
-    contrast, contrast_findings = contrast_given(volume, survey)
+    kvp = volume.acquisition.kvp
+    # A plate is looked for while tissues are: each takes about a second in a long scan.
+    with ThreadPoolExecutor(1) as beside:
+        search = beside.submit(plate_in_scan, volume, segmentation, given)
+        survey = survey_tissues(volume, segmentation)
+        contrast, contrast_findings = contrast_given(volume, survey)
+        plate, read_at_kvp = search.result()
     candidates: dict[str, Calibration] = {}
     refused: dict[str, NotMeasurable] = {}
-    plate: Plate | None = None
     try:
-        by_plate, plate = plate_calibration(volume, segmentation, survey, given)
-        if by_plate is not None:
-            candidates["phantom"] = by_plate
-        else:
-            nothing = "no calibration phantom was found in the scan."
-            refused["phantom"] = NotMeasurable("no_phantom", nothing, subject="calibration")
+        candidates["phantom"] = plate_calibration(plate, read_at_kvp=read_at_kvp, kvp=kvp, survey=survey)
     except NotMeasurable as refusal:
         refused["phantom"] = refusal
     for name in METHODS[1:]:

@@ -14,39 +14,49 @@ from pipeline.density.given_phantom import GivenPhantom, plate_of
 from pipeline.density.internal import beam_energy_kev
 from pipeline.density.rods import Plate, known_phantoms, line_from_plate
 from pipeline.density.tissues import TissueSample, TissueSurvey
-from pipeline.errors import Finding, Severity
+from pipeline.errors import Finding, NotMeasurable, Severity
 from pipeline.segmentation.model import Segmentation
 from pipeline.volume import Volume
 
 _VOLTAGE_DOUBTED_SD = 3.0
 
 
-def plate_calibration(
-    volume: Volume, segmentation: Segmentation, survey: TissueSurvey, given: GivenPhantom | None
-) -> tuple[Calibration | None, Plate | None]:
-    """The calibration by the phantom in a scan, and what was found of one.
+def plate_in_scan(
+    volume: Volume, segmentation: Segmentation, given: GivenPhantom | None
+) -> tuple[Plate | None, float | None]:
+    """What is found of a phantom in a scan, and the tube voltage that its rods suit.
 
-    Rods that suit no phantom at the tube voltage of the header are tried without it: it is wrong more often than rods are.
-    No calibration comes of a plate without rods, whose findings say why, or of no plate at all.
+    Rods that suit no phantom at the voltage of the header are tried without it (None): it is wrong more often than rods are.
 
     Raises
     ------
-    NotMeasurable
-        As `rods.line_from_plate`.
     InputRefused
         As `given_phantom.rods_from_mask`.
     """
     kvp = volume.acquisition.kvp
-    plate, read_at = plate_of(volume, segmentation, given), kvp
+    plate = plate_of(volume, segmentation, given)
     if plate is not None and not plate.rods and kvp is not None:
         unbound = replace(volume, acquisition=replace(volume.acquisition, kvp=None))
         other = plate_of(unbound, segmentation, given)
         if other is not None and other.rods:
-            plate, read_at = other, None
+            return other, None
+    return plate, kvp
+
+
+def plate_calibration(
+    plate: Plate | None, *, read_at_kvp: float | None, kvp: float | None, survey: TissueSurvey
+) -> Calibration:
+    """The calibration by what `plate_in_scan` found, with a finding if its rods contradict the voltage of the header.
+
+    Raises
+    ------
+    NotMeasurable
+        ``no_phantom``, or as `rods.line_from_plate`.
+    """
     if plate is None or not plate.rods:
-        return None, plate
-    line = replace(from_plate(plate, read_at), kvp=kvp)
-    return replace(line, findings=(*line.findings, *voltage_doubted(line, survey))), plate
+        raise NotMeasurable("no_phantom", "no calibration phantom was found in the scan.", subject="calibration")
+    line = replace(from_plate(plate, read_at_kvp), kvp=kvp)
+    return replace(line, findings=(*line.findings, *voltage_doubted(line, survey)))
 
 
 def from_plate(plate: Plate, kvp: float | None) -> Calibration:
