@@ -153,6 +153,8 @@ def _peak_hu(sample: NDArray, low_hu: float, high_hu: float, prominence: float) 
         return None
     smooth = np.convolve(counts, (0.25, 0.5, 0.25), "same")
     at = int(np.argmax(smooth))
+    if prominence > 0.0 and at in (0, len(smooth) - 1):  # the flank of what lies beyond
+        return None
     if smooth[at] < prominence * np.median(smooth):
         return None
     return float(edges[at]) + 5.0

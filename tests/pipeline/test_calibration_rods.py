@@ -58,8 +58,7 @@ def test_rods_of_an_unknown_phantom_are_not_used_but_said():
     volume, segmentation, _ = scan("ha", 120.0)
     plate = find_plate(volume, segmentation)
     assert plate.name == "unknown" and not plate.rods
-    # There is no tissue in a water phantom that could check its scale, so that constants must be asked for.
-    assert "phantom_unidentified" in {f.code for f in calibrate(volume, segmentation, choice="kvp").findings}
+    assert "phantom_unidentified" in {f.code for f in calibrate(volume, segmentation).findings}
 
 
 def test_without_rods_there_is_no_plate(mindways):
