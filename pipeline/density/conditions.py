@@ -148,12 +148,16 @@ def _fat_range_hu(kvp: float | None) -> tuple[float, float]:
 
 def _peak_hu(sample: NDArray, low_hu: float, high_hu: float, prominence: float) -> float | None:
     """Commonest value between two limits; None if there are few voxels, or the peak is no `prominence` times the median."""
-    counts, edges = np.histogram(sample, bins=np.arange(low_hu, high_hu + 1.0, 10.0))
+    counts, edges = np.histogram(sample, bins=np.arange(low_hu - 10.0, high_hu + 11.0, 10.0))
+    below, above, edges = int(counts[0]), int(counts[-1]), edges[1:-1]
+    counts = counts[1:-1]
     if counts.sum() < _FEWEST_SOFT_VOXELS:
         return None
     smooth = np.convolve(counts, (0.25, 0.5, 0.25), "same")
     at = int(np.argmax(smooth))
-    if prominence > 0.0 and at in (0, len(smooth) - 1):  # the flank of what lies beyond
+    # The greatest count at a limit is no peak if there are more beyond it: the flank of something else.
+    flank = (at == 0 and below > counts[0]) or (at == len(counts) - 1 and above > counts[-1])
+    if prominence > 0.0 and flank:
         return None
     if smooth[at] < prominence * np.median(smooth):
         return None

@@ -26,7 +26,8 @@ def plate_in_scan(
 ) -> tuple[Plate | None, float | None]:
     """What is found of a phantom in a scan, and the tube voltage that its rods suit.
 
-    Rods that suit no phantom at the voltage of the header are tried without it (None): it is wrong more often than rods are.
+    Rods that suit no phantom at the voltage of the header are tried without it (None), as far as their own energy can be told
+    (K2HPO4 in water): what is then found always comes with the doubt in the voltage.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def plate_in_scan(
     if plate is not None and not plate.rods and kvp is not None:
         unbound = replace(volume, acquisition=replace(volume.acquisition, kvp=None))
         other = plate_of(unbound, segmentation, given)
-        if other is not None and other.rods:
+        if other is not None and other.rods and other.definition is not None and other.definition.mineral == "K2HPO4":
             return other, None
     return plate, kvp
 
@@ -56,7 +57,8 @@ def plate_calibration(
     if plate is None or not plate.rods:
         raise NotMeasurable("no_phantom", "no calibration phantom was found in the scan.", subject="calibration")
     line = replace(from_plate(plate, read_at_kvp), kvp=kvp)
-    return replace(line, findings=(*line.findings, *voltage_doubted(line, survey)))
+    doubt = voltage_doubted(line, survey, at_sd=_VOLTAGE_DOUBTED_SD if read_at_kvp == kvp else 0.0)
+    return replace(line, findings=(*line.findings, *doubt))
 
 
 def from_plate(plate: Plate, kvp: float | None) -> Calibration:
@@ -156,8 +158,8 @@ def calibrate_from_rods(
     return from_plate(Plate(definition, samples, ()), kvp)
 
 
-def voltage_doubted(rods: Calibration, survey: TissueSurvey) -> list[Finding]:
-    """A finding if the rods of a plate tell another energy of the beam than the tube voltage in the header.
+def voltage_doubted(rods: Calibration, survey: TissueSurvey, *, at_sd: float = _VOLTAGE_DOUBTED_SD) -> list[Finding]:
+    """A finding if the rods of a plate tell another energy of the beam than the tube voltage in the header, beyond `at_sd`.
 
     Rods of K2HPO4 in water only: what mineral displaces in plastics is not known well enough.
     """
@@ -171,7 +173,7 @@ def voltage_doubted(rods: Calibration, survey: TissueSurvey) -> list[Finding]:
     of_rods = (
         float(np.hypot(rods.systematic_relative, np.sqrt(rods.covariance[0, 0]) / rods.slope_mg_cm3_per_hu)) / per_kev
     )
-    if abs(told - expected) <= _VOLTAGE_DOUBTED_SD * np.hypot(sd, of_rods):
+    if abs(told - expected) <= at_sd * np.hypot(sd, of_rods):
         return []
     text = (
         f"The rods read as in a beam of {told:.0f} keV, and {rods.kvp:.0f} kVp give {expected:.0f} keV in this body: the tube "

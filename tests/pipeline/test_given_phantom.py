@@ -12,11 +12,13 @@ import pytest
 
 from pipeline.density import Alternative, calibrate, calibrate_from_rods
 from pipeline.density.calibration import _disagreement
+from pipeline.density.conditions import require_plausible_scale
 from pipeline.density.given_phantom import GivenPhantom, named_phantom, phantom_by
+from pipeline.density.plate_calibration import plate_in_scan
 from pipeline.density.rods import find_plate
 from pipeline.errors import InputRefused, NotMeasurable
 from pipeline.settings import Settings
-from pipeline.volume import Acquisition
+from pipeline.volume import Acquisition, Grid, Volume
 from tests.pipeline.plate_scenes import GAIN, plate_scene, rod_hu
 
 MINDWAYS = "mindways_model3_ct"
@@ -104,3 +106,24 @@ def test_rods_of_hydroxyapatite_are_held_against_the_reference_tissues(gain, sai
     rods = calibrate_from_rods(gain * np.array([0.0, 200.0]), "siemens_osteo", kvp=120.0)
     tissues = Alternative("internal_tissues", 1 / 1.37, 0.0, 130.0 / 1.37, 5.0, comparable=False, note="")
     assert ("calibrations_disagree" in {f.code for f in _disagreement(rods, (tissues,))}) is said
+
+
+def test_only_rods_whose_energy_can_be_told_are_read_against_the_voltage_of_the_header():
+    for product, trusted in ((MINDWAYS, True), ("qrm_bdc6", False)):
+        volume, segmentation = plate_scene(rod_hu(product))
+        tagged = replace(volume, acquisition=Acquisition(kvp=80.0))
+        plate, read_at_kvp = plate_in_scan(tagged, segmentation, None)
+        found = plate is not None and bool(plate.rods)
+        assert found is trusted or read_at_kvp == 80.0
+        assert (read_at_kvp is None) is (found and trusted)
+
+
+def test_a_shifted_image_whose_fat_lies_at_the_edge_of_its_window_is_still_refused():
+    # Fat at -35 HU and muscle at 110: shifted by 70 HU. Noise of water about 0 alone has no fat to look at.
+    rng = np.random.default_rng(1)
+    shifted = np.where(np.arange(64)[:, None, None] < 32, -35.0, 110.0) + rng.normal(0, 3, (64, 64, 64))
+    grid = Grid(shifted.shape, np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]])
+    with pytest.raises(NotMeasurable, match="fat reads"):
+        require_plausible_scale(Volume(shifted.astype(np.float32), grid, Acquisition(kvp=120.0)))
+    water = rng.normal(45, 30, (64, 64, 64)).astype(np.float32)
+    require_plausible_scale(Volume(water, grid, Acquisition(kvp=120.0)))
